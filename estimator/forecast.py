@@ -22,7 +22,7 @@ from estimator.gain import FAR_DECADES, FAR_WIDTH, classify
 from estimator.hierarchy import Array
 from estimator.ladder import Ladder
 from estimator.mixture import Mixture, point
-from estimator.reading import LN10, Reads, read_gains, smooth
+from estimator.reading import LN10, Reads, read_gains, smooth, third_differences
 
 METHOD = "ladder-forecast/2"
 SETTINGS = DATA / "forecast.json"
@@ -235,11 +235,8 @@ def smoothness(arm: Ladder, noise: Array) -> Array:
     n = len(arm.x)
     if n < 4:
         return np.zeros_like(noise)
-    contrasts = np.zeros((n - 3, n))
-    for i in range(n - 3):
-        x = arm.x[i : i + 4]
-        weights = np.array([1 / np.prod(x[j] - np.delete(x, j)) for j in range(4)])
-        contrasts[i, i : i + 4] = weights / np.linalg.norm(weights)
+    contrasts = third_differences(arm.x)
+    contrasts /= np.linalg.norm(contrasts, axis=1, keepdims=True)
     difference = contrasts @ arm.y
     known = (contrasts * arm.sd**2) @ contrasts.T + 1e-14 * np.eye(n - 3)
     levels, index = np.unique(noise, return_inverse=True)
