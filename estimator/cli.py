@@ -30,7 +30,7 @@ from estimator.evidence import Evidence, EvidenceError, load
 if TYPE_CHECKING:
     from estimator.gain import Estimate
 
-_RUNS = "estimator.cli_runs"
+_RUNS, _TRAIN = "estimator.cli_runs", "training.cli_train"
 # Options of `ceg plot --pattern`: default, and the most that a picture can show.
 _PATTERN_OPTIONS: dict[str, tuple[str | None, int | None]] = {
     "tokens": ("128", 4096), "heads": ("2", 64), "block": ("16", 4096),
@@ -132,6 +132,12 @@ def _load(options: dict[str, Any], problems: list[str]) -> Evidence:
         "backtest": (_RUNS, "backtest_command", "Hide the top of ladders, predict the gains there, and score it."),
         "speedup": (_RUNS, "speedup_command", "The gain behind one pair of losses, with all it depends on."),
         "synthetic": (_RUNS, "synthetic_command", "Write a table of made-up runs with a known gain."),
+        "train": (_TRAIN, "train_command", "Train one arm of a stack at one budget."),
+        "runs": (_TRAIN, "runs_command", "A table of training runs: how far, what loss, how fast."),
+        "curves": (_TRAIN, "curves_command", "Loss curves of training runs, as a picture."),
+        "collect": (_TRAIN, "collect_command", "Add finished runs to a training_runs.csv."),
+        "data": ("training.cli_data", "data_command", "Text to train on: prepare a corpus, list those that are there."),
+        "flops": ("training.cli_flops", "flops_command", "FLOP of an arm, term by term, beside torch's and fvcore's."),
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -240,6 +240,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())  # or a power cut could leave the new name with nothing in it
         # mkstemp makes files private; a result file gets the permissions any new file would.
         umask = os.umask(0)
         os.umask(umask)

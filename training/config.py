@@ -1,0 +1,206 @@
+"""Everything that decides what a run computes, resolved before its first step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from estimator import architecture
+from estimator.architecture import ModelShape, Stack
+from kernels.backend import Backend
+from training import arms, budget, run_dir
+from training.data import Corpus
+
+Schedule = Literal["wsd", "cosine"]
+Precision = Literal["float32", "bfloat16", "float64"]
+
+LEARNING_RATE, LEARNING_RATE_WIDTH = 8e-3, 32
+"""The default: 8e-3 at 32 wide, falling with the root of the width."""
+WEIGHT_DECAY = 0.1
+CLIP = 1.0
+"""Largest norm of the gradient (GPT-3: Brown et al. 2020, arXiv 2005.14165, appendix B)."""
+WARMUP, DECAY = 0.05, 0.3
+"""Shares of the steps: linear warm-up from 0, and for warm-up-stable-decay the linear fall at the end (Haegele et al.
+2024, arXiv 2405.18392, find 20% enough; short runs gain from more)."""
+FINAL = {"wsd": 0.0, "cosine": 0.1}
+"""Learning rate at the end over the highest."""
+DEFAULT_SEQ_LEN = 128
+COMPILE_FLOPS = {"cpu": 3e13, "cuda": 1e16}
+"""Budgets from which a tenth of the time saved is more than half a minute, at 1e11 and 3e13 FLOP/s."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run. Lengths in tokens, `batch` in sequences per step over all processes.
+
+    `rung_flops` is the budget asked for, and `flops` what the steps come to (useful FLOP).
+    """
+
+    stack: Stack
+    arm: str
+    seed: int
+    rung_flops: float
+    flops: float
+    shape: ModelShape
+    batch: int
+    steps: int
+    corpus: str
+    tokenizer: str
+    learning_rate: float
+    final_learning_rate: float
+    warmup_steps: int
+    decay_steps: int
+    schedule: Schedule
+    weight_decay: float = WEIGHT_DECAY
+    clip: float = CLIP
+    dropout: float = 0.0
+    precision: Precision = "float32"
+    backend: Backend = "auto"
+    """Of the kernels; see `kernels.backend`."""
+    compile: bool = False
+    """Whether torch.compile makes the model's code: other rounding, and half a minute before the first step."""
+    micro_batch: int
+    """Sequences whose activations are held at once by one process."""
+    log_every: int
+    eval_every: int
+    eval_tokens: int = 2**18
+    """Held-out tokens of the last evaluation; those on the way use the first eighth of them."""
+
+    @property
+    def tokens(self) -> int:
+        """Of the whole run."""
+        return self.steps * self.batch * self.shape.seq_len
+
+    @property
+    def run_id(self) -> str:
+        """Stack, arm, budget, seed, and a digest of everything."""
+        arm = self.arm.replace("+", "-")
+        return f"{self.stack}-{arm}-{self.rung_flops:.0e}-s{self.seed}-{run_dir.digest(self.document())}".replace(
+            "e+", "e"
+        )
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return dataclasses.asdict(self)
+
+    def learning_rate_at(self, step: int) -> float:
+        """Of the step with this number, counted from 0."""
+        return self.learning_rate * self._share(step)
+
+    def _share(self, step: int) -> float:
+        low = self.final_learning_rate / self.learning_rate
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        since = step - (self.steps - self.decay_steps)
+        if since < 0:
+            return 1.0
+        done = (since + 1) / self.decay_steps
+        if self.schedule == "cosine":
+            return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done))
+        return low + (1 - low) * (1 - done)
+
+
+def resolve(
+    corpus: Corpus,
+    *,
+    stack: Stack,
+    arm: str,
+    flops: float | None,
+    seed: int = 0,
+    batch: int | None = None,
+    steps: int | None = None,
+    learning_rate: float | None = None,
+    schedule: Schedule = "wsd",
+    micro_batch: int | None = None,
+    processes: int = 1,
+    sizes: dict[str, Any] | None = None,
+    **given: Any,
+) -> Config:
+    """Fill in what was not given.
+
+    Args:
+        corpus: what is trained on; sets the vocabulary.
+        stack: what every arm shares.
+        arm: see `training.arms`.
+        flops: the budget (useful FLOP); None where `steps` and a size are given.
+        seed: of weights, batches and dropout.
+        batch: sequences per step.
+        steps: in place of those that the budget buys.
+        learning_rate: the highest; None: by LEARNING_RATE.
+        schedule: "wsd" (warm-up, stable, decay) or "cosine".
+        micro_batch: sequences at once; None: all of a process's share.
+        processes: that share a step.
+        sizes: fields of ModelShape that are given, such as seq_len, n_layers, d_model.
+        given: other fields of Config.
+
+    Raises:
+        ValueError: with every problem that was found, one line each.
+    """
+    arm = arms.canonical(stack, arm)
+    fields = arms.arm_shape_fields(stack, arm)
+    sizes = {"seq_len": DEFAULT_SEQ_LEN, **(sizes or {}), "vocab_size": corpus.vocab_size}
+    if flops is None:
+        if steps is None or batch is None or not {"n_layers", "d_model"} <= sizes.keys():
+            raise ValueError("flops must be given, or steps, batch, n_layers and d_model in its place")
+        shape = architecture.stack(stack, **{**sizes, **fields})
+        tokens = steps * batch * shape.seq_len
+        flops = spent = tokens * architecture.flops_per_token(shape, batch_tokens=batch * shape.seq_len)
+    else:
+        shape, batch, planned, _, spent = budget.plan(flops, stack, fields, batch=batch, **sizes)
+        if steps is not None:
+            spent *= steps / planned
+        steps = planned if steps is None else steps
+    problems = []
+    for name, value in (("batch", batch), ("steps", steps)):
+        if value < 1:
+            problems.append(f"{name} must be at least 1, got {value}; give a whole number")
+    if batch % processes:
+        problems.append(f"batch must be a multiple of the {processes} processes, got {batch}; change --batch")
+    if problems:
+        raise ValueError("\n".join(problems))
+    share = batch // processes
+    micro = share if micro_batch is None else min(micro_batch, share)
+    if micro < 1 or share % micro:
+        raise ValueError(f"micro_batch must divide the {share} sequences of a process, got {micro_batch}; change it")
+    if learning_rate is None:
+        learning_rate = LEARNING_RATE * (LEARNING_RATE_WIDTH / shape.d_model) ** 0.5
+    warmup = min(steps, max(1, round(WARMUP * steps)))
+    decay = steps - warmup if schedule == "cosine" else min(steps - warmup, max(1, round(DECAY * steps)))
+    config: dict[str, Any] = {
+        "final_learning_rate": FINAL[schedule] * learning_rate,
+        "warmup_steps": warmup,
+        "decay_steps": max(decay, 1),
+        "log_every": max(1, min(10, steps // 20)),
+        **given,
+    }
+    # Evaluations fall on logged steps.
+    config.setdefault("eval_every", config["log_every"] * max(1, round(steps / 4 / config["log_every"])))
+    return Config(
+        stack=stack,
+        arm=arm,
+        seed=seed,
+        rung_flops=flops,
+        flops=spent,
+        shape=shape,
+        batch=batch,
+        steps=steps,
+        corpus=corpus.name,
+        tokenizer=corpus.tokenizer,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        micro_batch=micro,
+        **config,
+    )
+
+
+def from_document(document: dict[str, Any]) -> Config:
+    """The configuration that `Config.document` wrote."""
+    return Config(**{**document, "shape": ModelShape(**document["shape"])})
+
+
+def with_compile(config: Config, wish: str, on_gpu: bool) -> Config:
+    """Decide on torch.compile: "on", "off", or "auto", where it pays for its half minute."""
+    pays = config.flops >= COMPILE_FLOPS["cuda" if on_gpu else "cpu"] and config.shape.kind != "lstm"
+    return dataclasses.replace(config, compile=wish == "on" or (wish == "auto" and pays))

@@ -1,0 +1,64 @@
+"""One run in several processes: what torchrun says, and sums over all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that share the steps of a run."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this one writes files and reports."""
+        return self.rank == 0
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over all processes, in each of them."""
+        if self.world > 1:
+            distributed.all_reduce(value)
+        return value
+
+    def wait(self) -> None:
+        """Go on when all have come here."""
+        if self.world > 1:
+            distributed.barrier()
+
+
+def world_size() -> int:
+    """Processes that torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextlib.contextmanager
+def joined(device: str = "auto") -> Iterator[Processes]:
+    """Join the others: NCCL on CUDA devices, gloo on CPUs, nothing where there is one process.
+
+    Args:
+        device: "auto" (CUDA where there is one), "cpu", "cuda", or "cuda:1".
+    """
+    world, rank = world_size(), int(os.environ.get("RANK", "0"))
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    place = torch.device(name)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    if world > 1:
+        distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield Processes(rank, world, place)
+    finally:
+        if world > 1:
+            distributed.destroy_process_group()
