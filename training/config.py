@@ -153,6 +153,8 @@ def resolve(
             spent *= steps / planned
         steps = planned if steps is None else steps
     problems = []
+    if learning_rate is not None and not 0 < learning_rate < math.inf:
+        problems.append(f"learning_rate must be above 0, got {learning_rate}; try 0.003")
     for name, value in (("batch", batch), ("steps", steps)):
         if value < 1:
             problems.append(f"{name} must be at least 1, got {value}; give a whole number")

@@ -264,7 +264,14 @@ def streamed(name: str) -> list[Source]:
         raise CorpusError(f"dataset: {repository} must have a column `text`, got {', '.join(first)}; use another")
 
     def documents() -> Iterator[str]:
-        return (str(row["text"]) for row in rows)
+        try:
+            for row in rows:
+                yield str(row["text"])
+        except Exception as error:
+            raise CorpusError(
+                f"dataset: {repository} must stay in reach, got {type(error).__name__} ({error}); try again, or ask "
+                "for fewer --tokens"
+            ) from None
 
     version = str(getattr(rows.info, "version", "") or "")
     record = {"name": repository, "registry": "datasets", "version": version, "licence": licence}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 MARK = 0
 """Token id that ends every document; with byte tokens the byte 0x00, which is taken out of the texts themselves."""
 _ROUNDS = 6
+_BLOCK = 4096
 _COUNTS = ("vocab_size", "train_tokens", "val_tokens", "train_bytes", "val_bytes")
 
 
@@ -63,7 +65,12 @@ class Corpus:
 
     def tokens(self, split: Split) -> NDArray[Any]:
         """All ids of a split, mapped and not read: memory that the system may take back."""
-        return np.memmap(self.folder / f"{split}.bin", dtype=self.dtype, mode="r")
+        with (self.folder / f"{split}.bin").open("rb") as stream:
+            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        # Windows are read in a random order: reading ahead would fetch a hundred times what is asked for.
+        if hasattr(mapped, "madvise"):
+            mapped.madvise(mmap.MADV_RANDOM)
+        return np.frombuffer(mapped, dtype=self.dtype)
 
     def verify(self) -> None:
         """Read every file and compare it with what was written.
@@ -133,8 +140,9 @@ def open_corpus(name_or_path: str | os.PathLike[str], tokenizer: str = "byte") -
         CorpusError: it is not there (with the command that makes it), or not as it was written.
     """
     given = Path(name_or_path)
-    is_path = (given / "corpus.json").is_file() or len(given.parts) != 1
-    folder = given if is_path else corpus_folder(str(name_or_path), tokenizer)
+    named = corpus_folder(str(name_or_path), tokenizer)
+    is_path = (given / "corpus.json").is_file() or (len(given.parts) != 1 and not named.is_dir())
+    folder = given if is_path else named
     remedy = "remove the folder and prepare it again"
     try:
         about = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
@@ -178,7 +186,7 @@ def permuted(positions: NDArray[np.integer[Any]], size: int, key: bytes) -> NDAr
     Rogaway 2002, "Ciphers with arbitrary finite domains"). Not for secrets.
 
     Args:
-        positions: any shape, each in range(size).
+        positions: [n], each in range(size).
         size: at most 2^62.
         key: which permutation.
     """
@@ -211,7 +219,7 @@ class Batches:
 
     An epoch is every non-overlapping window of the split once, in a pseudo-random order; each epoch has an order and a
     phase (the first window's start, 0 to seq_len - 1) of its own. Sequence i of a run is the same whatever the batch
-    size, the number of processes and the point of resuming. Nothing is kept in memory.
+    size, the number of processes and the point of resuming. What is kept in memory does not grow with the corpus.
 
     Raises:
         CorpusError: the split is shorter than two windows.
@@ -227,6 +235,7 @@ class Batches:
             )
         self.epoch_windows = have // seq_len - 1
         """Sequences in an epoch; one window's length is left for the phase and the last target."""
+        self._last = -1, np.empty(0, dtype=np.int64)
         self._key = f"{corpus.sha256} {split} {seq_len} {seed} ".encode()
 
     @cached_property
@@ -235,8 +244,19 @@ class Batches:
 
     def starts(self, first: int, count: int) -> NDArray[np.int64]:
         """Offset in the split of the first token of sequences `first` to `first + count - 1`. [count]"""
-        epochs, positions = np.divmod(np.arange(first, first + count, dtype=np.int64), self.epoch_windows)
-        starts = np.empty(count, dtype=np.int64)
+        number = first // _BLOCK
+        blocks = [self._block(n) for n in range(number, (first + max(count, 1) - 1) // _BLOCK + 1)]
+        return np.concatenate(blocks)[first - number * _BLOCK :][:count]
+
+    def _block(self, number: int) -> NDArray[np.int64]:
+        """`starts` of sequences number * _BLOCK and on: the last one is kept, for a few cost as much as thousands."""
+        if self._last[0] != number:
+            self._last = number, self._starts(number * _BLOCK)
+        return self._last[1]
+
+    def _starts(self, first: int) -> NDArray[np.int64]:
+        epochs, positions = np.divmod(np.arange(first, first + _BLOCK, dtype=np.int64), self.epoch_windows)
+        starts = np.empty(_BLOCK, dtype=np.int64)
         for epoch in np.unique(epochs):
             key = self._key + str(epoch).encode()
             phase = int.from_bytes(hashlib.blake2b(key + b" phase", digest_size=8).digest(), "little") % self.seq_len

@@ -81,31 +81,9 @@ class _Text(html.parser.HTMLParser):
     """Collects text; tags that begin a line or a paragraph do so here."""
 
     _BREAKS = frozenset(
-        [
-            "p",
-            "div",
-            "br",
-            "li",
-            "tr",
-            "h1",
-            "h2",
-            "h3",
-            "h4",
-            "h5",
-            "h6",
-            "pre",
-            "blockquote",
-            "table",
-            "ul",
-            "ol",
-            "dl",
-            "dt",
-            "dd",
-            "title",
-            "hr",
-            "section",
-        ]
-    )
+        ("p", "div", "br", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "pre", "blockquote", "table", "ul", "ol",
+         "dl", "dt", "dd", "title", "hr", "section")
+    )  # fmt: skip
     _SKIPPED = frozenset(("script", "style", "nav", "head", "note"))
 
     def __init__(self) -> None:

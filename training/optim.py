@@ -62,10 +62,12 @@ def optimizers(model: nn.Module, name: str, lr: float, weight_decay: float) -> l
 
     Matrices decay, vectors (norms, biases) do not. Vocabulary and position tables are AdamW's (Jordan et al. 2024).
     """
-    matrices = [p for name_, p in model.named_parameters() if p.ndim >= 2 and name_.startswith("blocks.")]
+    # Biases of stacked experts have two dimensions, and stay vectors.
+    is_matrix = {id(p): p.ndim >= 2 and not path.endswith("bias") for path, p in model.named_parameters()}
+    matrices = [p for path, p in model.named_parameters() if is_matrix[id(p)] and path.startswith("blocks.")]
     of_blocks = set(map(id, matrices))
-    tables = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in of_blocks]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
+    tables = [p for p in model.parameters() if is_matrix[id(p)] and id(p) not in of_blocks]
+    vectors = [p for p in model.parameters() if not is_matrix[id(p)]]
     decayed = tables if name == "muon" else [*matrices, *tables]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]

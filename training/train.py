@@ -111,10 +111,7 @@ def _train(
         objective.compile()
     trained = DistributedDataParallel(objective) if processes.world > 1 else objective
 
-    # A step is `batch` sequences; each process takes an equal share, `micro_batch` at a time.
     batches = Batches(corpus, "train", shape.seq_len, config.seed)
-    share = config.batch // processes.world
-    parts = share // config.micro_batch
     ceiling = (run.read("environment") or {}).get("gemm_flops_per_s", math.nan) * processes.world
     flops_per_step = config.flops / config.steps
 
@@ -124,15 +121,7 @@ def _train(
     for step in range(first_step, config.steps):
         if config.dropout:
             torch.manual_seed((config.seed * config.steps + step) * processes.world + processes.rank)
-        for part in range(parts):
-            first = step * config.batch + processes.rank * share + part * config.micro_batch
-            tokens, targets = (t.to(device, non_blocking=True) for t in batches.rows(first, config.micro_batch))
-            # Processes exchange gradients once, with the last part.
-            whole = part == parts - 1 or processes.world == 1
-            with contextlib.nullcontext() if whole else trained.no_sync():  # type: ignore[operator]
-                minimised, nats = trained(tokens, targets)
-                (minimised / parts).backward()
-            interval += nats / parts
+        interval += accumulate(trained, batches, config, step, processes)
         norm = nn.utils.clip_grad_norm_(lm.parameters(), config.clip)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -203,6 +192,26 @@ def _train(
         run.write("summary", summary)
     processes.wait()
     return summary
+
+
+def accumulate(trained: nn.Module, batches: Batches, config: Config, step: int, processes: Processes) -> Tensor:
+    """Gradients of one step, the same in every process; returns this one's mean nats per token.
+
+    A step is `batch` sequences. Each process takes an equal share, `micro_batch` at a time.
+    """
+    share = config.batch // processes.world
+    parts = share // config.micro_batch
+    total = torch.zeros((), dtype=torch.float64, device=processes.device)
+    for part in range(parts):
+        first = step * config.batch + processes.rank * share + part * config.micro_batch
+        tokens, targets = (t.to(processes.device, non_blocking=True) for t in batches.rows(first, config.micro_batch))
+        # Processes exchange gradients once, with the last part.
+        whole = part == parts - 1 or processes.world == 1
+        with contextlib.nullcontext() if whole else trained.no_sync():  # type: ignore[operator]
+            minimised, nats = trained(tokens, targets)
+            (minimised / parts).backward()
+        total += nats / parts
+    return total
 
 
 def _claim(config: Config, corpus: Corpus, run: RunDir) -> None:

@@ -52,6 +52,7 @@ class Small(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(5, 4)
         self.blocks = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+        self.blocks.expert_bias = nn.Parameter(torch.zeros(2, 4))
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
@@ -62,6 +63,7 @@ def test_every_parameter_is_trained_once_and_only_matrices_decay(name: str) -> N
     trained = [p for group in groups for p in group["params"]]
     assert sorted(map(id, trained)) == sorted(map(id, model.parameters()))
     for group in groups:
-        assert all((p.ndim >= 2) == (group["weight_decay"] == 0.2) for p in group["params"])
+        matrices = (model.embedding.weight, model.blocks[0].weight)
+        assert all((id(p) in map(id, matrices)) == (group["weight_decay"] == 0.2) for p in group["params"])
     if name == "muon":
         assert [p.shape for p in made[0].param_groups[0]["params"]] == [(4, 4)]

@@ -1,0 +1,42 @@
+"""Runs that take a second or two, and what must be equal between them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training import config
+from training.config import Config
+from training.data import Corpus
+from training.processes import Processes
+from training.run_dir import CLOCK_FIELDS, RunDir
+from training.train import train
+
+ONE = Processes(0, 1, torch.device("cpu"))
+
+
+def small(corpus: Corpus, **given: Any) -> Config:
+    """30 steps of 4 x 32 tokens through 2 layers of 16; a line of metrics each step."""
+    options: dict[str, Any] = {
+        "stack": "bare", "arm": "baseline", "flops": None, "steps": 30, "batch": 4, "log_every": 1, "eval_tokens": 2048,
+        "sizes": {"n_layers": 2, "d_model": 16, "n_heads": 2, "seq_len": 32},
+    }  # fmt: skip
+    return config.resolve(corpus, **{**options, **given})
+
+
+def run(made: Config, corpus: Corpus, folder: Path, **options: Any) -> RunDir:
+    """Train to the end."""
+    found = RunDir(folder / made.run_id)
+    train(made, corpus, found, ONE, **options)
+    return found
+
+
+def without_clock(run: RunDir) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Metrics and summary without what differs between two runs on one machine."""
+    unequal = {*CLOCK_FIELDS, "peak_bytes"}
+    metrics = [{k: v for k, v in line.items() if k not in unequal} for line in run.metrics()]
+    summary = {k: v for k, v in (run.read("summary") or {}).items() if k not in unequal}
+    assert metrics
+    assert summary
+    return metrics, json.loads(json.dumps(summary))
