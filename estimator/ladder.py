@@ -67,6 +67,21 @@ class RunTable(NamedTuple):
         """Distinct variants in order of first appearance."""
         return list(dict.fromkeys(self.variant))
 
+    def only(self, column: str, cell: str) -> RunTable:
+        """The runs that have this cell in a column."""
+        kept = np.array([found == cell for found in self.cells[column]])
+        return self._replace(
+            variant=tuple(v for v, keep in zip(self.variant, kept, strict=True) if keep),
+            N=self.N[kept],
+            D=self.D[kept],
+            C=self.C[kept],
+            loss=self.loss[kept],
+            cells={
+                name: tuple(c for c, keep in zip(cells, kept, strict=True) if keep)
+                for name, cells in self.cells.items()
+            },
+        )
+
 
 class Ladder(NamedTuple):
     """One arm: x = ln C [n] ascending, y = ln loss [n] descending, sd [n] of y known from the runs themselves.

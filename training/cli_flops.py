@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @single("--arm", default="baseline", metavar="NAME[+NAME...]", help="The baseline, an algorithm, or several at once.")
 @single("--flops", required=True, metavar="C", help="Budget in useful FLOP; sets the shape.")
 @single("--stack", default="bare", metavar="bare|modern", help="What every arm shares (bare).")
-@single("--seq-len", default="256", metavar="N", help="Tokens of a sequence (256).")
+@single("--seq-len", default="128", metavar="N", help="Tokens of a sequence (128).")
 @single("--vocab", default="256", metavar="N", help="Entries of the vocabulary (256, of bytes).")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout, and nothing else there.")
 def flops_command(as_json: bool, **options: Any) -> None:

@@ -61,3 +61,43 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 def test_an_algorithm_that_is_the_baseline_of_another_is_no_treatment(tmp_path: Path) -> None:
     rows = gains(table(tmp_path / "norms.csv", treatment="rmsnorm", baseline="layernorm"))
     assert {row.algorithm for row in rows} == {"rmsnorm"}
+
+
+def _own(path: Path, arms: dict[str, tuple[str, str, float]]) -> Path:
+    """Rows of our own format; arms: variant of the made-up table -> (stack, arm, factor on compute)."""
+    made = [line.split(",") for line in synthetic.table("constant", rungs=8, noise=0.0005, seed=1).splitlines()]
+    header, rows = made[0], made[1:]
+    lines = ["stack,arm,n_params_active,tokens,flops,loss_nats_per_token,status"]
+    for variant, (stack, arm, factor) in arms.items():
+        for row in rows:
+            cell = dict(zip(header, row, strict=True))
+            if cell["variant"] == variant.split()[0]:
+                lines.append(
+                    f"{stack},{arm},{cell['N']},{cell['D']},{factor * float(cell['C'])},{cell['loss']},finished"
+                )
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_stacks_are_kept_apart(tmp_path: Path) -> None:
+    rows = gains(
+        _own(
+            tmp_path / "training_runs.csv",
+            {
+                "baseline": ("bare", "baseline", 1.0),
+                "treatment": ("bare", "rope", 1.0),
+                "treatment again": ("modern", "baseline", 1.0),
+                "baseline again": ("modern", "no_rope", 1.5),
+                "baseline twice": ("modern", "lstm", 3.0),
+            },
+        )
+    )
+    found = {(r.algorithm, r.treatment, r.note.removeprefix("read off ladders against ")): [] for r in rows}
+    for r in rows:
+        found[r.algorithm, r.treatment, r.note.removeprefix("read off ladders against ")].append(r.ceg)
+    medians = {key: sorted(values)[len(values) // 2] for key, values in found.items()}
+    assert medians == {
+        ("rope", "rope", "baseline on the bare stack"): pytest.approx(2.0, rel=0.05),
+        ("rope", "rope", "no_rope on the modern stack"): pytest.approx(3.0, rel=0.05),
+        ("transformer", "transformer", "lstm on the modern stack"): pytest.approx(6.0, rel=0.05),
+    }

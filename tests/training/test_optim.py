@@ -6,7 +6,7 @@ from tests.reference_modules import ReferenceMuon
 from training import optim
 
 
-@pytest.mark.parametrize("rows, columns", [(8, 8), (24, 8), (8, 24)])
+@pytest.mark.parametrize(("rows", "columns"), [(8, 8), (24, 8), (8, 24)])
 def test_orthogonalise_brings_singular_values_near_one_and_keeps_directions(rows: int, columns: int) -> None:
     x = torch.randn(3, rows, columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     made = optim.orthogonalise(x)

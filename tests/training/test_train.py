@@ -146,7 +146,7 @@ def _killed_and_resumed(corpus: Corpus, folder: Path, kills: int, seed: int, *mo
 
 
 @pytest.mark.parametrize(
-    ("kills", "steps"), [pytest.param(2, 1500, id="two"), pytest.param(10, 6000, id="ten", marks=pytest.mark.slow)]
+    ("kills", "steps"), [pytest.param(1, 500, id="one"), pytest.param(10, 6000, id="ten", marks=pytest.mark.slow)]
 )
 def test_killed_at_random_moments_a_run_is_the_uninterrupted_one(
     tiny_corpus: Corpus, tmp_path: Path, kills: int, steps: int
