@@ -5,9 +5,11 @@
 Compiles each case that a `kernels/*_triton.py` lists in `aot_cases()`, for A100 (sm_80), H100 and H200 (sm_90) and B200
 (sm_100), and prints one line for each:
 
-    flash_forward.fp16.d128.causal sm_90 registers 255 spilled 0 shared 98304 wgmma
+    flash_forward.fp16.d128.causal.sm90 sm_90 BLOCK_M=128 BLOCK_N=64 num_warps=8 num_stages=3 registers 189 spilled 0 \
+    shared 131072 wgmma
 
-Registers are per thread; so are spilled bytes, which is the stack that ptxas set aside. Shared memory is in bytes per
+A case's name says the oldest architecture that it is for; ".2" is the second of what may be tuned there. Registers are
+per thread; so are spilled bytes, which is the stack that ptxas set aside. Shared memory is in bytes per
 thread block. The instructions are those that multiply matrices: mma on sm_80, also wgmma on sm_90, tcgen05 on sm_100.
 Ends with exit status 1 where a rule of `broken_rules` does not hold.
 """
@@ -51,6 +53,7 @@ class Row(NamedTuple):
 
     case: str
     arch: str
+    configuration: str
     registers: int
     spilled: int
     shared: int
@@ -106,7 +109,17 @@ def compile_case(case: AotCase, capability: int) -> Row:
         raise
     registers, spilled = resources(compiled.asm["cubin"])
     present = [name for name, spelled in INSTRUCTIONS.items() if spelled in compiled.asm["ptx"]]
-    return Row(case.name, f"sm_{capability}", registers, spilled, compiled.metadata.shared, " ".join(present))
+    shared = compiled.metadata.shared
+    return Row(case.name, f"sm_{capability}", configuration(case), registers, spilled, shared, " ".join(present))
+
+
+def configuration(case: AotCase) -> str:
+    """Sizes of blocks, warps and stages, as in BLOCK_M=128 BLOCK_N=64 num_warps=8 num_stages=3."""
+    blocks = {
+        name: size for name, size in case.constexprs.items() if str(name).startswith("BLOCK_") and name != "BLOCK_D"
+    }
+    options = {**blocks, "num_warps": case.num_warps, "num_stages": case.num_stages}
+    return " ".join(f"{name}={value}" for name, value in options.items())
 
 
 def resources(cubin: bytes) -> tuple[int, int]:
@@ -173,17 +186,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows.append(row)
         broken += broken_rules(cases()[row.case], row)
         print(
-            f"{row.case} {row.arch} registers {row.registers} spilled {row.spilled} shared {row.shared} "
-            f"{row.instructions or '-'}",
+            f"{row.case} {row.arch} {row.configuration} registers {row.registers} spilled {row.spilled} "
+            f"shared {row.shared} {row.instructions or '-'}",
             flush=True,
         )
     versions = {"torch": torch.__version__, "triton": triton.__version__, "commit": commit()}
     print(*(f"{name} {version}" for name, version in versions.items()))
     if chosen.out:
-        with chosen.out.open("w", newline="") as file:
+        whole = chosen.out.with_name(f"{chosen.out.name}.part")
+        with whole.open("w", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow([*Row._fields, *versions])
             table.writerows([*row, *versions.values()] for row in rows)
+        whole.replace(chosen.out)
     print(*broken, sep="\n", file=sys.stderr)
     return 1 if broken else 0
 

@@ -23,7 +23,7 @@ OPS: dict[str, bool] = {
     "sparse_attention": True,
     "mqa_attention": True,
     "mqa_decode": True,
-    "moe_feed_forward": False,
+    "moe_feed_forward": True,
 }
 """Every operation, and whether its Triton kernel exists."""
 

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,15 +35,12 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels import sparse_lists
-from kernels.aot_case import AotCase
-from kernels.backend import interpreting
-from kernels.flash_triton import Meta, Tuning, candidates
+from kernels.aot_case import SHIPPED, STRIDES, TYPES, AotCase, Expected, Type, aot_cases_of
+from kernels.flash_triton import INTERPRETED, SINGLE, Meta
+from kernels.launch import LN_2, LOWEST, Tuning, launch, padded
 from kernels.patterns import BlockMask, HeadPattern
 from kernels.sparse_lists import Pattern
 
-LOWEST = tl.constexpr(-3.0e38)
-"""A running maximum before any score: finite, so that rows which see no key need no guard against -inf - -inf."""
-LN_2 = tl.constexpr(math.log(2))
 LOG2_E = tl.constexpr(1 / math.log(2))
 
 
@@ -310,54 +306,69 @@ def dkv_kernel(q, s_q, k, s_k, v, s_v, grad, s_grad, lse, delta, dk, dv, sequenc
     _store(dv, i_b * HK + i_hk, S, token, m_n, b_dv, D, BLOCK_D)
 
 
-# By compute capability of the oldest device that they are for. Lists are made for one size of tile, so that candidates
-# of one width differ in warps and stages only.
-FORWARD: dict[int, Tuning] = {
-    80: {
-        64: (Meta(128, 64, 4, 3), Meta(128, 64, 8, 2)),
-        128: (Meta(128, 64, 8, 2), Meta(128, 64, 4, 2)),
-        256: (Meta(64, 32, 4, 2),),
+# Lists are made for one size of tile, so that candidates of one width differ in warps and stages only.
+FORWARD = Tuning(
+    {
+        80: {
+            64: (Meta(128, 64, 8, 2), Meta(128, 64, 8, 3)),
+            128: (Meta(128, 32, 8, 3), Meta(128, 32, 8, 2)),
+            256: (Meta(64, 32, 8, 2),),
+        },
+        90: {
+            64: (Meta(128, 64, 4, 3), Meta(128, 64, 8, 3)),
+            128: (Meta(128, 64, 8, 3), Meta(128, 64, 8, 2)),
+            256: (Meta(128, 32, 8, 1),),
+        },
     },
-    90: {
-        64: (Meta(128, 64, 4, 3), Meta(128, 64, 8, 3)),
-        128: (Meta(128, 64, 8, 3), Meta(128, 64, 8, 2)),
-        256: (Meta(128, 64, 8, 2),),
+    SINGLE,
+    INTERPRETED,
+    unaligned={128: (Meta(128, 64, 8, 3),), 256: (Meta(64, 32, 8, 2),)},
+)
+DQ = Tuning(
+    {
+        80: {64: (Meta(128, 64, 8, 2),), 128: (Meta(128, 32, 8, 2),), 256: (Meta(64, 32, 8, 1),)},
+        90: {
+            64: (Meta(128, 64, 8, 3), Meta(128, 64, 8, 2)),
+            128: (Meta(128, 64, 8, 2), Meta(128, 64, 8, 3)),
+            256: (Meta(64, 32, 8, 2),),
+        },
     },
-}
-DQ: dict[int, Tuning] = {
-    80: {64: (Meta(128, 64, 8, 2),), 128: (Meta(128, 32, 8, 2),), 256: (Meta(64, 32, 8, 1),)},
-    90: {
-        64: (Meta(128, 64, 8, 3), Meta(128, 64, 8, 2)),
-        128: (Meta(128, 64, 8, 2), Meta(128, 64, 8, 3)),
-        256: (Meta(64, 32, 8, 1),),
+    SINGLE,
+    INTERPRETED,
+    unaligned={64: (Meta(128, 64, 8, 2),), 128: (Meta(128, 32, 8, 2),), 256: (Meta(64, 32, 8, 1),)},
+)
+# As in `flash_triton.DKV`, the widest heads and those whose rows start anywhere take tiles of 32 keys.
+DKV = Tuning(
+    {
+        80: {64: (Meta(32, 128, 8, 2),), 128: (Meta(64, 64, 8, 2),), 256: (Meta(32, 64, 8, 1),)},
+        90: {
+            64: (Meta(64, 128, 8, 3), Meta(64, 128, 8, 2)),
+            128: (Meta(32, 128, 8, 2), Meta(32, 128, 8, 3)),
+            256: (Meta(32, 32, 8, 1),),
+        },
     },
-}
-DKV: dict[int, Tuning] = {
-    80: {64: (Meta(64, 128, 8, 2),), 128: (Meta(32, 128, 8, 2),), 256: (Meta(32, 64, 8, 1),)},
-    90: {
-        64: (Meta(64, 128, 8, 3), Meta(64, 128, 8, 2)),
-        128: (Meta(32, 128, 8, 2), Meta(32, 128, 8, 3)),
-        256: (Meta(32, 64, 8, 1),),
-    },
-}
+    SINGLE,
+    INTERPRETED,
+    unaligned={64: (Meta(32, 128, 8, 2),), 256: (Meta(32, 32, 8, 1),)},
+)
+DKV_WARPS = 8
+"""At the least, however small a tile is: fewer have no registers for both dK and dV at D = 128."""
 RAGGED_TILE = 32
 """Queries and keys of a tile where blocks of a mask have sides that no power of two from 16 on divides."""
-INTERPRETED = Meta(32, 32, 4, 1)
-"""Small blocks, so that short sequences have several."""
 
 
-def metas(tuning: dict[int, Tuning], pattern: Pattern, q: Tensor, k: Tensor) -> tuple[Meta, ...]:
-    """What may be tried for a call; the first is the default. All have tiles of one size."""
-    if interpreting():
-        return (fitted(INTERPRETED, pattern, k.shape[2]),)
-    major, minor = torch.cuda.get_device_capability(q.device)
-    found = candidates(tuning, q.dtype, q.shape[3], 10 * major + minor)
-    alike = (meta for meta in found if (meta.block_m, meta.block_n) == (found[0].block_m, found[0].block_n))
-    return tuple(dict.fromkeys(fitted(meta, pattern, k.shape[2]) for meta in alike))
+def metas(tuning: Tuning[Meta], pattern: Pattern, q: Tensor, k: Tensor, fewest: int = 4) -> tuple[Meta, ...]:
+    """What may be tried for a call; the first is the default. All have tiles of one size. `fewest` is for `fitted`."""
+    first, *others = tuning.on(q, q.shape[3])
+    alike = [first, *(meta for meta in others if meta.blocks() == first.blocks())]
+    return tuple(dict.fromkeys(fitted(meta, pattern, k.shape[2], fewest) for meta in alike))
 
 
-def fitted(meta: Meta, pattern: Pattern, seq_kv: int) -> Meta:
-    """Tiles that lie inside blocks of a mask, where blocks allow it, and are no longer than a column's sequence."""
+def fitted(meta: Meta, pattern: Pattern, seq_kv: int, fewest: int = 4) -> Meta:
+    """Tiles that lie inside blocks of a mask, where blocks allow it, and are no longer than a column's sequence.
+
+    Smaller ones than those of `meta` have `fewest` warps, where it has more.
+    """
     if isinstance(pattern, BlockMask):
         block_m, block_n = pattern.block_q & -pattern.block_q, pattern.block_kv & -pattern.block_kv
         if min(block_m, block_n) < 16:  # no tile can lie inside: a small one visits little else, and holds its mask
@@ -368,7 +379,7 @@ def fitted(meta: Meta, pattern: Pattern, seq_kv: int) -> Meta:
     if block_m >= meta.block_m and block_n >= meta.block_n:
         return meta
     smaller = min(meta.block_m, block_m), min(meta.block_n, block_n)
-    return Meta(*smaller, num_warps=min(meta.num_warps, 4), num_stages=meta.num_stages)
+    return Meta(*smaller, num_warps=min(meta.num_warps, fewest), num_stages=meta.num_stages)
 
 
 class _Tables(NamedTuple):
@@ -465,7 +476,7 @@ def backward(
         tables.rules, tables.query_tiles, tables.key_lists, tables.blocks, tables.s_blocks, heads, heads // heads_kv,
         q.shape[2], *scales,
     )  # fmt: skip
-    tried = metas(DKV, pattern, q, k)
+    tried = metas(DKV, pattern, q, k, DKV_WARPS)
     tables = _tables(pattern, q, k, tried[0])
     # A key that no query sees is in no tile. Orders of the tokens that meet in one key head are summed in float32.
     dtype = k.dtype if len(tables.key_tiles) < 2 else torch.float32
@@ -484,99 +495,56 @@ def backward(
 
 
 def _launch(kernel: Any, tiles: Tensor, tried: tuple[Meta, ...], q: Tensor, *arguments: Any) -> None:
-    """Run a kernel over a table of tiles and the batch, tuned if that is wanted."""
-    grid, width, first = (len(tiles), q.shape[0]), q.shape[3], tried[0]
-    constants = {
-        "D": width,
-        "BLOCK_D": max(16, triton.next_power_of_2(width)),
-        "BLOCK_M": first.block_m,
-        "BLOCK_N": first.block_n,
-    }
-    with torch.cuda.device_of(q):
-        if len(tried) > 1 and os.environ.get("CEG_AUTOTUNE", "1") != "0":
-            # What is fastest hangs on the work per tile more than on the number of tiles.
-            key = (str(q.device), q.dtype, width)
-            _tuned(kernel, tried, key)[grid](*arguments, **constants)
-        else:
-            kernel[grid](*arguments, **constants, num_warps=first.num_warps, num_stages=first.num_stages)
-
-
-@functools.cache
-def _tuned(kernel: Any, tried: tuple[Meta, ...], key: tuple[Any, ...]) -> Any:
-    """The kernel, which at its first launch times all candidates; one for each `key`."""
-    configs = [triton.Config({}, num_warps=meta.num_warps, num_stages=meta.num_stages) for meta in tried]
-    return triton.autotune(configs=configs, key=[])(kernel)
+    """Run a kernel over a table of tiles and the batch. What is fastest hangs on a tile's work, not on their number."""
+    constants = {"D": q.shape[3], "BLOCK_D": padded(q.shape[3])}
+    launch(kernel, (len(tiles), q.shape[0]), tried, arguments, constants)
 
 
 def aot_cases() -> list[AotCase]:
-    """Default configurations of all three kernels in half precision, and what else differs at D = 128."""
+    """All three kernels: every candidate in float16, and elsewhere the default one."""
     cases = []
-    for capability, shipped_on in ((80, (80,)), (90, (90, 100))):
-        for dtype, name in ((torch.float16, "fp16"), (torch.bfloat16, "bf16")):
+    for capability, shipped_on in SHIPPED.items():
+        for dtype in (torch.float16, torch.bfloat16):
             for width in (64, 128):
-                cases += _aot_cases(dtype, name, width, capability, shipped_on)
-    cases += _aot_cases(torch.float16, "fp16", 100, 90, (90, 100))
-    cases += _aot_cases(torch.float16, "fp16", 256, 90, (90, 100))
-    cases += _aot_cases(torch.float16, "fp16", 128, 90, (90, 100), blocks=True)
-    cases += _aot_cases(torch.float32, "fp32", 128, 90, (80, 90, 100))
+                cases += _aot_cases(dtype, width, capability, shipped_on)
+    for width in (60, 100):
+        cases += _aot_cases(torch.float16, width, 90, (90,))
+    cases += _aot_cases(torch.float16, 256, 90, SHIPPED[90])
+    for block in (64, 24):
+        cases += _aot_cases(torch.float16, 128, 90, (90,), BlockMask(np.ones((1, 1), np.bool_), block, block))
+    cases += _aot_cases(torch.float32, 128, 90, (90,))
     return cases
 
 
 def _aot_cases(
-    dtype: torch.dtype, name: str, width: int, capability: int, shipped_on: tuple[int, ...], blocks: bool = False
+    dtype: torch.dtype, width: int, capability: int, shipped_on: tuple[int, ...], mask: BlockMask | None = None
 ) -> list[AotCase]:
-    """One case of each kernel, all tensors and strides multiples of 16; `blocks`: tiles are not inside blocks."""
-    tables = {"sequences", "rules", "tiles", "segments", "lists"}
-    single = {"lse", "delta"}
-    cases = []
+    """One case of each kernel, and of each candidate where that is wanted; `mask`: rather than patterns of heads."""
+    name = TYPES[dtype]
+    types: dict[str, Type] = {
+        **dict.fromkeys(("q", "k", "v", "out", "grad", "dq", "dk", "dv"), f"*{name}"),
+        **dict.fromkeys(("s_q", "s_k", "s_v", "s_out", "s_grad"), STRIDES),
+        **dict.fromkeys(("lse", "delta"), "*fp32"),
+        **dict.fromkeys(("sequences", "rules", "tiles", "segments", "lists"), "*i32"),
+        **dict.fromkeys(("H", "HK", "GROUP", "T", "S"), "i32"),
+        **dict.fromkeys(("scale", "scale_2"), "fp32"),
+        "blocks": "*i8",
+        "s_blocks": ("i32",) * 4,
+    }
+    kind = f"blocks{mask.block_q}" if mask else "heads"
+    cases: list[AotCase] = []
     for label, kernel, tuning in (
-        ("forward", forward_kernel, FORWARD),
-        ("dq", dq_kernel, DQ),
-        ("dkv", dkv_kernel, DKV),
-    ):
-        meta = candidates(tuning, dtype, width, capability)[0]
-        if blocks:
-            meta = Meta(RAGGED_TILE, RAGGED_TILE, 4, meta.num_stages)
-        given = {
-            "D": width,
-            "BLOCK_D": max(16, triton.next_power_of_2(width)),
-            "BLOCK_M": meta.block_m,
-            "BLOCK_N": meta.block_n,
-        }
-        signature: dict[str, Any] = {}
-        constexprs: dict[Any, Any] = {}
-        attrs: dict[tuple[int, ...], list[list[Any]]] = {}
-        for i, argument in enumerate(kernel.arg_names):
-            if argument in given:
-                signature[argument], constexprs[argument] = "constexpr", given[argument]
-            elif argument == "blocks" and not blocks:
-                signature[argument], constexprs[argument] = "constexpr", None
-            elif argument == "s_blocks":
-                signature[argument] = ("i32",) * 4
-            elif argument.startswith("s_"):
-                signature[argument], constexprs[i, 3] = ("i32", "i32", "i32", "constexpr"), 1
-                attrs.update({(i, j): [["tt.divisibility", 16]] for j in range(3)})
-            elif argument in ("H", "HK", "GROUP", "T", "S"):
-                signature[argument] = "i32"
-            elif argument.startswith("scale"):
-                signature[argument] = "fp32"
-            else:
-                kind = (
-                    "i8"
-                    if argument == "blocks"
-                    else "i32"
-                    if argument in tables
-                    else "fp32"
-                    if argument in single
-                    else name
-                )
-                signature[argument] = f"*{kind}"
-                attrs[i,] = [["tt.divisibility", 16]]
-        cases.append(
-            AotCase(
-                f"sparse_{label}.{name}.d{width}.{'blocks' if blocks else 'heads'}.sm{capability}",
-                kernel, signature, constexprs, attrs, meta.num_warps, meta.num_stages,
-                "" if dtype == torch.float32 else "mma" if blocks else "wgmma", shipped_on,
-            )
-        )  # fmt: skip
+        ("forward", forward_kernel, FORWARD), ("dq", dq_kernel, DQ), ("dkv", dkv_kernel, DKV)
+    ):  # fmt: skip
+        metas = tuning.candidates(dtype, width, capability)
+        if mask:
+            metas = (fitted(metas[0], mask, mask.block_kv, DKV_WARPS if tuning is DKV else 4),)
+        elif dtype != torch.float16:  # bfloat16 has the same code but for conversions
+            metas = metas[:1]
+        held = not mask or mask.block_q % metas[0].block_m == mask.block_kv % metas[0].block_n == 0
+        constants = {"D": width, "BLOCK_D": padded(width), **({"blocks": None} if held else {})}
+        rows = metas[0].block_n if tuning is DKV else metas[0].block_m
+        expects: Expected = "" if dtype == torch.float32 else "wgmma" if rows >= 64 else "mma"
+        case = f"sparse_{label}.{name}.d{width}.{kind}.sm{capability}"
+        cases += aot_cases_of(case, kernel, types, constants, metas, expects, shipped_on, width % 16 == 0)
     return cases

@@ -21,24 +21,19 @@ Strides come as tuples (batch, head, row, column).
 
 from __future__ import annotations
 
-import functools
 import math
-import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.aot_case import AotCase
-from kernels.backend import interpreting
+from kernels.aot_case import SHIPPED, STRIDES, TYPES, AotCase, Expected, Type, aot_case, aot_cases_of
 from kernels.flash import too_far_apart
+from kernels.launch import LN_2, LOWEST, MetaParameters, Tuning, launch, padded
 
-LOWEST = tl.constexpr(-3.0e38)
-"""A running maximum before any score: finite, so that rows which see no key need no guard against -inf - -inf."""
-LN_2 = tl.constexpr(math.log(2))
 L2_BYTES = 2**25
 """How much of the L2 cache the heads that run together may fill; an H100 has 50 MB."""
 
@@ -368,8 +363,8 @@ def dkv_kernel(q, s_q, k, s_k, v, s_v, grad, s_grad, lse_2, delta, dk, s_dk, dv,
 
 
 @dataclass(frozen=True)
-class Meta:
-    """What can be tuned of a kernel without changing its result, but for rounding."""
+class Meta(MetaParameters):
+    """BLOCK_M, BLOCK_N, and what a program runs with."""
 
     block_m: int
     block_n: int
@@ -377,52 +372,72 @@ class Meta:
     num_stages: int
 
 
-Tuning = dict[int, tuple[Meta, ...]]
-"""Candidates by the largest BLOCK_D that they are for; the first is taken where nothing is tuned."""
+@dataclass(frozen=True)
+class Rows(MetaParameters):
+    """The same for `delta_kernel`, which reads no keys."""
 
-# By compute capability of the oldest device that they are for. Blocks of queries are no smaller than those of keys
-# where a tile's own keys are masked, which wastes least.
-FORWARD: dict[int, Tuning] = {
-    80: {
-        64: (Meta(128, 64, 4, 3), Meta(64, 64, 4, 3)),
-        128: (Meta(64, 64, 4, 3), Meta(128, 32, 8, 3)),
-        256: (Meta(64, 32, 8, 2),),
-    },
-    90: {
-        64: (Meta(128, 128, 8, 3), Meta(128, 64, 4, 3), Meta(128, 64, 8, 3)),
-        128: (Meta(128, 64, 8, 3), Meta(128, 128, 8, 2)),
-        256: (Meta(128, 32, 8, 2), Meta(64, 32, 4, 2)),
-    },
-}
-DQ: dict[int, Tuning] = {
-    80: {
-        64: (Meta(128, 64, 8, 2), Meta(64, 64, 4, 2)),
-        128: (Meta(128, 32, 8, 2), Meta(64, 32, 4, 2)),
-        256: (Meta(64, 32, 8, 1),),
-    },
-    90: {
-        64: (Meta(128, 64, 8, 3), Meta(64, 64, 4, 3)),
-        128: (Meta(128, 32, 8, 2), Meta(128, 64, 8, 2)),
-        256: (Meta(64, 32, 8, 1),),
-    },
-}
-DKV: dict[int, Tuning] = {
-    80: {
-        64: (Meta(64, 128, 8, 2), Meta(32, 128, 8, 2)),
-        128: (Meta(64, 64, 8, 2), Meta(32, 64, 8, 2)),
-        256: (Meta(32, 64, 8, 1),),
-    },
-    90: {
-        64: (Meta(64, 128, 8, 3), Meta(64, 128, 8, 2)),
-        128: (Meta(32, 128, 8, 2), Meta(32, 128, 8, 3)),
-        256: (Meta(32, 64, 8, 1),),
-    },
-}
-SINGLE: Tuning = {64: (Meta(64, 32, 4, 1),), 128: (Meta(32, 32, 4, 1),), 256: (Meta(16, 16, 4, 1),)}
-"""All kernels in float32, which has no matrix instruction as exact as itself."""
-DELTA_ROWS = 64
+    block_m: int
+    num_warps: int
+    num_stages: int
+
+
+# Blocks of queries are no smaller than those of keys where a tile's own keys are masked, which wastes least.
+SINGLE = {64: (Meta(64, 32, 4, 1),), 128: (Meta(32, 32, 4, 1),), 256: (Meta(16, 16, 4, 1),)}
 INTERPRETED = Meta(32, 32, 4, 1)
-"""Small blocks, so that short sequences have several."""
+FORWARD = Tuning(
+    {
+        80: {
+            64: (Meta(128, 64, 8, 3), Meta(64, 64, 4, 3)),
+            128: (Meta(64, 64, 4, 3), Meta(128, 32, 8, 3)),
+            256: (Meta(64, 32, 8, 2),),
+        },
+        90: {
+            64: (Meta(128, 128, 8, 3), Meta(128, 64, 4, 3), Meta(128, 64, 8, 3)),
+            128: (Meta(128, 64, 8, 3), Meta(128, 64, 8, 2)),
+            256: (Meta(128, 32, 8, 1), Meta(64, 32, 8, 2)),
+        },
+    },
+    SINGLE,
+    INTERPRETED,
+    unaligned={64: (Meta(128, 64, 8, 3),), 128: (Meta(128, 32, 8, 2),), 256: (Meta(64, 32, 8, 2),)},
+)
+DQ = Tuning(
+    {
+        80: {
+            64: (Meta(128, 64, 8, 2), Meta(64, 64, 4, 2)),
+            128: (Meta(128, 32, 8, 2), Meta(64, 32, 4, 2)),
+            256: (Meta(64, 32, 8, 1),),
+        },
+        90: {
+            64: (Meta(128, 64, 8, 3), Meta(64, 64, 4, 3)),
+            128: (Meta(128, 32, 8, 2), Meta(128, 64, 8, 2)),
+            256: (Meta(64, 32, 8, 2),),
+        },
+    },
+    SINGLE,
+    INTERPRETED,
+    unaligned={64: (Meta(128, 64, 8, 3),), 256: (Meta(64, 32, 8, 1),)},
+)
+# Past a width of 128, or of 64 where rows start anywhere, only tiles of 32 keys leave registers for both results: those
+# are multiplied by mma, as wgmma takes 64 rows.
+DKV = Tuning(
+    {
+        80: {
+            64: (Meta(64, 128, 8, 2), Meta(32, 128, 8, 2)),
+            128: (Meta(64, 64, 8, 2), Meta(32, 64, 8, 2)),
+            256: (Meta(32, 64, 8, 1),),
+        },
+        90: {
+            64: (Meta(64, 128, 8, 3), Meta(64, 128, 8, 2)),
+            128: (Meta(32, 128, 8, 2), Meta(32, 128, 8, 3)),
+            256: (Meta(32, 32, 8, 2),),
+        },
+    },
+    SINGLE,
+    INTERPRETED,
+    unaligned={64: (Meta(32, 128, 8, 2),), 256: (Meta(32, 32, 8, 1),)},
+)
+DELTA = Rows(64, 4, 1)
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int | None, scale: float) -> tuple[Tensor, Tensor]:
@@ -439,11 +454,11 @@ def forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int | None, s
     q = -q if scale < 0 else q
     out = torch.empty_like(q)
     lse = q.new_empty(q.shape[:3], dtype=torch.float32)
-    _launch(
-        forward_kernel, FORWARD, q, k, "BLOCK_M", q, q.stride(), k, k.stride(), v, v.stride(), out, out.stride(), lse,
-        *_sizes(q, k, window), _positive(scale), _heads_together(q, k, by_queries=True), CAUSAL=causal,
-        WINDOWED=window is not None,
+    arguments = (
+        q, q.stride(), k, k.stride(), v, v.stride(), out, out.stride(), lse, *_sizes(q, k, window), _positive(scale),
+        _heads_together(q, k, by_queries=True),
     )  # fmt: skip
+    _launch(forward_kernel, FORWARD, q, k, "BLOCK_M", arguments, causal, window)
     return out, lse
 
 
@@ -456,24 +471,18 @@ def backward(
     q = -q if sign < 0 else q
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     lse_2, delta = torch.empty_like(lse), torch.empty_like(lse)
-    batch, heads, seq_q, width = q.shape
     grad = grad.contiguous() if too_far_apart(grad) else grad
-    with torch.cuda.device_of(q):
-        delta_kernel[(triton.cdiv(seq_q, DELTA_ROWS) * batch * heads,)](
-            out, out.stride(), grad, grad.stride(), lse, lse_2, delta, heads, seq_q,
-            D=width, BLOCK_D=_padded(width), BLOCK_M=DELTA_ROWS,
-        )  # fmt: skip
+    batch, heads, seq_q, width = q.shape
+    delta_arguments = (out, out.stride(), grad, grad.stride(), lse, lse_2, delta, heads, seq_q)
+    constants = {"D": width, "BLOCK_D": padded(width)}
+    launch(delta_kernel, (triton.cdiv(seq_q, DELTA.block_m) * batch * heads,), (DELTA,), delta_arguments, constants)
     common = (q, q.stride(), k, k.stride(), v, v.stride(), grad, grad.stride(), lse_2, delta)
-    shared: dict[str, Any] = {"CAUSAL": causal, "WINDOWED": window is not None}
     sizes = (*_sizes(q, k, window), scale, _positive(scale))
-    _launch(
-        dq_kernel, DQ, q, k, "BLOCK_M", *common, dq, dq.stride(), *sizes, _heads_together(q, k, by_queries=True),
-        **shared,
-    )  # fmt: skip
-    _launch(
-        dkv_kernel, DKV, q, k, "BLOCK_N", *common, dk, dk.stride(), dv, dv.stride(), batch, k.shape[1], *sizes[2:],
-        _heads_together(q, k, by_queries=False), **shared,
-    )  # fmt: skip
+    by_queries, by_keys = (_heads_together(q, k, by_queries=first) for first in (True, False))
+    arguments = (*common, dq, dq.stride(), *sizes, by_queries)
+    _launch(dq_kernel, DQ, q, k, "BLOCK_M", arguments, causal, window)
+    arguments = (*common, dk, dk.stride(), dv, dv.stride(), batch, k.shape[1], *sizes[2:], by_keys)
+    _launch(dkv_kernel, DKV, q, k, "BLOCK_N", arguments, causal, window)
     return (-dq if sign < 0 else dq), dk, dv
 
 
@@ -487,11 +496,6 @@ def _positive(scale: float) -> float:
     return max(abs(scale), 2.0**-100) / math.log(2)
 
 
-def _padded(width: int) -> int:
-    """BLOCK_D: at least 16, the smallest side of a matrix instruction."""
-    return max(16, 1 << (width - 1).bit_length())
-
-
 def _heads_together(q: Tensor, k: Tensor, by_queries: bool) -> int:
     """How many heads run next to one another: as many as share L2 with what their tiles read again and again.
 
@@ -503,105 +507,63 @@ def _heads_together(q: Tensor, k: Tensor, by_queries: bool) -> int:
     return min(fitting * group, q.shape[0] * q.shape[1]) if by_queries else min(fitting, k.shape[0] * k.shape[1])
 
 
-def candidates(tuning: dict[int, Tuning], dtype: torch.dtype, width: int, capability: int) -> tuple[Meta, ...]:
-    """What may be tried for a dtype and a head width on a device, 90 for sm_90; the first is the default."""
-    by_width = SINGLE if dtype == torch.float32 else tuning[max(c for c in tuning if c <= max(capability, 80))]
-    return by_width[min(w for w in by_width if w >= _padded(width))]
-
-
 def _launch(
-    kernel: Any, tuning: dict[int, Tuning], q: Tensor, k: Tensor, tiled: str, *arguments: Any, **constants: Any
-) -> None:
-    """Run a kernel over tiles of queries ("BLOCK_M") or keys ("BLOCK_N"), tuned if that is wanted."""
-    over = q if tiled == "BLOCK_M" else k
-    batch_heads, rows, width = over.shape[0] * over.shape[1], over.shape[2], over.shape[3]
-    if interpreting():
-        metas: tuple[Meta, ...] = (INTERPRETED,)
-    else:
-        major, minor = torch.cuda.get_device_capability(q.device)
-        metas = candidates(tuning, q.dtype, width, 10 * major + minor)
-    constants = {**constants, "D": width, "BLOCK_D": _padded(width)}
+    kernel: Any, tuning: Tuning[Meta], q: Tensor, k: Tensor, tiled: str, arguments: tuple[Any, ...], causal: bool,
+    window: int | None,
+) -> None:  # fmt: skip
+    """Run a kernel over tiles of queries ("BLOCK_M") or keys ("BLOCK_N")."""
+    batch, heads, rows, width = (q if tiled == "BLOCK_M" else k).shape
 
-    def grid(meta: dict[str, Any]) -> tuple[int]:
-        return (triton.cdiv(rows, meta[tiled]) * batch_heads,)
+    def grid(constants: dict[str, Any]) -> tuple[int]:
+        return (triton.cdiv(rows, constants[tiled]) * batch * heads,)
 
-    with torch.cuda.device_of(q):
-        if len(metas) > 1 and os.environ.get("CEG_AUTOTUNE", "1") != "0":
-            # Lengths within a factor of two share what was found.
-            lengths = (q.shape[2].bit_length(), k.shape[2].bit_length())
-            key = (str(q.device), q.dtype, lengths, *constants.items())
-            _tuned(kernel, metas, key)[grid](*arguments, **constants)
-        else:
-            kernel[grid](*arguments, **constants, **_options(metas[0]))
-
-
-def _options(meta: Meta) -> dict[str, int]:
-    return {
-        "BLOCK_M": meta.block_m,
-        "BLOCK_N": meta.block_n,
-        "num_warps": meta.num_warps,
-        "num_stages": meta.num_stages,
-    }
-
-
-@functools.cache
-def _tuned(kernel: Any, metas: tuple[Meta, ...], key: tuple[Any, ...]) -> Any:
-    """The kernel, which at its first launch times all candidates; one for each `key`."""
-    configs = [
-        triton.Config({"BLOCK_M": m.block_m, "BLOCK_N": m.block_n}, num_warps=m.num_warps, num_stages=m.num_stages)
-        for m in metas
-    ]
-    return triton.autotune(configs=configs, key=[])(kernel)
+    # Lengths within a factor of two share what was found.
+    key = (q.shape[2].bit_length(), k.shape[2].bit_length())
+    constants = {"CAUSAL": causal, "WINDOWED": window is not None, "D": width, "BLOCK_D": padded(width)}
+    launch(kernel, grid, tuning.on(q, width), arguments, constants, key)
 
 
 def aot_cases() -> list[AotCase]:
-    """Default configurations of all four kernels: causal in half precision, and what else differs at D = 128."""
+    """All four kernels: every candidate in float16, causal, and elsewhere the default one."""
     cases = []
-    for capability, shipped_on in ((80, (80,)), (90, (90, 100))):
-        for dtype, name in ((torch.float16, "fp16"), (torch.bfloat16, "bf16")):
+    for capability, shipped_on in SHIPPED.items():
+        for dtype in (torch.float16, torch.bfloat16):
             for width in (64, 128):
-                cases += _aot_cases(dtype, name, width, capability, shipped_on)
-    cases += _aot_cases(torch.float16, "fp16", 256, 90, (90, 100))
-    cases += _aot_cases(torch.float16, "fp16", 100, 90, (90, 100))
-    cases += _aot_cases(torch.float16, "fp16", 128, 90, (90, 100), windowed=True)
-    cases += _aot_cases(torch.float32, "fp32", 128, 90, (80, 90, 100))
+                cases += _aot_cases(dtype, width, capability, shipped_on)
+    cases += _aot_cases(torch.float16, 256, 90, SHIPPED[90])
+    for width in (60, 100):
+        cases += _aot_cases(torch.float16, width, 90, (90,))
+    for mask in ("full", "window"):
+        cases += _aot_cases(torch.float16, 128, 90, (90,), mask)
+    cases += _aot_cases(torch.float32, 128, 90, (90,))
     return cases
 
 
 def _aot_cases(
-    dtype: torch.dtype, name: str, width: int, capability: int, shipped_on: tuple[int, ...], windowed: bool = False
+    dtype: torch.dtype, width: int, capability: int, shipped_on: tuple[int, ...], mask: str = "causal"
 ) -> list[AotCase]:
-    """One case of each kernel, all pointers and strides multiples of 16."""
-    pointers = {"q", "k", "v", "out", "grad", "dq", "dk", "dv"}
-    constants = {"CAUSAL": True, "WINDOWED": windowed, "D": width, "BLOCK_D": _padded(width)}
-    delta = Meta(DELTA_ROWS, 0, 4, 1)
-    cases = []
-    for label, kernel, meta in (
-        ("forward", forward_kernel, candidates(FORWARD, dtype, width, capability)[0]),
-        ("delta", delta_kernel, delta),
-        ("dq", dq_kernel, candidates(DQ, dtype, width, capability)[0]),
-        ("dkv", dkv_kernel, candidates(DKV, dtype, width, capability)[0]),
-    ):
-        given = {**constants, "BLOCK_M": meta.block_m, "BLOCK_N": meta.block_n}
-        signature: dict[str, Any] = {}
-        constexprs: dict[Any, Any] = {}
-        attrs: dict[tuple[int, ...], list[list[Any]]] = {}
-        for i, argument in enumerate(kernel.arg_names):
-            if argument in given:
-                signature[argument], constexprs[argument] = "constexpr", given[argument]
-            elif argument.startswith("s_"):
-                signature[argument], constexprs[i, 3] = ("i32", "i32", "i32", "constexpr"), 1
-                attrs.update({(i, j): [["tt.divisibility", 16]] for j in range(3)})
-            elif argument in pointers or argument in ("lse", "lse_2", "delta"):
-                signature[argument] = f"*{name if argument in pointers else 'fp32'}"
-                attrs[i,] = [["tt.divisibility", 16]]
-            else:
-                signature[argument] = "fp32" if argument.startswith("scale") else "i32"
-        matrix: Literal["wgmma", ""] = "" if label == "delta" or dtype == torch.float32 else "wgmma"
-        cases.append(
-            AotCase(
-                f"flash_{label}.{name}.d{width}.{'window' if windowed else 'causal'}.sm{capability}",
-                kernel, signature, constexprs, attrs, meta.num_warps, meta.num_stages, matrix, shipped_on,
-            )
-        )  # fmt: skip
+    name = TYPES[dtype]
+    types: dict[str, Type] = {
+        **dict.fromkeys(("q", "k", "v", "out", "grad", "dq", "dk", "dv"), f"*{name}"),
+        **dict.fromkeys(("s_q", "s_k", "s_v", "s_out", "s_grad", "s_dq", "s_dk", "s_dv"), STRIDES),
+        **dict.fromkeys(("lse", "lse_2", "delta"), "*fp32"),
+        **dict.fromkeys(("B", "H", "HK", "GROUP", "T", "S", "window", "together"), "i32"),
+        **dict.fromkeys(("scale", "scale_2"), "fp32"),
+    }
+    constants = {"CAUSAL": mask != "full", "WINDOWED": mask == "window", "D": width, "BLOCK_D": padded(width)}
+    ends = f"{name}.d{width}.{mask}.sm{capability}"
+    cases = [
+        aot_case(f"flash_delta.{ends}", delta_kernel, types, constants, DELTA, "", shipped_on, aligned=width % 16 == 0)
+    ]
+    for label, kernel, tuning in (
+        ("forward", forward_kernel, FORWARD), ("dq", dq_kernel, DQ), ("dkv", dkv_kernel, DKV)
+    ):  # fmt: skip
+        metas = tuning.candidates(dtype, width, capability)
+        if (dtype, mask) != (torch.float16, "causal"):  # bfloat16 has the same code but for conversions
+            metas = metas[:1]
+        rows = metas[0].block_n if label == "dkv" else metas[0].block_m
+        expects: Expected = "" if dtype == torch.float32 else "wgmma" if rows >= 64 else "mma"
+        cases += aot_cases_of(
+            f"flash_{label}.{ends}", kernel, types, constants, metas, expects, shipped_on, width % 16 == 0
+        )
     return cases

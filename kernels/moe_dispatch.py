@@ -4,7 +4,8 @@ Every assignment of a token to an expert is a row. Rows are sorted by expert, so
 consecutive and meet its weights in plain matrix products (MegaBlocks, Gale et al. 2022, arXiv 2211.15841, without
 its padding); a token's output is the weighted sum over its K rows, read in a fixed order, so that results repeat
 bit for bit. The gradient of a routing weight is <dout W_down^T, activations> of its row (SonicMoE, Guo et al. 2025,
-arXiv 2512.14080), so the experts' outputs need not be kept.
+arXiv 2512.14080), so the experts' outputs need not be kept. On a CUDA device Triton kernels do the same without a
+sorted copy of x (`kernels.moe_triton`).
 
 Symbols: N tokens, M model width, F expert width, E experts, K experts per token, R = N K rows, G first matrix
 products per expert (2 with a gate, else 1).
@@ -13,6 +14,7 @@ products per expert (2 with a gate, else 1).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -26,6 +28,8 @@ from kernels.costs import Activation
 
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 ROUTERS = ("softmax", "sigmoid")
+TRITON_EXPERTS = 4096
+"""E at most in Triton, where one program has a number of each expert in its registers."""
 
 
 class DispatchPlan(NamedTuple):
@@ -65,7 +69,8 @@ def moe_feed_forward(
     """Mixture-of-experts feed-forward: (output, shaped like x; balance loss, a scalar of at least float32).
 
     Differentiable once in x and all weights. Routing is that of `kernels.reference.route` on every backend: ties go
-    to the expert with the lower index. Every token reaches all its experts, however uneven the load.
+    to the expert with the lower index. Every token reaches all its experts, however uneven the load. The Triton backend
+    never makes the host wait for the device, and gives the same bits in every run with CEG_AUTOTUNE=0.
 
     Args:
         x: [..., M], any number of tokens, 0 included.
@@ -83,8 +88,8 @@ def moe_feed_forward(
     Raises:
         ValueError: the backend cannot run here, or arguments that do not fit together, all named at once.
     """
-    chosen, _ = choose("moe_feed_forward", backend, x.device)
     _check(x, w_router, w_up, w_down, w_gate, top_k, router, activation, shared)
+    chosen, _ = choose("moe_feed_forward", backend, x.device, triton_unfit(x, w_up, top_k))
     tokens = x.reshape(-1, x.shape[-1])
     if chosen == "reference":
         out, loss = reference.moe_feed_forward(
@@ -100,7 +105,7 @@ def moe_feed_forward(
             shared=shared,
         )
         return out.view(x.shape), loss
-    routing = reference.route(tokens @ w_router.T, top_k, router=router, normalise=normalise)
+    routing = route(tokens @ w_router.T, top_k, router=router, normalise=normalise, backend=chosen)
     differentiated = [tokens, routing.weights, w_up, w_down, *([] if w_gate is None else [w_gate])]
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in differentiated)
     out, _ = moe_experts(
@@ -109,6 +114,41 @@ def moe_feed_forward(
     if shared is not None:
         out = out + reference.expert(tokens, shared[0], shared[1], shared[2], activation)
     return out.view(x.shape), reference.balance_loss(routing)
+
+
+def triton_unfit(x: Tensor, w_up: Tensor, top_k: int) -> str | None:
+    """What the Triton kernels cannot take of x [.., M] and w_up [E, M, F], in words; None where they can."""
+    if x.dtype == torch.float64:
+        return "float64"
+    if len(w_up) > TRITON_EXPERTS:
+        return f"E = {len(w_up)} experts, more than {TRITON_EXPERTS}"
+    rows = x.numel() // x.shape[-1] * top_k
+    return f"N K = {rows} assignments, more than 2^30" if rows > 2**30 else None
+
+
+def route(
+    logits: Tensor, top_k: int, *, router: str = "softmax", normalise: bool = True, backend: str = "torch"
+) -> reference.Routing:
+    """`kernels.reference.route`, differentiable in logits [N, E]; "triton" finds the same experts without a sort."""
+    best = _best_experts if backend == "triton" else reference.best_experts
+    return reference.route(logits, top_k, router=router, normalise=normalise, best=best)
+
+
+def _best_experts(scores: Tensor, top_k: int) -> Tensor:
+    experts: Tensor = best_experts(scores.detach(), top_k)
+    return experts
+
+
+@torch.library.custom_op("ceg::best_experts", mutates_args=())
+def best_experts(scores: Tensor, top_k: int) -> Tensor:
+    """The registered op: `kernels.reference.best_experts` of float32 scores in Triton. Has no gradient."""
+    found: Tensor = import_module("kernels.moe_routing_triton").top_k(scores, top_k)
+    return found
+
+
+@best_experts.register_fake
+def _(scores: Tensor, top_k: int) -> Tensor:
+    return scores.new_empty((scores.shape[0], top_k), dtype=torch.int64)
 
 
 @torch.library.custom_op("ceg::moe_experts", mutates_args=())
@@ -129,6 +169,9 @@ def moe_experts(
     unless `keep` it is empty, [G, 0, F], and there is no backward pass. `backend` is "torch" or "triton". Arguments
     are checked in `moe_feed_forward`, not here. Under torch's FLOP counter it counts useful FLOP.
     """
+    if backend == "triton":
+        made: tuple[Tensor, Tensor] = _triton().forward(x, weights, experts, w_up, w_down, w_gate, activation, keep)
+        return made
     plan = dispatch_plan(experts, len(w_up))
     firsts = _first_weights(w_up, w_gate)
     hidden = x.new_empty(len(firsts), experts.numel() if keep else 0, w_up.shape[2])
@@ -159,6 +202,11 @@ def moe_experts_backward(
 
     `hidden` [G, R, F] is the second output of `moe_experts`. Under torch's FLOP counter: twice the forward pass.
     """
+    if backend == "triton":
+        gradients: list[Tensor] = _triton().backward(
+            grad, x, weights, experts, w_up, w_down, w_gate, hidden, activation
+        )
+        return gradients
     plan = dispatch_plan(experts, len(w_up))
     firsts = _first_weights(w_up, w_gate)
     sorted_weights = weights.new_empty(weights.numel()).scatter_(0, plan.positions.flatten(), weights.flatten())
@@ -185,6 +233,11 @@ def moe_experts_backward(
             torch.mm(x_rows.T, d_part, out=d_firsts[i][e])
             torch.mm(d_part, first[e].T, out=d_mine) if i == 0 else d_mine.addmm_(d_part, first[e].T)
     return [_combine(d_x_rows, weights, plan), d_sorted_weights[plan.positions], d_down, *d_firsts]
+
+
+def _triton() -> Any:
+    # Only when chosen: triton need not be installed.
+    return import_module("kernels.moe_triton")
 
 
 def _first_weights(w_up: Tensor, w_gate: Tensor | None) -> list[Tensor]:

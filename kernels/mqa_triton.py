@@ -20,20 +20,17 @@ Strides come as tuples, of q (batch, head, column) and of the caches (batch, hea
 
 from __future__ import annotations
 
-import functools
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.aot_case import AotCase
-from kernels.backend import interpreting
+from kernels.aot_case import SHIPPED, STRIDES, TYPES, AotCase, Expected, Type, aot_case
+from kernels.launch import MetaParameters, Tuning, launch, padded
 
 
 @triton.jit
@@ -131,38 +128,43 @@ def combine_kernel(parts, lse_2, out, SPLITS, D: tl.constexpr, BLOCK_D: tl.const
 
 
 @dataclass(frozen=True)
-class Meta:
-    """What can be tuned without changing the result, but for rounding."""
+class Meta(MetaParameters):
+    """BLOCK_N, and what a program runs with."""
 
     block_n: int
     num_warps: int
     num_stages: int
 
 
-TUNING: dict[int, dict[int, tuple[Meta, ...]]] = {
-    80: {
-        64: (Meta(64, 4, 4), Meta(128, 4, 3)),
-        128: (Meta(64, 4, 3), Meta(32, 4, 4), Meta(128, 8, 2)),
-        256: (Meta(32, 4, 3), Meta(32, 8, 3)),
+@dataclass(frozen=True)
+class Splits(MetaParameters):
+    """The same for `combine_kernel`, which reads BLOCK_SPLITS splits at once."""
+
+    block_splits: int
+    num_warps: int
+    num_stages: int
+
+
+TUNING = Tuning(
+    {
+        80: {
+            64: (Meta(64, 4, 4), Meta(128, 4, 3)),
+            128: (Meta(64, 4, 3), Meta(32, 4, 4), Meta(128, 8, 2)),
+            256: (Meta(32, 4, 3), Meta(32, 8, 3)),
+        },
+        90: {
+            64: (Meta(128, 4, 4), Meta(64, 4, 4), Meta(128, 8, 4)),
+            128: (Meta(64, 4, 4), Meta(128, 8, 3), Meta(32, 4, 4)),
+            256: (Meta(32, 4, 4), Meta(64, 8, 3)),
+        },
     },
-    90: {
-        64: (Meta(128, 4, 4), Meta(64, 4, 4), Meta(128, 8, 4)),
-        128: (Meta(64, 4, 4), Meta(128, 8, 3), Meta(32, 4, 4)),
-        256: (Meta(32, 4, 4), Meta(64, 8, 3)),
-    },
-}
-"""By compute capability of the oldest device, and by the largest BLOCK_D; the first is taken where nothing is tuned."""
-SINGLE = {64: (Meta(64, 4, 2),), 256: (Meta(16, 4, 2),)}
-"""In float32, for every device."""
-INTERPRETED = Meta(16, 4, 1)
-SHIPPED: dict[int, tuple[int, ...]] = {80: (80,), 90: (90, 100)}
-"""The devices that a part of `TUNING` is compiled for ahead of time."""
-Expected = Literal["wgmma", "mma", ""]
-POINTERS = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"}
+    {64: (Meta(64, 4, 2),), 256: (Meta(16, 4, 2),)},
+    interpreted=Meta(16, 4, 1),
+    unaligned={64: (Meta(64, 4, 4),), 128: (Meta(32, 4, 4),), 256: (Meta(16, 4, 4),)},
+)
+COMBINE = Splits(16, 4, 1)
 LARGEST_GROUP = {True: 64, False: 16}
 """BLOCK_G at most, in half precision or not: larger tiles do not fit the registers."""
-COMBINE = Meta(16, 4, 1)
-"""For `combine_kernel`, which reads `block_n` splits at once."""
 WAVES = 2
 """Programs per multiprocessor: a second one hides the first one's start and end."""
 
@@ -183,7 +185,7 @@ def decode(
     batch, heads, width = q.shape
     shared, tokens = k_cache.shape[1:3]
     group = heads // shared
-    metas = candidates(q)
+    metas = TUNING.on(q, width)
     block_g = block_of_group(q.dtype, group)
     programs = triton.cdiv(group, block_g) * batch * shared
     if splits is None:
@@ -191,40 +193,17 @@ def decode(
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     parts = out if splits == 1 else q.new_empty((batch, heads, splits, width), dtype=torch.float32)
     lse_2 = q.new_empty((batch, heads, splits), dtype=torch.float32)
-    constants = {"D": width, "BLOCK_D": _padded(width)}
     arguments = (
         q, q.stride(), k_cache, k_cache.stride(), v_cache, v_cache.stride(), lengths, parts, lse_2,
         scale / math.log(2), shared, group, tokens, splits,
     )  # fmt: skip
-    with torch.cuda.device_of(q):
-        if len(metas) > 1 and os.environ.get("CEG_AUTOTUNE", "1") != "0":
-            # Lengths and batches within a factor of two share what was found.
-            sizes = (group, tokens.bit_length(), (batch * shared).bit_length())
-            split: Any = _tuned(metas, (str(q.device), q.dtype, width, sizes))
-            options = {}
-        else:
-            split, options = split_kernel, _options(metas[0])
-        split[(programs, splits)](*arguments, **constants, BLOCK_G=block_g, **options)
-        if splits > 1:
-            combine_kernel[(batch * heads,)](
-                parts, lse_2, out, splits, **constants, BLOCK_SPLITS=COMBINE.block_n, num_warps=COMBINE.num_warps,
-                num_stages=COMBINE.num_stages,
-            )  # fmt: skip
+    constants = {"D": width, "BLOCK_D": padded(width)}
+    # Lengths and batches within a factor of two share what was found.
+    key = (group, tokens.bit_length(), (batch * shared).bit_length())
+    launch(split_kernel, (programs, splits), metas, arguments, {**constants, "BLOCK_G": block_g}, key)
+    if splits > 1:
+        launch(combine_kernel, (batch * heads,), (COMBINE,), (parts, lse_2, out, splits), constants)
     return out
-
-
-def candidates(q: Tensor) -> tuple[Meta, ...]:
-    """What may be tried for q's dtype, head width and device; the first is the default."""
-    if interpreting():
-        return (INTERPRETED,)
-    major, minor = torch.cuda.get_device_capability(q.device)
-    return configurations(q.dtype, q.shape[-1], 10 * major + minor)
-
-
-def configurations(dtype: torch.dtype, width: int, capability: int) -> tuple[Meta, ...]:
-    """The same for a compute capability, 90 for sm_90."""
-    by_width = SINGLE if dtype == torch.float32 else TUNING[max(c for c in TUNING if c <= max(capability, 80))]
-    return by_width[min(w for w in by_width if w >= _padded(width))]
 
 
 def block_of_group(dtype: torch.dtype, group: int) -> int:
@@ -232,25 +211,9 @@ def block_of_group(dtype: torch.dtype, group: int) -> int:
     return int(min(max(16, triton.next_power_of_2(group)), LARGEST_GROUP[dtype.itemsize == 2]))
 
 
-def _padded(width: int) -> int:
-    """BLOCK_D."""
-    return int(max(16, triton.next_power_of_2(width)))
-
-
 def _multiprocessors(q: Tensor) -> int:
     """Those of q's device; interpreted programs run one after another, as on a device with one."""
     return torch.cuda.get_device_properties(q.device).multi_processor_count if q.is_cuda else 1
-
-
-def _options(meta: Meta) -> dict[str, int]:
-    return {"BLOCK_N": meta.block_n, "num_warps": meta.num_warps, "num_stages": meta.num_stages}
-
-
-@functools.cache
-def _tuned(metas: tuple[Meta, ...], key: tuple[Any, ...]) -> Any:
-    """The kernel, which at its first launch times all candidates; one for each `key`."""
-    configs = [triton.Config({"BLOCK_N": m.block_n}, num_warps=m.num_warps, num_stages=m.num_stages) for m in metas]
-    return triton.autotune(configs=configs, key=[])(split_kernel)
 
 
 def aot_cases() -> list[AotCase]:
@@ -259,47 +222,32 @@ def aot_cases() -> list[AotCase]:
 
 
 def _split_cases() -> Iterator[AotCase]:
-    row = ("i32", "i32", "constexpr")
-    types = {
-        "q": "", "s_q": row, "k": "", "s_k": ("i32", *row), "v": "", "s_v": ("i32", *row), "lengths": "*i64",
-        "out": "*fp32", "lse_2": "*fp32", "scale_2": "fp32", "HK": "i32", "GROUP": "i32", "S": "i32", "SPLITS": "i32",
+    types: dict[str, Type] = {
+        "s_q": ("i32", "i32", "constexpr"), "s_k": STRIDES, "s_v": STRIDES, "lengths": "*i64", "out": "*fp32",
+        "lse_2": "*fp32", "scale_2": "fp32", "HK": "i32", "GROUP": "i32", "S": "i32", "SPLITS": "i32",
     }  # fmt: skip
     for oldest, capabilities in SHIPPED.items():
-        for dtype, pointer in POINTERS.items():
-            types.update(q=pointer, k=pointer, v=pointer)
+        for dtype, element in TYPES.items():
+            types.update(dict.fromkeys(("q", "k", "v"), f"*{element}"))
             half = dtype.itemsize == 2
-            for width in (64, 128, 256):
-                metas = configurations(dtype, width, oldest)
+            widths = (64, 100, 128, 256) if dtype == torch.float16 and oldest == 90 else (64, 128, 256)
+            for width in widths:
+                metas = TUNING.candidates(dtype, width, oldest)
                 # What may be tuned is compiled in float16, whose code is that of bfloat16.
                 tiles = [(meta, 16) for meta in (metas if dtype == torch.float16 else metas[:1])]
-                if dtype == torch.float16:
+                if dtype == torch.float16 and width % 16 == 0:
                     tiles.append((metas[0], block_of_group(dtype, 128)))
                 for meta, block_g in tiles:
-                    constants = {"D": width, "BLOCK_D": width, "BLOCK_G": block_g, "BLOCK_N": meta.block_n}
-                    name = f"decode.{pointer[1:]}.d{width}.g{block_g}.n{meta.block_n}.w{meta.num_warps}.sm{oldest}"
+                    constants = {"D": width, "BLOCK_D": padded(width), "BLOCK_G": block_g}
+                    name = f"decode.{element}.d{width}.g{block_g}.n{meta.block_n}.w{meta.num_warps}.sm{oldest}"
                     expects: Expected = "" if not half else "wgmma" if block_g == 64 else "mma"
-                    yield _case(name, split_kernel, types, constants, meta, expects, capabilities)
+                    yield aot_case(
+                        name, split_kernel, types, constants, meta, expects, capabilities, ("S",), width % 16 == 0
+                    )  # fmt: skip
 
 
 def _combine_cases() -> Iterator[AotCase]:
+    types: dict[str, Type] = {"parts": "*fp32", "lse_2": "*fp32", "out": "*bf16", "SPLITS": "i32"}
     for width in (64, 128, 256):
-        types = {"parts": "*fp32", "lse_2": "*fp32", "out": "*bf16", "SPLITS": "i32"}
-        constants = {"D": width, "BLOCK_D": width, "BLOCK_SPLITS": COMBINE.block_n}
-        yield _case(f"decode_combine.d{width}", combine_kernel, types, constants, COMBINE, "", (80, 90, 100))
-
-
-def _case(
-    name: str, kernel: Any, types: dict[str, Any], constants: dict[str, int], meta: Meta,
-    expects: Expected, capabilities: tuple[int, ...],
-) -> AotCase:  # fmt: skip
-    """As at a launch where pointers, strides and S are multiples of 16 and the last strides are 1."""
-    signature = {argument: types.get(argument, "constexpr") for argument in kernel.arg_names}
-    constexprs: dict[Any, Any] = dict(constants)
-    attrs: dict[tuple[int, ...], list[list[Any]]] = {}
-    for i, (argument, kind) in enumerate(signature.items()):
-        if isinstance(kind, tuple):
-            constexprs[i, len(kind) - 1] = 1
-            attrs.update({(i, j): [["tt.divisibility", 16]] for j in range(len(kind) - 1)})
-        elif kind.startswith("*") or argument == "S":
-            attrs[i,] = [["tt.divisibility", 16]]
-    return AotCase(name, kernel, signature, constexprs, attrs, meta.num_warps, meta.num_stages, expects, capabilities)
+        constants = {"D": width, "BLOCK_D": width}
+        yield aot_case(f"decode_combine.d{width}", combine_kernel, types, constants, COMBINE, "")

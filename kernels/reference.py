@@ -10,6 +10,7 @@ M model width, F expert width, E experts, K experts per token.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -99,19 +100,32 @@ class Routing(NamedTuple):
     scores: Tensor
 
 
-def route(logits: Tensor, top_k: int, *, router: str = "softmax", normalise: bool = True) -> Routing:
+def best_experts(scores: Tensor, top_k: int) -> Tensor:
+    """Experts with the `top_k` largest of scores [N, E], largest first: [N, K]; of equal ones the lower index wins."""
+    # topk leaves the order of ties open; a stable sort does not, so that every backend takes the same experts.
+    return scores.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
+
+
+def route(
+    logits: Tensor,
+    top_k: int,
+    *,
+    router: str = "softmax",
+    normalise: bool = True,
+    best: Callable[[Tensor, int], Tensor] = best_experts,
+) -> Routing:
     """Choose `top_k` experts per token from router logits [N, E], at least in float32.
 
     Args:
         logits: one per token and expert.
-        top_k: K; of equal scores the expert with the lower index wins.
+        top_k: K.
         router: "softmax" (Shazeer et al. 2017, arXiv 1701.06538) or "sigmoid" (DeepSeek-V3, arXiv 2412.19437, eq. 15).
         normalise: divide the chosen scores by their sum (Mixtral, arXiv 2401.04088; DeepSeek-V3, eq. 13).
+        best: what computes `best_experts`.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     scores = logits.softmax(-1) if router == "softmax" else logits.sigmoid()
-    # topk leaves the order of ties open; a stable sort does not, so that every backend takes the same experts.
-    experts = scores.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
+    experts = best(scores, top_k)
     weights = scores.gather(-1, experts)
     if normalise:
         weights = weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)

@@ -1,4 +1,4 @@
-"""What `make aot` finds in the compiled kernels: a few of them here, all of them among the slow tests."""
+"""What `make aot` finds in the compiled kernels: two of them here, all of them among the slow tests."""
 
 import csv
 import os
@@ -11,11 +11,8 @@ import pytest
 from kernels import aot
 from kernels.aot_case import AotCase
 
-SAMPLE = [
-    "flash_forward.fp16.d128.causal.sm90",
-    "sparse_forward.fp16.d128.heads.sm90",
-    "decode.fp16.d128.g16.n64.w4.sm90",
-]
+SAMPLE = ["flash_forward.fp16.d64.causal.sm90", "decode.fp16.d64.g16.n64.w4.sm90"]
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -48,12 +45,55 @@ def test_all_keep_the_rules() -> None:
     assert said.returncode == 0, said.stderr
 
 
+def test_what_training_needs_is_expected() -> None:
+    """Matrix instructions of the largest size where rows are aligned, of the small one where decoding has few rows."""
+    for name, found in aot.cases().items():
+        kernel = name.split("_")[0].split(".")[0]
+        width = found.constexprs.get("D", 0)
+        if kernel in ("flash", "sparse") and not name.startswith("flash_delta") and ".blocks24." not in name:
+            aligned = width % 16 == 0 and width <= 128
+            assert not (aot.is_half(found) and aligned) or found.expects == "wgmma", name
+        elif kernel == "decode" and ".g16." in name:
+            assert found.expects == ("mma" if aot.is_half(found) else ""), name
+
+
+def committed() -> list[dict[str, str]]:
+    with (DOCS / "aot.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_committed_table_fits_the_code() -> None:
+    """Each case where it is shipped, as it is now configured, within the rules; one commit and versions for all."""
+    found = {(row["case"], row["arch"]): row for row in committed()}
+    cases = {(name, f"sm_{c}"): case for name, case in aot.cases().items() for c in case.capabilities}
+    assert list(found) == list(cases), "run make aot"
+    for where, case in cases.items():
+        texts = found[where]
+        numbers = (int(texts[name]) for name in ("registers", "spilled", "shared"))
+        row = aot.Row(*where, texts["configuration"], *numbers, texts["instructions"])
+        assert row.configuration == aot.configuration(case), f"{where}: run make aot"
+        assert aot.broken_rules(case, row) == []
+    assert len({(row["torch"], row["triton"], row["commit"]) for row in found.values()}) == 1
+    assert all(row["torch"] and row["triton"] and row["commit"] for row in found.values())
+
+
+def test_documented_figures_are_those_of_the_table() -> None:
+    """Rows of docs/kernels.md that start with a case's name hold what the table says of it on sm_90."""
+    columns = ("configuration", "registers", "spilled", "shared", "instructions")
+    table = {row["case"]: [row[name] for name in columns] for row in committed() if row["arch"] == "sm_90"}
+    lines = [line.strip(" |").split(" | ") for line in (DOCS / "kernels.md").read_text().splitlines() if "|" in line]
+    documented = {cells[0].strip("`"): cells[1:] for cells in lines if cells[0].strip("`") in table}
+    assert len(documented) >= 8
+    for name, cells in documented.items():
+        assert [cell.replace(",", "") for cell in cells] == table[name], name
+
+
 def case(pointer: str = "*fp16", width: int = 128, expects: str = "wgmma") -> AotCase:
     return AotCase("some", None, {"q": pointer}, {"D": width}, {}, 4, 2, expects)  # type: ignore[arg-type]
 
 
 def row(arch: str = "sm_90", spilled: int = 0, shared: int = 1000, instructions: str = "mma wgmma") -> aot.Row:
-    return aot.Row("some", arch, 200, spilled, shared, instructions)
+    return aot.Row("some", arch, "num_warps=4 num_stages=2", 200, spilled, shared, instructions)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Flash attention against the plain definition in float64: outputs, gradients, counts, compilation, refusals."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from kernels import flash_torch, reference
 from kernels.flash import flash_attention
 from kernels.patterns import HeadPattern, useful_scores
 from tests.kernels.closeness import assert_close, results
+from tests.kernels.inputs import attention_inputs
 
 NAMES = ["q", "k", "v"]
 # A probability computed again from the log-sum-exp carries that number's rounding: up to |lse| / 2 ulps, with lse < 8
@@ -29,18 +31,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"window": 50},
     {"window": 1000, "scale": 0.1},
 ]
-
-
-def inputs(
-    seq_q: int, seq_kv: int, width: int = 32, heads: int = 4, shared: int = 2, batch: int = 2,
-    dtype: torch.dtype = torch.float32,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """q laid out [B, T, H, D] in memory, as projections give it; k and v contiguous."""
-    generator = torch.Generator().manual_seed(seq_q + width)
-    q = torch.randn(batch, seq_q, heads, width, generator=generator).transpose(1, 2)
-    k = torch.randn(batch, shared, seq_kv, width, generator=generator)
-    v = torch.randn(batch, shared, seq_kv, width, generator=generator)
-    return q.to(dtype), k.to(dtype), v.to(dtype)
+inputs = functools.partial(attention_inputs, width=32, heads=4, shared=2, batch=2)
 
 
 def compare(tensors: tuple[Tensor, ...], **options: Any) -> None:
@@ -73,8 +64,8 @@ class TestCloseness:
     @pytest.mark.parametrize("width", [32, 60, 64, 100, 128])
     @pytest.mark.parametrize("tokens", [1, 63, 111, 257])
     def test_odd_shapes(self, tokens: int, width: int) -> None:
-        compare(inputs(tokens, tokens, width))
-        compare(inputs(tokens, tokens, width), window=40)
+        compare(inputs(tokens, tokens, width=width))
+        compare(inputs(tokens, tokens, width=width), window=40)
 
     @pytest.mark.parametrize("options", OPTIONS)
     @pytest.mark.parametrize("lengths", [(63, 63), (40, 111), (111, 40), (1, 65), (65, 1)])
@@ -93,12 +84,12 @@ class TestCloseness:
     @pytest.mark.parametrize("options", OPTIONS[:4])
     @pytest.mark.usefixtures("_path")
     def test_grouped_heads(self, shared: int, options: dict[str, Any]) -> None:
-        compare(inputs(63, 70, 16, heads=8, shared=shared), **options)
+        compare(inputs(63, 70, width=16, heads=8, shared=shared), **options)
 
     @pytest.mark.parametrize("threads", [1, 3, 64])
     def test_heads_of_a_group_computed_together(self, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-        compare(inputs(33, 33, 16, heads=10, shared=2, batch=1))
+        compare(inputs(33, 33, width=16, heads=10, shared=2, batch=1))
 
     @pytest.mark.slow
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -107,7 +98,7 @@ class TestCloseness:
     @pytest.mark.parametrize("tokens", [1, 63, 111, 257])
     def test_every_shape(self, tokens: int, width: int, shared: int, dtype: torch.dtype) -> None:
         for options in ({}, {"window": 50}):
-            compare(inputs(tokens, tokens, width, heads=8, shared=shared, batch=1, dtype=dtype), **options)
+            compare(inputs(tokens, tokens, width=width, heads=8, shared=shared, batch=1, dtype=dtype), **options)
 
     def test_any_strides(self) -> None:
         q, k, v = inputs(63, 63, heads=4, shared=4)

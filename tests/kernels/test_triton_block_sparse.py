@@ -1,9 +1,10 @@
 """Block-sparse attention in Triton, in the interpreter without a GPU: outputs, gradients, what is visited, repeats.
 
-Tiles are at most 32 x 32 there (`block_sparse_triton.INTERPRETED`).
+Tiles are at most 32 x 32 there (`flash_triton.INTERPRETED`).
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,16 +16,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.library import opcheck
 
-from kernels import block_sparse_triton, sparse_lists
+from kernels import block_sparse_triton, flash_triton, sparse_lists
 from kernels.block_sparse import _encode, sparse_attention, token_mask
-from kernels.flash_triton import Meta
 from kernels.patterns import BlockMask, HeadPattern, block_cover, head_patterns, visited_scores
 from tests.kernels import interpreter
 from tests.kernels.closeness import assert_close, results
+from tests.kernels.inputs import attention_inputs
+from tests.kernels.interpreter import DEVICE
 
-if block_sparse_triton.interpreting():
-    interpreter.mend()
-DEVICE = "cpu" if block_sparse_triton.interpreting() else "cuda"
+interpreter.mend()
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # As for the CPU path: a probability computed again from the log-sum-exp carries that number's rounding.
 ULPS = 8.0
@@ -37,18 +37,7 @@ NAMED: dict[str, dict[str, Any]] = {
     "strided": {"name": "strided", "stride": 3},
     "fixed": {"name": "fixed", "stride": 12, "summary": 3},
 }
-
-
-def inputs(
-    seq_q: int, seq_kv: int, width: int = 16, heads: int = 2, shared: int = 1, batch: int = 1,
-    dtype: torch.dtype = torch.float32,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """q laid out [B, T, H, D] in memory, as projections give it; k and v contiguous."""
-    generator = torch.Generator().manual_seed(seq_q + width)
-    q = torch.randn(batch, seq_q, heads, width, generator=generator).transpose(1, 2)
-    k = torch.randn(batch, shared, seq_kv, width, generator=generator)
-    v = torch.randn(batch, shared, seq_kv, width, generator=generator)
-    return q.to(DEVICE, dtype), k.to(DEVICE, dtype), v.to(DEVICE, dtype)
+inputs = functools.partial(attention_inputs, device=DEVICE)
 
 
 def random_blocks(
@@ -90,7 +79,7 @@ class TestCloseness:
     def test_half_precision(self, name: str, dtype: torch.dtype) -> None:
         compare(head_patterns(n_heads=2, seq_kv=33, **NAMED[name]), inputs(33, 33, dtype=dtype))
 
-    @pytest.mark.parametrize(("width", "heads", "shared"), [(20, 4, 2), (8, 2, 2)])
+    @pytest.mark.parametrize(("width", "heads", "shared"), [(17, 4, 2), (8, 2, 2)])
     def test_odd_widths_and_groups(self, width: int, heads: int, shared: int) -> None:
         """Heads of one group in different orders of the tokens, and groups that have but one of them."""
         local, column = HeadPattern("window", window=5), HeadPattern("column", stride=4)
@@ -116,7 +105,7 @@ class TestCloseness:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("shared", [1, 2, 4])
-    @pytest.mark.parametrize("width", [32, 60, 64, 100, 128, 256])
+    @pytest.mark.parametrize("width", [32, 63, 64, 100, 128, 256])
     @pytest.mark.parametrize("name", ["strided", "fixed", "few global"])
     def test_every_width_and_group(self, name: str, width: int, shared: int) -> None:
         compare(head_patterns(n_heads=4, seq_kv=63, **NAMED[name]), inputs(63, 63, width, 4, shared))
@@ -125,8 +114,10 @@ class TestCloseness:
     @pytest.mark.parametrize("blocks", [(16, 64), (64, 16)])
     @pytest.mark.parametrize("name", NAMED)
     def test_oblong_tiles(self, name: str, blocks: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-        meta = dataclasses.replace(block_sparse_triton.INTERPRETED, block_m=blocks[0], block_n=blocks[1])
-        monkeypatch.setattr(block_sparse_triton, "INTERPRETED", meta)
+        meta = dataclasses.replace(flash_triton.INTERPRETED, block_m=blocks[0], block_n=blocks[1])
+        for kernel in ("FORWARD", "DQ", "DKV"):
+            tuning = dataclasses.replace(getattr(block_sparse_triton, kernel), interpreted=meta)
+            monkeypatch.setattr(block_sparse_triton, kernel, tuning)
         for lengths in ((100, 100), (33, 80), (80, 33)):
             compare(head_patterns(n_heads=2, seq_kv=lengths[1], **NAMED[name]), inputs(*lengths))
 
@@ -285,11 +276,19 @@ class TestTiles:
         [(64, 64, (64, 64)), (128, 256, (128, 64)), (48, 96, (16, 32)), (100, 24, (32, 32)), (8, 1, (32, 32))],
     )
     def test_tiles_fit_blocks(self, block_q: int, block_kv: int, tile: tuple[int, int]) -> None:
-        meta = block_sparse_triton.fitted(Meta(128, 64, 8, 3), random_blocks(0, 999, 999, None, block_q, block_kv), 999)
+        meta = block_sparse_triton.fitted(
+            flash_triton.Meta(128, 64, 8, 3), random_blocks(0, 999, 999, None, block_q, block_kv), 999
+        )
         assert (meta.block_m, meta.block_n) == tile
 
+    def test_small_tiles_of_two_results_keep_their_warps(self) -> None:
+        mask, meta = random_blocks(0, 999, 999, None, 64, 64), flash_triton.Meta(32, 128, 8, 2)
+        fewest = block_sparse_triton.DKV_WARPS
+        assert block_sparse_triton.fitted(meta, mask, 999) == flash_triton.Meta(32, 64, 4, 2)
+        assert block_sparse_triton.fitted(meta, mask, 999, fewest) == flash_triton.Meta(32, 64, 8, 2)
+
     def test_tiles_fit_columns(self) -> None:
-        meta = Meta(128, 64, 8, 3)
+        meta = flash_triton.Meta(128, 64, 8, 3)
         heads = head_patterns("strided", 2, 4096)
         assert block_sparse_triton.fitted(meta, heads, 4096).block_m == 64
         assert block_sparse_triton.fitted(meta, head_patterns("fixed", 2, 4096), 4096) == meta

@@ -1,6 +1,6 @@
 """Decoding in Triton, in the interpreter without a GPU: against the definition, with splits empty, short and many.
 
-Blocks are 16 positions there (`mqa_triton.INTERPRETED`), so that lengths of 15, 16, 17 lie around the end of one.
+Blocks are 16 positions there (`mqa_triton.TUNING`), so that lengths of 15, 16, 17 lie around the end of one.
 """
 
 import pytest
@@ -9,14 +9,13 @@ from torch import Tensor
 from torch.library import opcheck
 
 from kernels import mqa_triton
-from kernels.backend import interpreting
+from kernels.launch import Tuning
 from kernels.mqa import mqa_decode
 from tests.kernels import interpreter
+from tests.kernels.interpreter import DEVICE
 from tests.kernels.test_mqa import cache
 
-if interpreting():
-    interpreter.mend()
-DEVICE = "cpu" if interpreting() else "cuda"
+interpreter.mend()
 Arguments = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -111,7 +110,7 @@ class TestCalls:
                 return kernel[grid]
 
         monkeypatch.setattr(mqa_triton, "split_kernel", Recorder())
-        monkeypatch.setattr(mqa_triton, "candidates", lambda q: (mqa_triton.INTERPRETED,))
+        monkeypatch.setattr(Tuning, "on", lambda tuning, q, width: (tuning.interpreted,))
         monkeypatch.setattr(mqa_triton, "_multiprocessors", lambda q: 4)
         for lengths, shared in (([160], 1), ([160], 2), ([160] * 8, 1), ([20], 1)):
             mqa_triton.decode(*placed(cache(lengths, tokens=max(lengths), heads=2, shared=shared)), 0.2)

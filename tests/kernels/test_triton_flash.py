@@ -4,6 +4,7 @@ Blocks are 32 x 32 there (`flash_triton.INTERPRETED`), so that lengths of 31, 32
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import pytest
@@ -13,30 +14,20 @@ from torch.library import opcheck
 
 from kernels import flash_triton
 from kernels.flash import flash_attention
+from kernels.launch import Tuning
 from kernels.mqa import mqa_attention
 from tests.kernels import interpreter
 from tests.kernels.closeness import assert_close, results
+from tests.kernels.inputs import attention_inputs
+from tests.kernels.interpreter import DEVICE
 
-if flash_triton.interpreting():
-    interpreter.mend()
-DEVICE = "cpu" if flash_triton.interpreting() else "cuda"
+interpreter.mend()
 NAMES = ["q", "k", "v"]
 # As for the CPU path: a probability computed again from the log-sum-exp carries that number's rounding.
 ULPS = 8
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 OPTIONS: list[dict[str, Any]] = [{}, {"causal": False}, {"window": 1}, {"window": 20}, {"window": 1000, "scale": 0.1}]
-
-
-def inputs(
-    seq_q: int, seq_kv: int, width: int = 16, heads: int = 2, shared: int = 1, batch: int = 1,
-    dtype: torch.dtype = torch.float32,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """q laid out [B, T, H, D] in memory, as projections give it; k and v contiguous."""
-    generator = torch.Generator().manual_seed(seq_q + width)
-    q = torch.randn(batch, seq_q, heads, width, generator=generator).transpose(1, 2)
-    k = torch.randn(batch, shared, seq_kv, width, generator=generator)
-    v = torch.randn(batch, shared, seq_kv, width, generator=generator)
-    return q.to(DEVICE, dtype), k.to(DEVICE, dtype), v.to(DEVICE, dtype)
+inputs = functools.partial(attention_inputs, device=DEVICE)
 
 
 def compare(tensors: tuple[Tensor, ...], **options: Any) -> None:
@@ -61,11 +52,15 @@ class TestCloseness:
         for options in ({}, {"window": 20}):
             compare(inputs(*lengths, heads=1), **options)
 
+    @pytest.mark.parametrize("shared", [2, 4])
+    def test_grouped_heads(self, shared: int) -> None:
+        compare(inputs(33, 33, heads=8, shared=shared), window=20)
+
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_half_precision(self, dtype: torch.dtype) -> None:
         compare(inputs(40, 40, dtype=dtype))
 
-    @pytest.mark.parametrize("width", [8, 20])
+    @pytest.mark.parametrize("width", [8, 17])
     def test_odd_widths(self, width: int) -> None:
         compare(inputs(33, 40, width, heads=2, shared=2))
 
@@ -88,8 +83,9 @@ class TestCloseness:
     @pytest.mark.slow
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("shared", [1, 2, 4])
-    @pytest.mark.parametrize("width", [16, 32, 60, 64, 100, 128, 256])
+    @pytest.mark.parametrize("width", [16, 32, 60, 63, 64, 100, 128, 256])
     def test_every_width_and_group(self, width: int, shared: int, dtype: torch.dtype) -> None:
+        """Groups of 4, 2 and 1 heads."""
         for options in ({}, {"window": 20}):
             compare(inputs(63, 63, width, heads=4, shared=shared, dtype=dtype), **options)
 
@@ -100,7 +96,9 @@ class TestCloseness:
         self, blocks: tuple[int, int], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         meta = dataclasses.replace(flash_triton.INTERPRETED, block_m=blocks[0], block_n=blocks[1])
-        monkeypatch.setattr(flash_triton, "INTERPRETED", meta)
+        for name in ("FORWARD", "DQ", "DKV"):
+            tuning = dataclasses.replace(getattr(flash_triton, name), interpreted=meta)
+            monkeypatch.setattr(flash_triton, name, tuning)
         for lengths in ((100, 100), (33, 80), (80, 33)):
             compare(inputs(*lengths), **options)
 
@@ -216,10 +214,10 @@ class TestRegistration:
 class TestTuning:
     @pytest.mark.parametrize("tuning", [flash_triton.FORWARD, flash_triton.DQ, flash_triton.DKV])
     @pytest.mark.parametrize("capability", [75, 80, 86, 90, 100, 120])
-    def test_every_width_has_candidates(self, capability: int, tuning: dict[int, flash_triton.Tuning]) -> None:
+    def test_every_width_has_candidates(self, capability: int, tuning: Tuning[flash_triton.Meta]) -> None:
         for width in range(1, 257):
             for dtype in DTYPES:
-                metas = flash_triton.candidates(tuning, dtype, width, capability)
+                metas = tuning.candidates(dtype, width, capability)
                 assert len(set(metas)) == len(metas) >= 1
 
     def test_each_case_is_named_once(self) -> None:

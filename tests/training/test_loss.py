@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from training import loss
 
@@ -50,3 +51,24 @@ def test_a_weight_that_is_also_the_embedding_gets_both_gradients() -> None:
     found, weight.grad = weight.grad, None
     functional.cross_entropy((weight[targets] @ weight.T).flatten(0, 1), targets.roll(1).flatten()).backward()
     torch.testing.assert_close(found, weight.grad)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_operation_keeps_torchs_rules(trained: bool) -> None:
+    hidden, weight, targets = _inputs(9, 5, torch.float64)
+    torch.library.opcheck(loss.linear_cross_entropy, (hidden.detach()[0], weight.detach(), targets[0], trained))
+
+
+def test_flops_are_those_of_three_products() -> None:
+    hidden, weight, targets = _inputs(9, 5, torch.float64)
+    with FlopCounterMode(display=False) as counter:
+        loss.cross_entropy(hidden, weight, targets).backward()
+    assert counter.get_total_flops() == 3 * 2 * 18 * 16 * 5
+
+
+def test_a_compiled_graph_has_the_same_gradients() -> None:
+    hidden, weight, targets = _inputs(9, 5, torch.float64)
+    loss.cross_entropy(hidden, weight, targets).backward()
+    found, hidden.grad = hidden.grad, None
+    torch.compile(loss.cross_entropy, fullgraph=True, backend="aot_eager")(hidden, weight, targets).backward()
+    torch.testing.assert_close(hidden.grad, found)
