@@ -15,7 +15,7 @@ SEQUENCES_AT_ONCE = 16
 def validation_loss(objective: nn.Module, corpus: Corpus, seq_len: int, tokens: int, processes: Processes) -> float:
     """Mean nats per token over the first held-out `tokens` (or all there are), in windows of `seq_len`.
 
-    `objective` takes tokens and targets [B, T] and returns (anything, mean nats per token).
+    `objective` takes tokens and targets [B, T] and returns mean nats per token first.
     """
     rows = validation_rows(corpus, seq_len, tokens)
     sums = torch.zeros(2, dtype=torch.float64)
@@ -24,7 +24,7 @@ def validation_loss(objective: nn.Module, corpus: Corpus, seq_len: int, tokens: 
     with torch.no_grad():
         for start in range(SEQUENCES_AT_ONCE * processes.rank, len(rows), SEQUENCES_AT_ONCE * processes.world):
             inputs, targets = (t.to(processes.device) for t in rows[start : start + SEQUENCES_AT_ONCE])
-            nats: Tensor = objective(inputs, targets)[1]
+            nats: Tensor = objective(inputs, targets)[0]
             sums += torch.tensor([nats.double().item() * targets.numel(), targets.numel()], dtype=torch.float64)
     objective.train(was_training)
     total, count = processes.sum(sums.to(processes.device)).tolist()

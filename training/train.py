@@ -43,7 +43,7 @@ class Progress(NamedTuple):
 
 
 class Objective(nn.Module):
-    """tokens, targets [B, T] -> what is minimised (with auxiliary losses), and the mean nats per token."""
+    """tokens, targets [B, T] -> mean nats per token, and auxiliary losses: their sum is minimised."""
 
     def __init__(self, lm: model.LanguageModel, autocast: torch.dtype | None) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Objective(nn.Module):
         with torch.autocast(tokens.device.type, self.autocast) if self.autocast else contextlib.nullcontext():
             hidden, auxiliary = self.lm.hidden(tokens)
             nats = cross_entropy(hidden, self.lm.unembedding, targets)
-        return nats + auxiliary, nats.detach()
+        return nats, auxiliary
 
 
 def train(
@@ -208,9 +208,9 @@ def accumulate(trained: nn.Module, batches: Batches, config: Config, step: int, 
         # Processes exchange gradients once, with the last part.
         whole = part == parts - 1 or processes.world == 1
         with contextlib.nullcontext() if whole else trained.no_sync():  # type: ignore[operator]
-            minimised, nats = trained(tokens, targets)
-            (minimised / parts).backward()
-        total += nats / parts
+            nats, auxiliary = trained(tokens, targets)
+            ((nats + auxiliary) / parts).backward()
+        total += nats.detach() / parts
     return total
 
 
