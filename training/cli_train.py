@@ -158,6 +158,7 @@ def train_command(as_json: bool, dry_run: bool, **options: Any) -> None:
     run = run_dir.RunDir(folder / made.run_id)
     warnings.showwarning = _warn
     try:
+        processes.limit_threads(made.micro_batch * made.shape.seq_len * made.shape.d_model)
         with processes.joined(device) as group:
             if group.first:
                 click.echo(f"{run.path}: {_plan_line(made)}", err=True)

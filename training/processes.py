@@ -11,6 +11,11 @@ import torch
 from torch import Tensor, distributed
 
 
+ONE_THREAD = 2**17
+"""Numbers in the states of a micro-batch (tokens x d_model) up to which one CPU thread does all the work. More gain
+little on matrices so small, and lose much where they wait for each other on a machine with other work."""
+
+
 @dataclass(frozen=True)
 class Processes:
     """This process among those that share the steps of a run."""
@@ -34,6 +39,12 @@ class Processes:
         """Go on when all have come here."""
         if self.world > 1:
             distributed.barrier()
+
+
+def limit_threads(states: int) -> None:
+    """Use one CPU thread if a micro-batch's states hold few numbers (`ONE_THREAD`). Rounding depends on threads."""
+    if states <= ONE_THREAD:
+        torch.set_num_threads(1)
 
 
 def world_size() -> int:
