@@ -5,8 +5,8 @@
 4 layers, 4 heads, 128 wide, layer norm, flash attention, sequences of 256, batch 16, vocabulary 4096, fp32. The rival
 is what one writes first: all logits, `torch.nn.functional.cross_entropy`, torch's AdamW as it comes. Ours is
 `training.train.Objective` and the optimizer of `training.optim`, as it comes and compiled. All take turns in every
-round; medians, 90th percentiles and the ratios' range are printed and stored. Aim, not asserted: 1.2x the rival in tokens
-per second. No time is taken before the losses and gradients of all three agree.
+round; medians, 90th percentiles and the ratios' range are printed and stored. Aim, not asserted: 1.2x the rival's
+tokens per second. No time is taken before the losses and gradients of all three agree.
 """
 
 from __future__ import annotations

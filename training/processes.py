@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
-
 ONE_THREAD = 2**17
 """Numbers in the states of a micro-batch (tokens x d_model) up to which one CPU thread does all the work. More gain
 little on matrices so small, and lose much where they wait for each other on a machine with other work."""
