@@ -19,6 +19,7 @@ from estimator.evidence import FLOPS_RANGE, write_atomically
 
 IMAGE_TYPES = (".png", ".svg", ".pdf")
 _WIDTH = 120
+_OURS = ("benchmarks", "estimator", "kernels", "training")
 
 
 class BadInput(click.UsageError):
@@ -65,7 +66,14 @@ class Group(click.Group):
         if name not in self.lazy:
             return super().get_command(context, name)
         module, attribute, _ = self.lazy[name]
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        try:
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] in _OURS:
+                raise
+            raise BadInput(
+                [f"ceg {name}: {error.name} is installed (found none). Try: pip install 'ceg[torch]'."]
+            ) from None
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:

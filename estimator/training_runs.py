@@ -94,7 +94,7 @@ def append(path: Path, new: Iterable[TrainingRun]) -> int:
     """
     rows = load(path) if path.exists() else []
     there = {row.run_id for row in rows}
-    added = [row for row in new if row.run_id not in there]
+    added = list({row.run_id: row for row in new if row.run_id not in there}.values())
     problems = [p for row in added for p in _parse(f"run {row.run_id}", _cells(row))[1]]
     if problems:
         raise EvidenceError(problems)

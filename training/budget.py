@@ -15,13 +15,13 @@ from estimator.architecture import ModelShape, Stack
 SMALL_WIDTHS = range(32, 256, 16)
 """d_model of small models, where `architecture.compute_optimal_shape` has too coarse a grid (heads of 64, width 100
 times the layers). All have four heads, so that queries can share keys and patterns can differ by head."""
+SMALL_HEADS = 4
 SMALL_ASPECT_RATIO = 32
 """d_model / n_layers of small models: 64 wide with 2 layers, 128 with 4. Assumed, not studied; loss hardly depends on
 it (Kaplan et al. 2020, arXiv 2001.08361, figure 5)."""
 BATCH_TOKENS = 0.5
 """Tokens per step over the square root of a run's tokens: 512 at 1e6 tokens, 16,384 at 1e9. The critical batch grows
-about so (Zhang et al. 2024, arXiv 2410.21676: D^0.47). The factor: at 3e11 FLOP, batches of 512 tokens were far better
-than those of 1,024 and more (docs/log.md)."""
+about so (Zhang et al. 2024, arXiv 2410.21676: D^0.47). The factor was tried at 3e11 FLOP (docs/log.md)."""
 
 
 class Plan(NamedTuple):
@@ -47,7 +47,9 @@ def baseline_shape(flops: float, stack: Stack, **sizes: Any) -> ModelShape:
         ValueError: an unknown field or a bad shape.
     """
     if "n_layers" in sizes or "d_model" in sizes:
-        return architecture.stack(stack, **sizes)
+        width = sizes.get("d_model", 0)
+        heads = SMALL_HEADS if width < SMALL_WIDTHS.stop else width // 64
+        return architecture.stack(stack, **{"n_heads": heads, **sizes})
     n, _ = architecture.compute_optimal(flops)
     candidates = [_small(width, stack, **sizes) for width in SMALL_WIDTHS]
     nearest = min(candidates, key=lambda shape: abs(math.log(_multiplied(shape) / n)))
@@ -88,7 +90,7 @@ def plan(flops: float, stack: Stack, arm_fields: dict[str, Any], *, batch: int |
 
 def _small(width: int, stack: Stack, **sizes: Any) -> ModelShape:
     layers = max(2, round(width / SMALL_ASPECT_RATIO))
-    size = {"n_layers": layers, "d_model": width, "n_heads": 4}
+    size = {"n_layers": layers, "d_model": width, "n_heads": SMALL_HEADS}
     return architecture.stack(stack, **{**size, **sizes})
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -111,18 +113,26 @@ def train_command(as_json: bool, dry_run: bool, **options: Any) -> None:
     problems: list[str] = []
     given = _given(options, problems)
     seed = number("--seed", options["seed"], problems, "0", int)
-    if seed is not None and seed < 0:
-        problems.append(f"--seed: a whole number of at least 0 is needed (found {options['seed']!r}). Try 0.")
+    if seed is not None and not 0 <= seed < 2**62:
+        problems.append(f"--seed: a whole number of at least 0 and below 2^62 (found {options['seed']!r}). Try 0.")
     seconds = number("--checkpoint-seconds", options["checkpoint_seconds"], problems, "60")
+    if seconds is not None and not 0 <= seconds < float("inf"):
+        found = options["checkpoint_seconds"]
+        problems.append(f"--checkpoint-seconds: a number of at least 0 is needed (found {found!r}). Try 60.")
     torch = _torch(problems)
     device = options["device"]
     if device not in ("auto", "cpu") and device.partition(":")[0] != "cuda":
         problems.append(f"--device: one of auto, cpu, cuda is needed (found {device!r}). Use one of these.")
     elif device.startswith("cuda") and torch and not torch.cuda.is_available():
         problems.append(f"--device: a CUDA device is there (found none, asked for {device!r}). Use cpu.")
+    on_gpu = torch is not None and device != "cpu" and torch.cuda.is_available()
+    if given.get("backend") == "triton" and not on_gpu:
+        problems.append("--backend: triton needs a CUDA device (found none). Use auto.")
+    if given.get("compile") == "on" and not on_gpu and not _has_compiler():
+        problems.append("--compile: on needs a C++ compiler (found none of c++, g++, clang++). Install one, or off.")
     folder = Path(options["runs"])
     if problems:
-        raise BadInput(problems)
+        _refuse(problems)
 
     from training import config, processes, run_dir
     from training.data import CorpusError, open_corpus
@@ -131,7 +141,6 @@ def train_command(as_json: bool, dry_run: bool, **options: Any) -> None:
         problems.append(f"--runs: the folder can be written (found {str(folder)!r}). Choose another.")
     name, tokenizer = given.pop("corpus", "mini"), given.pop("tokenizer", "byte")
     stack = given.pop("stack", "bare")
-    on_gpu = device != "cpu" and torch.cuda.is_available()
     given.setdefault("precision", "bfloat16" if on_gpu else "float32")
     wish = given.pop("compile", "auto")
     made = None
@@ -147,8 +156,8 @@ def train_command(as_json: bool, dry_run: bool, **options: Any) -> None:
     except ValueError as error:
         problems += str(error).splitlines()
     if problems or made is None:
-        raise BadInput(problems)
-    made = config.with_compile(made, wish, on_gpu)
+        _refuse(problems)
+    made = config.with_compile(made, wish if on_gpu or _has_compiler() else "off", on_gpu)
     if dry_run:
         print_json({**made.document(), "run_id": made.run_id, "tokens": made.tokens})
         return
@@ -165,7 +174,11 @@ def train_command(as_json: bool, dry_run: bool, **options: Any) -> None:
             with _progress(made.arm) if group.first else contextlib.nullcontext(lambda progress: None) as report:
                 summary = train(made, corpus, run, group, checkpoint_seconds=seconds, report=report)
     except run_dir.RunError as error:
-        raise BadInput([str(error)]) from None
+        _refuse([str(error)])
+    except RuntimeError as error:
+        if os.environ.get("RANK", "0") != "0" and "closed by peer" in str(error):  # the first process has said why
+            raise SystemExit(2) from None
+        raise
     except KeyboardInterrupt:
         raise click.ClickException("stopped. The same command goes on from the last checkpoint.") from None
     if group.first:
@@ -183,7 +196,16 @@ def runs_command(runs: str, as_json: bool) -> None:
     _need_torch()
     from rich.table import Table
 
-    rows = [_status(run) for run in _runs_in(Path(runs))]
+    from training.run_dir import RunError
+
+    rows, problems = [], []
+    for run in _runs_in(Path(runs)):
+        try:
+            rows.append(_status(run))
+        except RunError as error:
+            problems.append(str(error))
+    if problems:
+        raise BadInput(problems)
     if as_json:
         print_json(rows)
         return
@@ -211,13 +233,19 @@ def curves_command(runs: tuple[str, ...], output: str) -> None:
     """Loss curves of runs (their folders), in one picture."""
     _need_torch()
     from training import curves
-    from training.run_dir import RunDir
+    from training.run_dir import RunDir, RunError
 
     problems: list[str] = []
     picture = output_path("--output", output, problems, IMAGE_TYPES)
     found = [RunDir(Path(run)) for run in runs]
     for run in found:
-        if not run.metrics():
+        try:
+            lines = run.metrics()
+            run.read("config")
+        except RunError as error:
+            problems.append(str(error))
+            continue
+        if not lines:
             problems.append(
                 f"RUN: a run's folder with metrics.jsonl is needed (found {str(run.path)!r}). See `ceg runs`."
             )
@@ -305,6 +333,17 @@ def _given(options: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     return given
 
 
+def _refuse(problems: list[str]) -> NoReturn:
+    """All problems, said once: where several processes share a run, by the first."""
+    if os.environ.get("RANK", "0") != "0":
+        raise SystemExit(2)
+    raise BadInput(problems)
+
+
+def _has_compiler() -> bool:
+    return any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
+
+
 def _torch(problems: list[str]) -> Any:
     try:
         import torch
@@ -339,11 +378,16 @@ def _status(run: RunDir) -> dict[str, Any]:
         "step": last.get("step", 0),
         "steps": config.get("steps", 0),
         "flops": source.get("flops", 0.0),
-        "loss_nats_per_token": source.get("loss_nats_per_token"),
+        "loss_nats_per_token": source.get("loss_nats_per_token", _last_validation(metrics)),
         "loss_bits_per_byte": source.get("loss_bits_per_byte"),
         "tokens_per_s": source.get("tokens_per_s"),
         "mfu": source.get("mfu"),
     }
+
+
+def _last_validation(metrics: list[dict[str, Any]]) -> float | None:
+    """Of a run that goes on: the newest loss on held-out text."""
+    return next((line["validation_loss"] for line in reversed(metrics) if "validation_loss" in line), None)
 
 
 def _shown(value: float | None, form: str) -> str:

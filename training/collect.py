@@ -25,7 +25,7 @@ def row(run: RunDir) -> TrainingRun | None:
         raise RunError(f"a finished run has config.json and environment.json, {run.path} lacks one; remove the run")
     try:
         made = config.from_document({k: v for k, v in asked.items() if k not in ("run_id", "corpus_sha256")})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, KeyError) as error:
         raise RunError(f"{run.path / 'config.json'} must be what a run wrote ({error}); remove the run") from None
     parameters = architecture.parameters(made.shape)
     return TrainingRun(

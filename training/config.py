@@ -11,7 +11,7 @@ from estimator import architecture
 from estimator.architecture import ModelShape, Stack
 from kernels.backend import Backend
 from training import arms, budget, run_dir
-from training.data import Corpus
+from training.data import Batches, Corpus, CorpusError, validation_rows
 
 Schedule = Literal["wsd", "cosine"]
 Precision = Literal["float32", "bfloat16", "float64"]
@@ -66,7 +66,7 @@ class Config:
     log_every: int
     eval_every: int
     eval_tokens: int = 2**18
-    """Held-out tokens of the last evaluation; those on the way use the first eighth of them."""
+    """Held-out tokens of the last evaluation; those on the way use the first eighth of them, or one sequence."""
 
     @property
     def tokens(self) -> int:
@@ -96,7 +96,7 @@ class Config:
         since = step - (self.steps - self.decay_steps)
         if since < 0:
             return 1.0
-        done = (since + 1) / self.decay_steps
+        done = since / self.decay_steps  # a last step at 0 would be a step for nothing
         if self.schedule == "cosine":
             return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done))
         return low + (1 - low) * (1 - done)
@@ -113,6 +113,7 @@ def resolve(
     steps: int | None = None,
     learning_rate: float | None = None,
     schedule: Schedule = "wsd",
+    warmup_steps: int | None = None,
     micro_batch: int | None = None,
     processes: int = 1,
     sizes: dict[str, Any] | None = None,
@@ -130,6 +131,7 @@ def resolve(
         steps: in place of those that the budget buys.
         learning_rate: the highest; None: by LEARNING_RATE.
         schedule: "wsd" (warm-up, stable, decay) or "cosine".
+        warmup_steps: of linear warm-up; None: by WARMUP.
         micro_batch: sequences at once; None: all of a process's share.
         processes: that share a step.
         sizes: fields of ModelShape that are given, such as seq_len, n_layers, d_model.
@@ -141,10 +143,15 @@ def resolve(
     arm = arms.canonical(stack, arm)
     fields = arms.arm_shape_fields(stack, arm)
     sizes = {"seq_len": DEFAULT_SEQ_LEN, **(sizes or {}), "vocab_size": corpus.vocab_size}
+    if ("n_layers" in sizes) != ("d_model" in sizes):
+        raise ValueError("n_layers and d_model must be given together, got one of them; give --layers and --width")
     if flops is None:
         if steps is None or batch is None or not {"n_layers", "d_model"} <= sizes.keys():
-            raise ValueError("flops must be given, or steps, batch, n_layers and d_model in its place")
-        shape = architecture.stack(stack, **{**sizes, **fields})
+            raise ValueError(
+                "flops must be given, or steps, batch, n_layers and d_model in its place; try --flops 1e12"
+            )
+        base = budget.baseline_shape(1.0, stack, **sizes)
+        shape = architecture.stack(stack, **{**sizes, "n_heads": base.n_heads, **fields})
         tokens = steps * batch * shape.seq_len
         flops = spent = tokens * architecture.flops_per_token(shape, batch_tokens=batch * shape.seq_len)
     else:
@@ -158,8 +165,16 @@ def resolve(
     for name, value in (("batch", batch), ("steps", steps)):
         if value < 1:
             problems.append(f"{name} must be at least 1, got {value}; give a whole number")
+    if warmup_steps is not None and not 1 <= warmup_steps < max(steps, 2):
+        problems.append(f"warmup_steps must be from 1 to below the {steps} steps, got {warmup_steps}; lower it")
     if batch % processes:
         problems.append(f"batch must be a multiple of the {processes} processes, got {batch}; change --batch")
+    eval_tokens = given.get("eval_tokens", Config.eval_tokens)
+    try:  # now rather than in the middle of a run
+        Batches(corpus, "train", shape.seq_len, seed)
+        validation_rows(corpus, shape.seq_len, eval_tokens)
+    except CorpusError as error:
+        problems += error.problems
     if problems:
         raise ValueError("\n".join(problems))
     share = batch // processes
@@ -168,7 +183,7 @@ def resolve(
         raise ValueError(f"micro_batch must divide the {share} sequences of a process, got {micro_batch}; change it")
     if learning_rate is None:
         learning_rate = LEARNING_RATE * (LEARNING_RATE_WIDTH / shape.d_model) ** 0.5
-    warmup = min(steps, max(1, round(WARMUP * steps)))
+    warmup = warmup_steps or min(steps, max(1, round(WARMUP * steps)))
     decay = steps - warmup if schedule == "cosine" else min(steps - warmup, max(1, round(DECAY * steps)))
     config: dict[str, Any] = {
         "final_learning_rate": FINAL[schedule] * learning_rate,
@@ -178,6 +193,8 @@ def resolve(
         **given,
     }
     # Evaluations fall on logged steps.
+    if "eval_every" in config:
+        config["log_every"] = math.gcd(config["log_every"], config["eval_every"])
     config.setdefault("eval_every", config["log_every"] * max(1, round(steps / 4 / config["log_every"])))
     return Config(
         stack=stack,

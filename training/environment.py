@@ -69,9 +69,12 @@ def peak_bytes(device: torch.device) -> int:
 
 def commit() -> str:
     """The checkout's commit, `-dirty` where files differ from it; the package's version outside a checkout."""
+    root = Path(__file__).parents[1]
+    if not ((root / ".git").exists() and (root / "pyproject.toml").exists()):  # installed, perhaps inside another's
+        return _version("ceg")
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        said = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        said = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return _version("ceg")
     return said.stdout.strip()

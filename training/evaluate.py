@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from training.data import Corpus, validation_rows
 from training.processes import Processes
+from training.tokenizers import BpeTokenizer
 
 SEQUENCES_AT_ONCE = 16
 """Of this process; rounding depends on it, so it is one number for all runs."""
+
+
+COUNTED = 2**26
+"""Training tokens behind the unigram frequencies: the first 64M."""
+
+
+class HeldOutText(NamedTuple):
+    """What a validation loss is of: nats per token of a model that ignores its context, and bytes per token."""
+
+    unigram_entropy: float
+    bytes_per_token: float
+
+
+def held_out_text(corpus: Corpus, seq_len: int, tokens: int) -> HeldOutText:
+    """About the targets of `validation_loss` with the same arguments."""
+    rows = validation_rows(corpus, seq_len, tokens)
+    counts, wanted = np.ones(corpus.vocab_size, dtype=np.int64), np.zeros(corpus.vocab_size, dtype=np.int64)
+    train = corpus.tokens("train")
+    for start in range(0, min(len(train), COUNTED), 2**20):
+        counts += np.bincount(train[start : min(start + 2**20, COUNTED)], minlength=corpus.vocab_size)
+    targets = rows[0 : len(rows)][1].numpy().ravel()
+    wanted += np.bincount(targets, minlength=corpus.vocab_size)
+    entropy = -float((wanted / wanted.sum()) @ np.log(counts / counts.sum()))
+    if corpus.tokenizer == "byte":
+        return HeldOutText(entropy, 1.0)
+    text = BpeTokenizer.load(corpus.folder / "tokenizer.json").decode(targets.tolist())
+    return HeldOutText(entropy, len(text.encode()) / len(targets))
 
 
 def validation_loss(objective: nn.Module, corpus: Corpus, seq_len: int, tokens: int, processes: Processes) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,21 @@ class Processes:
         if self.world > 1:
             distributed.all_reduce(value)
         return value
+
+    def first_does(self, work: Callable[[], None], error: type[Exception]) -> None:
+        """Let the first process do something; where it raises `error`, so do all others."""
+        said: list[str | None] = [None]
+        if self.first:
+            try:
+                work()
+            except error as found:
+                if self.world == 1:
+                    raise
+                said = [str(found)]
+        if self.world > 1:
+            distributed.broadcast_object_list(said, 0)
+        if said[0] is not None:
+            raise error(said[0])
 
     def wait(self) -> None:
         """Go on when all have come here."""

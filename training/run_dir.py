@@ -17,7 +17,7 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,15 @@ from estimator.evidence import write_atomically
 
 CLOCK_FIELDS = ("seconds", "tokens_per_s", "mfu")
 """Of metrics and summary: what differs between two runs of one configuration on one machine."""
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    "config": ("run_id", "corpus_sha256", "stack", "arm", "seed", "shape", "steps", "corpus"),
+    "environment": ("device", "torch", "commit", "date", "gemm_flops_per_s"),
+    "summary": (
+        "run_id", "status", "steps", "tokens", "flops", "loss_nats_per_token", "loss_bits_per_byte", "seconds",
+        "tokens_per_s", "mfu",
+    ),
+}  # fmt: skip
+"""What must be in a document for the rest to work."""
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -45,17 +54,20 @@ class RunDir:
         """The JSON object in `name`.json, or None if there is no such file.
 
         Raises:
-            RunError: the file is not JSON.
+            RunError: the file is not JSON, or not what a run writes.
         """
+        path = self.path / f"{name}.json"
         try:
-            text = (self.path / f"{name}.json").read_text(encoding="utf-8")
+            document = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        try:
-            document: dict[str, Any] = json.loads(text)
-        except ValueError as error:
-            raise RunError(f"{self.path / name}.json must be JSON ({error}); restore it, or remove the run") from None
-        return document
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} must be JSON that can be read ({error}); restore it, or remove the run") from None
+        missing = [key for key in NEEDED[name] if not isinstance(document, dict) or key not in document]
+        if missing:
+            raise RunError(f"{path} must be an object with {', '.join(missing)}; restore it, or remove the run")
+        found: dict[str, Any] = document
+        return found
 
     def write(self, name: str, document: dict[str, Any]) -> None:
         """Write `name`.json atomically.
@@ -83,7 +95,9 @@ class RunDir:
             RunError: another process holds it.
         """
         self.create()
-        with (self.path / ".lock").open("w") as file:
+        with self._refused(".lock"):
+            file = (self.path / ".lock").open("w")
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -100,8 +114,17 @@ class RunDir:
         """All whole lines, in order; a last line that was cut off is left out."""
         if not self.metrics_path.exists():
             return []
-        lines = self.metrics_path.read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in lines]
+        found = []
+        for number, line in enumerate(self.metrics_path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]):
+            try:
+                found.append(json.loads(line))
+                found[-1]["step"], found[-1]["flops"], found[-1]["loss"]
+            except (ValueError, KeyError, TypeError):
+                raise RunError(
+                    f"{self.metrics_path}, line {number + 1} must be a line of metrics, got {line[:60]!r}; remove the "
+                    "line and all after it: they are made again from a checkpoint before"
+                ) from None
+        return found
 
     def keep_metrics(self, last_step: int) -> None:
         """Drop lines past a step, which will be made again."""
@@ -125,11 +148,13 @@ class RunDir:
         return sorted((self.path / "checkpoints").glob("step-*.pt"), reverse=True)
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write a checkpoint atomically, and remove all but it and the one before.
+        """Write a checkpoint atomically, metrics first, and remove all but it and the one before.
 
         Raises:
             RunError: the disk refuses; older checkpoints are still there.
         """
+        with self._refused("metrics.jsonl"), self.metrics_path.open("a") as file:
+            os.fsync(file.fileno())
         buffer = io.BytesIO()
         torch.save({"step": step, **state}, buffer)
         content = buffer.getvalue()
@@ -142,23 +167,24 @@ class RunDir:
     def load(self) -> dict[str, Any] | None:
         """The newest sound checkpoint; None where there is none.
 
-        Warns about each that is truncated or changed, and goes on with the one before.
+        Warns about each that is truncated or changed, or that metrics do not reach, and goes on with the one before.
         """
+        reached = max((line["step"] for line in self.metrics()), default=0)
         for path in self.checkpoints():
             content = path.read_bytes()
             body, digest = content[:-_DIGEST], content[-_DIGEST:]
             if hashlib.sha256(body).digest() == digest:
                 state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-                return state
-            warnings.warn(
-                f"{path} is truncated or changed: its contents do not have the SHA-256 that it was written with. "
-                "Going on from the one before, or from the start.",
-                stacklevel=2,
-            )
+                if state["step"] <= reached:
+                    return state
+                wrong = f"is past step {reached}, where metrics.jsonl ends"
+            else:
+                wrong = "is truncated or changed: its contents do not have the SHA-256 that it was written with"
+            warnings.warn(f"{path} {wrong}. Going on from the one before, or from the start.", stacklevel=2)
         return None
 
-    def drop_checkpoints(self, after: int = -1) -> None:
-        """Remove checkpoints past a step: those found unsound, or all of a finished run's."""
+    def drop_checkpoints(self, after: int) -> None:
+        """Remove checkpoints past a step: those found unsound."""
         for path in self.checkpoints():
             if int(path.stem.removeprefix("step-")) > after:
                 path.unlink()

@@ -9,6 +9,7 @@ by what the arm changes, and a run that was killed goes on as if nothing had hap
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -20,8 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training import curves, environment, model, optim, run_dir
 from training.config import Config
-from training.data import Batches, Corpus
-from training.evaluate import validation_loss
+from training.data import Batches, Corpus, CorpusError
+from training.evaluate import held_out_text, validation_loss
 from training.loss import cross_entropy
 from training.processes import Processes
 from training.run_dir import RunDir, RunError
@@ -75,9 +76,7 @@ def train(
         RunError: the folder belongs to another configuration or corpus, or cannot be written.
     """
     with run.locked() if processes.first else contextlib.nullcontext():
-        if processes.first:
-            _claim(config, corpus, run)
-        processes.wait()
+        processes.first_does(lambda: _claim(config, corpus, run), RunError)
         summary = run.read("summary")
         if summary is None:
             if processes.first and run.read("environment") is None:
@@ -106,7 +105,7 @@ def _train(
     lm.to(device, torch.float64 if double else torch.float32)
     objective: nn.Module = Objective(lm, torch.bfloat16 if config.precision == "bfloat16" else None)
     optimizers = optim.optimizers(lm, shape.optimizer, config.learning_rate, config.weight_decay)
-    first_step, seconds_before = _restore(run, lm, optimizers, processes)
+    first_step, seconds_before = _restore(run, config.run_id, lm, optimizers, processes)
     if config.compile:
         objective.compile()
     trained = DistributedDataParallel(objective) if processes.world > 1 else objective
@@ -120,7 +119,7 @@ def _train(
     diverged, step = False, first_step - 1
     for step in range(first_step, config.steps):
         if config.dropout:
-            torch.manual_seed((config.seed * config.steps + step) * processes.world + processes.rank)
+            torch.manual_seed(_dropout_seed(config.seed, step, processes.rank))
         interval += accumulate(trained, batches, config, step, processes)
         norm = nn.utils.clip_grad_norm_(lm.parameters(), config.clip)
         for optimizer in optimizers:
@@ -153,7 +152,7 @@ def _train(
         diverged = diverged or (done > config.warmup_steps and loss > DIVERGED * math.log(shape.vocab_size))
         if done % config.eval_every == 0 and done < config.steps and not diverged:
             line["validation_loss"] = validation_loss(
-                objective, corpus, shape.seq_len, config.eval_tokens // 8, processes
+                objective, corpus, shape.seq_len, max(shape.seq_len, config.eval_tokens // 8), processes
             )
             logged = time.perf_counter()
         if processes.first:
@@ -163,25 +162,27 @@ def _train(
         if diverged:
             break
         if processes.first and (now - saved > checkpoint_seconds or done == config.steps):
-            run.save(done, _state(lm, optimizers, seconds_before + now - started))
+            run.save(done, {**_state(lm, optimizers, seconds_before + now - started), "run_id": config.run_id})
             saved = time.perf_counter()
 
-    status = "diverged" if diverged else "finished"
     final = math.nan
     if not diverged:
         final = validation_loss(objective, corpus, shape.seq_len, config.eval_tokens, processes)
+        diverged = not final <= DIVERGED * math.log(shape.vocab_size)
+    final = math.nan if diverged else final
+    text = held_out_text(corpus, shape.seq_len, config.eval_tokens)
     seconds = seconds_before + time.perf_counter() - started
     steps_done = step + 1
     all_tokens = steps_done * config.batch * shape.seq_len
     summary = {
         "run_id": config.run_id,
-        "status": status,
+        "status": "diverged" if diverged else "finished",
         "steps": steps_done,
         "tokens": all_tokens,
         "flops": steps_done * flops_per_step,
         "loss_nats_per_token": _finite(final),
-        "loss_bits_per_byte": _finite(final / math.log(2) / corpus.bytes_per_token),
-        "nats_below_unigram": _finite(corpus.unigram_entropy - final),
+        "loss_bits_per_byte": _finite(final / math.log(2) / text.bytes_per_token),
+        "nats_below_unigram": _finite(text.unigram_entropy - final),
         "seconds": seconds,
         "tokens_per_s": all_tokens / seconds,
         "mfu": steps_done * flops_per_step / seconds / ceiling,
@@ -216,6 +217,10 @@ def accumulate(trained: nn.Module, batches: Batches, config: Config, step: int, 
 
 def _claim(config: Config, corpus: Corpus, run: RunDir) -> None:
     """Write what the run will be, or see that it is what the folder already says."""
+    try:
+        corpus.verify()
+    except CorpusError as error:
+        raise RunError(str(error)) from None
     asked = {**config.document(), "run_id": config.run_id, "corpus_sha256": corpus.sha256}
     there = run.read("config")
     if there is None:
@@ -237,13 +242,19 @@ def _claim(config: Config, corpus: Corpus, run: RunDir) -> None:
 
 
 def _restore(
-    run: RunDir, lm: nn.Module, optimizers: list[torch.optim.Optimizer], processes: Processes
+    run: RunDir, run_id: str, lm: nn.Module, optimizers: list[torch.optim.Optimizer], processes: Processes
 ) -> tuple[int, float]:
     """Load the newest sound checkpoint: the step to go on with, and the seconds spent before."""
     state = run.load()
     processes.wait()  # before the first process removes anything
     first_step, seconds = 0, 0.0
     if state is not None:
+        if state["run_id"] != run_id:
+            there, here = (len(weights["embedding.weight"]) for weights in (state["model"], lm.state_dict()))
+            raise RunError(
+                f"a checkpoint belongs to its run; the newest in {run.path} is of {state['run_id']} (vocabulary "
+                f"{there}), this is {run_id} (vocabulary {here}). Remove the checkpoint"
+            )
         lm.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -260,6 +271,11 @@ def _state(lm: nn.Module, optimizers: list[torch.optim.Optimizer], seconds: floa
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "seconds": seconds,
     }
+
+
+def _dropout_seed(seed: int, step: int, rank: int) -> int:
+    """Equal for equal steps of all arms, whatever the number of steps."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=7).digest(), "little")
 
 
 def _finite(value: float) -> float | None:

@@ -1,6 +1,8 @@
 """The commands: what they print, what they write, what they refuse."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,11 @@ def test_presets_are_complete_and_options_win(tiny_corpus: Corpus, options: list
         (["--flops", "1e9", "--width", "30", "--layers", "2"], ["n_heads must divide d_model"]),
         (["--flops", "1e9", "--device", "tpu"], ["--device: one of auto, cpu, cuda"]),
         (["--flops", "1e9", "--corpus", "not-there"], ["ceg data prepare"]),
+        (["--flops", "1e9", "--layers", "2"], ["n_layers and d_model must be given together"]),
+        (["--flops", "1e9", "--warmup-steps", "10000"], ["warmup_steps must be from 1 to below"]),
+        (["--flops", "1e9", "--backend", "triton"], ["--backend: triton needs a CUDA device"]),
+        (["--flops", "1e9", "--checkpoint-seconds", "nan"], ["--checkpoint-seconds"]),
+        (["--flops", "1e9", "--seed", str(10**20)], ["below 2^62"]),
         (["--flops", "x", "--lr", "y", "--stack", "z"], ["--flops", "--lr", "--stack"]),
     ],
 )
@@ -129,6 +136,47 @@ def test_collect_refuses_a_broken_run_and_writes_nothing(tiny_corpus: Corpus, tm
     assert bad.path.name in " ".join(said.output.split())
     assert not out.exists()
     assert good.read("summary")
+
+
+@pytest.mark.parametrize("name", ["summary.json", "config.json", "environment.json"])
+@pytest.mark.parametrize("content", ["[]", "{}", "{", ""])
+def test_harmed_files_are_named_by_every_command(tiny_corpus: Corpus, tmp_path: Path, name: str, content: str) -> None:
+    found = run(small(tiny_corpus, steps=2), tiny_corpus, tmp_path / "runs")
+    (found.path / name).write_text(content)
+    said = [call("collect", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out.csv"))]
+    if name != "environment.json":
+        said.append(call("runs", "--runs", str(tmp_path / "runs")))
+    for result in said:
+        assert result.exit_code == 2, result.output
+        assert name in result.output.replace("\n", "")
+
+
+def test_a_harmed_line_of_metrics_is_named(tiny_corpus: Corpus, tmp_path: Path) -> None:
+    found = run(small(tiny_corpus, steps=3), tiny_corpus, tmp_path / "runs")
+    lines = found.metrics_path.read_text().splitlines()
+    found.metrics_path.write_text("\n".join([lines[0], "garbage", *lines[2:]]) + "\n")
+    for result in (
+        call("runs", "--runs", str(tmp_path / "runs")),
+        call("curves", str(found.path), "-o", str(tmp_path / "x.png")),
+    ):
+        assert result.exit_code == 2
+        assert "line 2 must be a line of metrics" in " ".join(result.output.split())
+
+
+def test_a_run_in_two_folders_is_collected_once(tiny_corpus: Corpus, tmp_path: Path) -> None:
+    found = run(small(tiny_corpus, steps=2), tiny_corpus, tmp_path / "runs")
+    shutil.copytree(found.path, tmp_path / "runs" / "copy")
+    for expected in ("1 added, 1 there already", "0 added, 2 there already"):
+        assert expected in call("collect", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "o.csv")).output
+
+
+def test_a_package_that_is_missing_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for module in [name for name in sys.modules if name.startswith("training.")]:
+        monkeypatch.delitem(sys.modules, module)
+    said = call("data", "list")
+    assert said.exit_code == 2
+    assert "pip install 'ceg[torch]'" in " ".join(said.output.split())
 
 
 def test_a_diverged_run_is_collected_without_a_loss(tiny_corpus: Corpus, tmp_path: Path) -> None:

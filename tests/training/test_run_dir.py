@@ -18,6 +18,11 @@ def run(tmp_path: Path) -> RunDir:
     return run
 
 
+def _save(run: RunDir, step: int) -> None:
+    run.append_metrics({"step": step, "flops": 1.0, "loss": 1.0})
+    run.save(step, _state(float(step)))
+
+
 def _state(value: float) -> dict[str, Any]:
     return {"model": {"w": torch.full((3,), value)}, "seconds": 1.5}
 
@@ -25,7 +30,7 @@ def _state(value: float) -> dict[str, Any]:
 def test_a_checkpoint_comes_back_and_two_are_kept(run: RunDir) -> None:
     assert run.load() is None
     for step in (10, 20, 30):
-        run.save(step, _state(float(step)))
+        _save(run, step)
     assert [path.name for path in run.checkpoints()] == ["step-00000030.pt", "step-00000020.pt"]
     found = run.load()
     assert found is not None
@@ -35,8 +40,8 @@ def test_a_checkpoint_comes_back_and_two_are_kept(run: RunDir) -> None:
 
 @pytest.mark.parametrize("harm", ["truncate", "flip", "empty"])
 def test_a_harmed_checkpoint_is_passed_over_with_a_warning(run: RunDir, harm: str) -> None:
-    run.save(10, _state(10.0))
-    run.save(20, _state(20.0))
+    _save(run, 10)
+    _save(run, 20)
     newest = run.checkpoints()[0]
     content = bytearray(newest.read_bytes())
     if harm == "flip":
@@ -49,14 +54,14 @@ def test_a_harmed_checkpoint_is_passed_over_with_a_warning(run: RunDir, harm: st
 
 
 def test_with_all_checkpoints_harmed_a_run_starts_again(run: RunDir) -> None:
-    run.save(10, _state(10.0))
+    _save(run, 10)
     run.checkpoints()[0].write_bytes(b"x" * 100)
     with pytest.warns(UserWarning, match="from the start"):
         assert run.load() is None
 
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(run: RunDir) -> None:
-    run.save(10, _state(10.0))
+    _save(run, 10)
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     old = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[0][1]))
@@ -71,12 +76,15 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(run: RunDir) -> None:
 
 def test_metrics_drop_what_is_made_again_and_a_line_that_was_cut(run: RunDir) -> None:
     for step in (1, 2, 3):
-        run.append_metrics({"step": step, "loss": 0.1 * step})
+        run.append_metrics({"step": step, "flops": 1.0, "loss": 0.1 * step})
     with run.metrics_path.open("a") as file:
         file.write('{"step": 4, "lo')
     assert [line["step"] for line in run.metrics()] == [1, 2, 3]
     run.keep_metrics(2)
-    assert run.metrics_path.read_text() == '{"step": 1, "loss": 0.1}\n{"step": 2, "loss": 0.2}\n'
+    assert (
+        run.metrics_path.read_text()
+        == '{"step": 1, "flops": 1.0, "loss": 0.1}\n{"step": 2, "flops": 1.0, "loss": 0.2}\n'
+    )
 
 
 def test_a_run_is_held_by_one_process(run: RunDir) -> None:
@@ -88,12 +96,12 @@ def test_a_run_is_held_by_one_process(run: RunDir) -> None:
 
 def test_what_a_killed_process_was_writing_is_cleared_away(run: RunDir) -> None:
     run.write("config", {"a": 1})
-    run.save(10, _state(1.0))
+    _save(run, 10)
     for left in (run.path / ".config.json.abc123", run.path / "checkpoints" / ".step-00000020.pt.abc123"):
         left.write_bytes(b"half")
     with run.locked():
         names = sorted(path.name for path in run.path.rglob("*") if path.is_file())
-    assert names == [".lock", "config.json", "step-00000010.pt"]
+    assert names == [".lock", "config.json", "metrics.jsonl", "step-00000010.pt"]
 
 
 def test_a_broken_document_is_named(run: RunDir) -> None:

@@ -15,12 +15,16 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.training.conftest import made_up
 from tests.training.small_runs import ONE, run, small, without_clock
 from training import arms, model, train
+from training.cli_train import train_command
 from training.data import Batches, Corpus, open_corpus
+from training.prepare import prepare
 from training.processes import Processes
 from training.run_dir import RunDir, RunError
 
@@ -153,7 +157,7 @@ def test_killed_at_random_moments_a_run_is_the_uninterrupted_one(
 ) -> None:
     killed = _killed_and_resumed(tiny_corpus, tmp_path / "killed", kills, 0, "--steps", str(steps))
     command = _command(tiny_corpus, tmp_path / "whole", "--steps", str(steps))
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    assert CliRunner().invoke(train_command, command[3:]).exit_code == 0
     whole = RunDir(next((tmp_path / "whole").glob("*")))
     assert without_clock(killed) == without_clock(whole)
     steps_seen = [line["step"] for line in killed.metrics()]
@@ -283,3 +287,61 @@ def test_validation_depends_on_neither_batch_nor_interval(tiny_corpus: Corpus, t
     assert two is not None
     assert one["loss_nats_per_token"] == pytest.approx(two["loss_nats_per_token"], rel=1e-6)
     assert sum("validation_loss" in line for line in second.metrics()) == 9
+
+
+def test_a_checkpoint_of_another_run_is_refused(tiny_corpus: Corpus, tmp_path: Path) -> None:
+    other, made = small(tiny_corpus, seed=1), small(tiny_corpus)
+    run(other, tiny_corpus, tmp_path, checkpoint_seconds=0.0)
+    (tmp_path / other.run_id / "summary.json").rename(tmp_path / "summary.json")
+    (tmp_path / other.run_id).rename(tmp_path / made.run_id)
+    config = json.loads((tmp_path / made.run_id / "config.json").read_text())
+    RunDir(tmp_path / made.run_id).write("config", {**config, "seed": 0, "run_id": made.run_id})
+    with pytest.raises(RunError, match=f"a checkpoint belongs to its run; .* {other.run_id} .*vocabulary 256"):
+        run(made, tiny_corpus, tmp_path)
+
+
+def test_text_that_changed_under_a_corpus_is_noticed(tmp_path: Path) -> None:
+    corpus = prepare(tmp_path / "corpus", "tiny", made_up(n_bytes=100_000))
+    made = small(corpus, steps=3)
+    run(made, corpus, tmp_path)
+    path = corpus.folder / "train.bin"
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=r"train.bin must have SHA-256"):
+        run(made, corpus, tmp_path)
+
+
+def test_lost_lines_of_metrics_are_made_again(tiny_corpus: Corpus, tmp_path: Path) -> None:
+    made = small(tiny_corpus)
+    whole = run(made, tiny_corpus, tmp_path / "whole")
+    cut = run(made, tiny_corpus, tmp_path / "cut", checkpoint_seconds=0.0)
+    (cut.path / "summary.json").unlink()
+    cut.metrics_path.write_text("".join(cut.metrics_path.read_text().splitlines(keepends=True)[:5]))
+    with pytest.warns(UserWarning, match=r"is past step 5, where metrics.jsonl ends"):
+        run(made, tiny_corpus, tmp_path / "cut")
+    assert without_clock(cut) == without_clock(whole)
+
+
+def test_what_blows_up_at_its_last_step_has_diverged(tiny_corpus: Corpus, tmp_path: Path) -> None:
+    found = run(small(tiny_corpus, steps=1, learning_rate=1e10), tiny_corpus, tmp_path).read("summary")
+    assert found is not None
+    assert found["status"] == "diverged"
+    assert found["loss_nats_per_token"] is None
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+def test_the_learning_rate_rises_then_falls_from_the_first_step_that_it_may(tiny_corpus: Corpus, schedule: Any) -> None:
+    made = small(tiny_corpus, steps=100, warmup_steps=2, schedule=schedule, learning_rate=1.0)
+    rates = [made.learning_rate_at(step) for step in range(100)]
+    assert rates[:2] == [0.5, 1.0]
+    top = [step for step in range(100) if rates[step] == 1.0]
+    assert top[-1] == (2 if schedule == "cosine" else 70)
+    assert sorted(rates[2:], reverse=True) == rates[2:]
+    assert rates[-1] == pytest.approx(made.final_learning_rate, abs=0.04)
+    assert rates[-1] > 0
+
+
+def test_arms_share_their_dropout_whatever_their_number_of_steps() -> None:
+    seeds = {train._dropout_seed(seed, step, rank) for seed in range(5) for step in range(50) for rank in range(2)}
+    assert len(seeds) == 500
