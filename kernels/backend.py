@@ -1,7 +1,8 @@
 """Which implementation of an operation runs, and why; and checks of arguments before any work.
 
 triton: our GPU kernels. torch: the CPU production path, built from torch's own fast operations. reference: the plain
-definition in `kernels.reference`. auto: Triton on a CUDA device where the kernel exists, else torch.
+definition in `kernels.reference`. auto: Triton on a CUDA device of compute capability 8.0 or above where the kernel
+exists, else torch.
 """
 
 from __future__ import annotations
@@ -33,6 +34,19 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _too_old(device: torch.device) -> str | None:
+    """What a CUDA device lacks of what our kernels need, in words; None where nothing, or no device is there to ask.
+
+    Before 8.0 (A100) multiprocessors copy nothing asynchronously, have at most 64 KB of shared memory for a block and
+    do not multiply bfloat16 matrices: no configuration here is for them.
+    """
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"compute capability {major}.{minor}, below 8.0" if major < 8 else None
+
+
 def choose(op: str, backend: str, device: torch.device, unfit: str | None = None) -> tuple[str, str]:
     """(the backend that runs, why) for one of `OPS` on a device.
 
@@ -55,6 +69,11 @@ def choose(op: str, backend: str, device: torch.device, unfit: str | None = None
                 f"backend 'triton' must get CUDA tensors, got {device.type}; use auto or torch, or set "
                 "TRITON_INTERPRET=1 before triton is imported to test a kernel on the CPU"
             )
+        old = _too_old(device) if device.type == "cuda" else None
+        if old:
+            raise ValueError(
+                f"backend 'triton' must get a device that its kernels are for, got {old}; use auto or torch"
+            )
         if unfit:
             raise ValueError(
                 f"backend 'triton' must get what its kernel for {op} takes, got {unfit}; use auto or torch"
@@ -69,6 +88,9 @@ def choose(op: str, backend: str, device: torch.device, unfit: str | None = None
         return "torch", f"the Triton kernel for {op} does not take {unfit}"
     if find_spec("triton") is None:
         return "torch", "triton is not installed"
+    old = _too_old(device)
+    if old:
+        return "torch", f"Triton kernels are not for a device of {old}"
     return "triton", "tensors are on a CUDA device and the kernel exists"
 
 

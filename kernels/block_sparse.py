@@ -22,13 +22,15 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from kernels import costs, reference, sparse_torch
+from kernels import costs, flash, reference, sparse_torch
 from kernels.backend import Backend, Checks, choose
-from kernels.flash import check_attention, once_differentiable, triton_unfit
+from kernels.flash import check_attention, once_differentiable
 from kernels.patterns import BlockMask, HeadKind, HeadPattern, mask, useful_scores
 
 _KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
 _FIELDS = len(dataclasses.fields(HeadPattern))
+TRITON_BATCH = 65_535
+"""The most sequences that the Triton kernels take: CUDA's limit on blocks along the second axis of a grid."""
 
 
 def sparse_attention(
@@ -64,13 +66,20 @@ def sparse_attention(
     if q.dim() == k.dim() == 4:
         _check_pattern(checks, pattern, q.shape[1], q.shape[2], k.shape[2])
     checks.done()
-    chosen, _ = choose("sparse_attention", backend, q.device, triton_unfit(q))
+    chosen, _ = choose("sparse_attention", backend, q.device, triton_unfit(q, k, v))
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     if chosen == "reference":
         return reference.attention(q, k, v, token_mask(pattern, q.shape[2], k.shape[2]).to(q.device), scale=scale)[0]
     numbers, blocks = _encode(pattern, q.shape[1])
     out: Tensor = torch.ops.ceg.sparse_attention(q, k, v, numbers, blocks, scale, chosen)[0]
     return out
+
+
+def triton_unfit(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+    """What the Triton kernels cannot take of q, k and v, in words; None where they can."""
+    if len(q) > TRITON_BATCH:
+        return f"B = {len(q)} sequences, more than {TRITON_BATCH}"
+    return flash.triton_unfit(q, k, v)
 
 
 def token_mask(pattern: BlockMask | Sequence[HeadPattern], seq_q: int, seq_kv: int) -> Tensor:

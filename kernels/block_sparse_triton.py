@@ -2,9 +2,9 @@
 
 `kernels.reference.attention` with the pattern's mask says what is computed. The lists (`kernels.sparse_lists`) are made
 once per pattern and shape. A program takes one row of a table of tiles and walks its list, full tiles without a mask,
-then partial ones with it. Column heads are causal sequences of every `stride`-th token, read where they lie. Nothing is
-added atomically: dQ has a program per tile of queries, dK and dV one per tile of keys with the query heads of its group
-inside, so that equal inputs give equal bits.
+then partial ones with it. Column heads are causal sequences of every `stride`-th token, read where they lie. No
+floating-point number is added atomically: dQ has a program per tile of queries, dK and dV one per tile of keys with the
+query heads of its group inside, so that equal inputs give equal bits.
 
 Glossary:
     B, H, HK        sequences, query heads, key heads; query head h uses key head h // GROUP, GROUP = H / HK
@@ -36,6 +36,7 @@ from torch import Tensor
 
 from kernels import sparse_lists
 from kernels.aot_case import SHIPPED, STRIDES, TYPES, AotCase, Expected, Type, aot_cases_of
+from kernels.flash import too_far_apart
 from kernels.flash_triton import INTERPRETED, SINGLE, Meta
 from kernels.launch import LN_2, LOWEST, Tuning, launch, padded
 from kernels.patterns import BlockMask, HeadPattern
@@ -302,6 +303,9 @@ def dkv_kernel(q, s_q, k, s_k, v, s_v, grad, s_grad, lse, delta, dk, dv, sequenc
             b_dk, b_dv, b_k, b_v, o_n, q, s_q, grad, s_grad, lse, delta, i_b, i_h, o_head, p_list + full, partial,
             sequence, p_rule, blocks, s_blocks, scale_2, True, D, BLOCK_M, BLOCK_D,
         )  # fmt: skip
+    # Read again, so that tokens of keys need no registers inside the loops, where there are too few.
+    o_n = tl.load(p_tile + 2, volatile=True) * BLOCK_N + tl.arange(0, BLOCK_N)
+    token, m_n = _tokens(sequence[2], sequence[0], o_n), o_n < sequence[4]
     _store(dk, i_b * HK + i_hk, S, token, m_n, b_dk * scale, D, BLOCK_D)
     _store(dv, i_b * HK + i_hk, S, token, m_n, b_dv, D, BLOCK_D)
 
@@ -342,7 +346,7 @@ DKV = Tuning(
     {
         80: {64: (Meta(32, 128, 8, 2),), 128: (Meta(64, 64, 8, 2),), 256: (Meta(32, 64, 8, 1),)},
         90: {
-            64: (Meta(64, 128, 8, 3), Meta(64, 128, 8, 2)),
+            64: (Meta(64, 128, 8, 2),),
             128: (Meta(32, 128, 8, 2), Meta(32, 128, 8, 3)),
             256: (Meta(32, 32, 8, 1),),
         },
@@ -351,8 +355,8 @@ DKV = Tuning(
     INTERPRETED,
     unaligned={64: (Meta(32, 128, 8, 2),), 256: (Meta(32, 32, 8, 1),)},
 )
-DKV_WARPS = 8
-"""At the least, however small a tile is: fewer have no registers for both dK and dV at D = 128."""
+GRADIENT_WARPS = 8
+"""Of dQ, dK and dV at the least, however small a tile is: fewer have too few registers at D = 128."""
 RAGGED_TILE = 32
 """Queries and keys of a tile where blocks of a mask have sides that no power of two from 16 on divides."""
 
@@ -367,7 +371,7 @@ def metas(tuning: Tuning[Meta], pattern: Pattern, q: Tensor, k: Tensor, fewest: 
 def fitted(meta: Meta, pattern: Pattern, seq_kv: int, fewest: int = 4) -> Meta:
     """Tiles that lie inside blocks of a mask, where blocks allow it, and are no longer than a column's sequence.
 
-    Smaller ones than those of `meta` have `fewest` warps, where it has more.
+    Those with fewer queries than in `meta` have `fewest` warps, where it has more; fewer keys save few registers.
     """
     if isinstance(pattern, BlockMask):
         block_m, block_n = pattern.block_q & -pattern.block_q, pattern.block_kv & -pattern.block_kv
@@ -379,7 +383,8 @@ def fitted(meta: Meta, pattern: Pattern, seq_kv: int, fewest: int = 4) -> Meta:
     if block_m >= meta.block_m and block_n >= meta.block_n:
         return meta
     smaller = min(meta.block_m, block_m), min(meta.block_n, block_n)
-    return Meta(*smaller, num_warps=min(meta.num_warps, fewest), num_stages=meta.num_stages)
+    warps = meta.num_warps if smaller[0] == meta.block_m else min(meta.num_warps, fewest)
+    return Meta(*smaller, num_warps=warps, num_stages=meta.num_stages)
 
 
 class _Tables(NamedTuple):
@@ -396,6 +401,11 @@ class _Tables(NamedTuple):
 
 
 def _tables(pattern: Pattern, q: Tensor, k: Tensor, meta: Meta) -> _Tables:
+    """Those of one of the last patterns and shapes, or new ones: the host then waits for them to be copied.
+
+    A table is freed when 64 others have come after it, so that a captured CUDA graph, which keeps its address, may read
+    what is no longer there: sparse attention is not for CUDA graphs.
+    """
     shape = (q.shape[1], k.shape[1], q.shape[2], k.shape[2])
     if isinstance(pattern, BlockMask):
         blocks = pattern.blocks
@@ -465,18 +475,19 @@ def backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, pattern: Pattern, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v, contiguous; arguments and results of `forward`, and the output's gradient."""
+    grad = grad.contiguous() if too_far_apart(grad) else grad
     inputs = (q, q.stride(), k, k.stride(), v, v.stride(), grad, grad.stride())
     scales = (scale, scale / math.log(2))
     heads, heads_kv = q.shape[1], k.shape[1]
     dq, delta, lse = q.new_empty(q.shape), lse.new_empty(lse.shape), lse.contiguous()
-    tried = metas(DQ, pattern, q, k)
+    tried = metas(DQ, pattern, q, k, GRADIENT_WARPS)
     tables = _tables(pattern, q, k, tried[0])
     _launch(
         dq_kernel, tables.query_tiles, tried, q, *inputs, out, out.stride(), lse, delta, dq, tables.sequences,
         tables.rules, tables.query_tiles, tables.key_lists, tables.blocks, tables.s_blocks, heads, heads // heads_kv,
         q.shape[2], *scales,
     )  # fmt: skip
-    tried = metas(DKV, pattern, q, k, DKV_WARPS)
+    tried = metas(DKV, pattern, q, k, GRADIENT_WARPS)
     tables = _tables(pattern, q, k, tried[0])
     # A key that no query sees is in no tile. Orders of the tokens that meet in one key head are summed in float32.
     dtype = k.dtype if len(tables.key_tiles) < 2 else torch.float32
@@ -510,8 +521,8 @@ def aot_cases() -> list[AotCase]:
     for width in (60, 100):
         cases += _aot_cases(torch.float16, width, 90, (90,))
     cases += _aot_cases(torch.float16, 256, 90, SHIPPED[90])
-    for block in (64, 24):
-        cases += _aot_cases(torch.float16, 128, 90, (90,), BlockMask(np.ones((1, 1), np.bool_), block, block))
+    for blocks in ((64, 64), (32, 32), (16, 16), (128, 16), (128, 32), (24, 24)):
+        cases += _aot_cases(torch.float16, 128, 90, (90,), BlockMask(np.ones((1, 1), np.bool_), *blocks))
     cases += _aot_cases(torch.float32, 128, 90, (90,))
     return cases
 
@@ -531,14 +542,14 @@ def _aot_cases(
         "blocks": "*i8",
         "s_blocks": ("i32",) * 4,
     }
-    kind = f"blocks{mask.block_q}" if mask else "heads"
+    kind = f"blocks{mask.block_q}x{mask.block_kv}" if mask else "heads"
     cases: list[AotCase] = []
     for label, kernel, tuning in (
         ("forward", forward_kernel, FORWARD), ("dq", dq_kernel, DQ), ("dkv", dkv_kernel, DKV)
     ):  # fmt: skip
         metas = tuning.candidates(dtype, width, capability)
         if mask:
-            metas = (fitted(metas[0], mask, mask.block_kv, DKV_WARPS if tuning is DKV else 4),)
+            metas = (fitted(metas[0], mask, mask.block_kv, 4 if tuning is FORWARD else GRADIENT_WARPS),)
         elif dtype != torch.float16:  # bfloat16 has the same code but for conversions
             metas = metas[:1]
         held = not mask or mask.block_q % metas[0].block_m == mask.block_kv % metas[0].block_n == 0

@@ -29,7 +29,7 @@ FLASH_BACKWARD_MATMULS = 5
 """One pass that computes the scores again: 2.5 x the forward (Dao 2023, arXiv 2307.08691, section 4.1)."""
 
 TWO_PASS_BACKWARD_MATMULS = 7
-"""dQ, and dK with dV, in separate grids without atomics: both compute scores and dP again."""
+"""dQ, and dK with dV, in separate grids that add nothing atomically: both compute scores and dP again."""
 
 LOG_SUM_EXP_BYTES = 4
 """Fused attention keeps one fp32 log-sum-exp per query and head for its backward pass."""

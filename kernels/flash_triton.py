@@ -3,8 +3,8 @@
 `kernels.reference.attention` says in ten lines what is computed here. FlashAttention-2 (Dao 2023, arXiv 2307.08691):
 one program holds a tile of queries and walks over the keys with a running maximum and sum; the backward pass computes
 probabilities again from the log-sum-exp. Gradients come from two grids, one over tiles of queries (dQ) and one over
-tiles of keys with the heads that share them inside (dK, dV), so that nothing is added atomically and equal inputs give
-equal bits.
+tiles of keys with the heads that share them inside (dK, dV), so that no floating-point number is added atomically and
+equal inputs give equal bits.
 
 Glossary:
     B, H, HK        sequences, query heads, key heads; query head h uses key head h // GROUP, GROUP = H / HK
@@ -487,8 +487,9 @@ def backward(
 
 
 def _sizes(q: Tensor, k: Tensor, window: int | None) -> tuple[int, ...]:
-    """B, H, GROUP, T, S, window."""
-    return q.shape[0], q.shape[1], q.shape[1] // k.shape[1], q.shape[2], k.shape[2], window or 0
+    """B, H, GROUP, T, S, window; a window past all keys is cut, as kernels add positions to it in 32 bits."""
+    seq_q, seq_kv = q.shape[2], k.shape[2]
+    return q.shape[0], q.shape[1], q.shape[1] // k.shape[1], seq_q, seq_kv, min(window or 0, seq_q + seq_kv)
 
 
 def _positive(scale: float) -> float:

@@ -77,12 +77,15 @@ class Tuning(Generic[M]):
     are loaded an element at a time, which takes registers that a large tile does not leave."""
 
     def candidates(self, dtype: torch.dtype, width: int, capability: int) -> tuple[M, ...]:
-        """What may be tried for a dtype and a width on a device, 90 for sm_90; what is older than all is as the oldest.
+        """What may be tried for a dtype and a width on a device, 90 for sm_90.
+
+        Devices from 110 on take what is for the oldest: those of 120 have neither wgmma nor more shared memory for a
+        block than 86 and 89, 99 KB.
 
         Raises:
             ValueError: no candidates are listed for a width as large.
         """
-        oldest = max((c for c in self.half if c <= capability), default=min(self.half))
+        oldest = max(c for c in self.half if c <= capability < 110 or c == min(self.half))
         by_width = self.single if dtype == torch.float32 else self.half[oldest]
         if dtype != torch.float32 and width % 16 and self.unaligned:
             by_width = self.unaligned

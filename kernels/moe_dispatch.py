@@ -70,7 +70,8 @@ def moe_feed_forward(
 
     Differentiable once in x and all weights. Routing is that of `kernels.reference.route` on every backend: ties go
     to the expert with the lower index. Every token reaches all its experts, however uneven the load. The Triton backend
-    never makes the host wait for the device, and gives the same bits in every run with CEG_AUTOTUNE=0.
+    does not make the host wait for the device after a first call with as many rows, which tunes it, or with
+    CEG_AUTOTUNE=0, and gives the same bits in every run with the latter.
 
     Args:
         x: [..., M], any number of tokens, 0 included.

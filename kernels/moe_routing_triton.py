@@ -2,8 +2,8 @@
 
 `kernels.reference.route` says which experts are best and `kernels.moe_dispatch.dispatch_plan` what the order of rows
 is; both are met to the last index. Assignments are cut into chunks. Each chunk counts its experts, one program adds up
-the counts, and each chunk then knows where its rows go. Nothing is added atomically and the host waits for nothing:
-grids follow from shapes alone, so a CUDA graph may hold them.
+the counts, and each chunk then knows where its rows go. Atomic additions are of integers only, inside a chunk's count,
+and the host waits for nothing: grids follow from shapes alone, so a CUDA graph may hold them.
 
 Glossary:
     N, E, K         tokens, experts, experts per token

@@ -3,8 +3,8 @@
 `kernels.reference.mixture` says what is computed. Rows stand sorted by expert (`kernels.moe_routing_triton`), cut into
 tiles of one expert each. A tile of the first products gathers its tokens while it loads them: x is never copied into
 sorted order, nor is the gradient of the output. Results of the sorted rows come back to their tokens as a sum over
-each token's K rows in a fixed order, a slice of columns at a time. Nothing is added atomically: equal inputs give equal
-bits. Routing weights enter in float32.
+each token's K rows in a fixed order, a slice of columns at a time. No floating-point number is added atomically: equal
+inputs give equal bits. Routing weights enter in float32.
 
 Glossary:
     N, K, E, R      tokens, experts per token, experts, sorted rows: N x K

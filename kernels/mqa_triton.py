@@ -4,7 +4,8 @@
 it, so what counts is that the whole device reads: one sequence's positions are cut into splits that run at the same
 time, each with its own softmax, and a second kernel joins them through their log-sum-exp (Dao et al. 2023,
 "Flash-Decoding for long-context inference"). All query heads that share a key head are rows of one tile, so that keys
-and values are read once for all of them. Nothing is added atomically: equal inputs give equal bits.
+and values are read once for all of them. No floating-point number is added atomically:
+equal inputs give equal bits.
 
 Glossary:
     B, H, HK        sequences, query heads, key heads; query head h uses key head h // GROUP, GROUP = H / HK
@@ -150,7 +151,7 @@ TUNING = Tuning(
         80: {
             64: (Meta(64, 4, 4), Meta(128, 4, 3)),
             128: (Meta(64, 4, 3), Meta(32, 4, 4), Meta(128, 8, 2)),
-            256: (Meta(32, 4, 3), Meta(32, 8, 3)),
+            256: (Meta(32, 4, 2), Meta(32, 8, 3)),
         },
         90: {
             64: (Meta(128, 4, 4), Meta(64, 4, 4), Meta(128, 8, 4)),
@@ -178,7 +179,7 @@ def decode(
         q: float16, bfloat16 or float32, D at most 256, any strides; the caches likewise.
         k_cache: keys.
         v_cache: values.
-        lengths: int32 or int64; taken as 0 or S where they lie outside. Nothing waits for them.
+        lengths: int32 or int64, any stride; taken as 0 or S where they lie outside. Nothing waits for them.
         scale: of the scores.
         splits: parts of a sequence; as many as fill the device by default. A whole cache in one needs no second kernel.
     """
@@ -194,7 +195,7 @@ def decode(
     parts = out if splits == 1 else q.new_empty((batch, heads, splits, width), dtype=torch.float32)
     lse_2 = q.new_empty((batch, heads, splits), dtype=torch.float32)
     arguments = (
-        q, q.stride(), k_cache, k_cache.stride(), v_cache, v_cache.stride(), lengths, parts, lse_2,
+        q, q.stride(), k_cache, k_cache.stride(), v_cache, v_cache.stride(), lengths.contiguous(), parts, lse_2,
         scale / math.log(2), shared, group, tokens, splits,
     )  # fmt: skip
     constants = {"D": width, "BLOCK_D": padded(width)}

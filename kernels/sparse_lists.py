@@ -22,7 +22,7 @@ Pattern = BlockMask | tuple[HeadPattern, ...]
 Ints = NDArray[np.int32]
 
 EVERYTHING = 1 << 30
-"""A window longer than any sequence."""
+"""Longer than any sequence, and fit to be added to a position in 32 bits."""
 
 
 class KeyTiles(NamedTuple):
@@ -67,9 +67,10 @@ def mask_numbers(head: HeadPattern) -> list[int]:
     own sequences.
     """
     if head.kind == "fixed":
-        return [1, 0, head.stride, head.summary, head.summary_start, 0]
-    window = head.window if head.kind == "window" else EVERYTHING
-    return [int(head.kind != "full"), window, 1, 0, 0, head.n_global]
+        lengths = (head.stride, head.summary, head.summary_start)
+        return [1, 0, *(min(length, EVERYTHING) for length in lengths), 0]
+    window = min(head.window, EVERYTHING) if head.kind == "window" else EVERYTHING
+    return [int(head.kind != "full"), window, 1, 0, 0, min(head.n_global, EVERYTHING)]
 
 
 def build(pattern: Pattern, n_heads: int, heads_kv: int, seq_q: int, seq_kv: int, block_q: int, block_kv: int) -> Lists:
@@ -99,7 +100,9 @@ def build(pattern: Pattern, n_heads: int, heads_kv: int, seq_q: int, seq_kv: int
                 names = range(len(sequences), len(sequences) + residues.residues)
                 for r in range(residues.first, residues.first + residues.residues):
                     first = r + residues.first_query * head.stride - shift
-                    sequences.append([head.stride, first, r, rows, residues.keys, residues.first_query])
+                    sequences.append(
+                        [min(head.stride, EVERYTHING), first, r, rows, residues.keys, residues.first_query]
+                    )
                 parts.append(_Part(head.stride, alike, names, found))
             if shift < 0:  # queries before the first position are in no residue class
                 blind = blind or len(sequences)

@@ -53,6 +53,25 @@ class TestChoose:
         with pytest.raises(ValueError, match="got float64; use auto or torch"):
             choose("flash_attention", "triton", CUDA, "float64")
 
+    def test_devices_that_no_kernel_is_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+        why = "Triton kernels are not for a device of compute capability 7.5, below 8.0"
+        assert choose("flash_attention", "auto", CUDA) == ("torch", why)
+        assert f"flash_attention: torch ({why})" in explain("cuda").splitlines()
+        with pytest.raises(ValueError, match=r"for, got compute capability 7\.5, below 8\.0; use auto or torch"):
+            choose("flash_attention", "triton", CUDA)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+        assert choose("flash_attention", "auto", CUDA)[0] == "triton"
+
+    def test_asking_a_device_leaves_one_graph(self) -> None:
+        def op(x: torch.Tensor) -> torch.Tensor:
+            return x + (choose("flash_attention", "auto", CUDA)[0] == "triton")
+
+        compiled = torch.compile(op, fullgraph=True, backend="eager")
+        assert compiled(torch.zeros(1)) == op(torch.zeros(1))
+
     def test_unknown_backend(self) -> None:
         with pytest.raises(ValueError, match=f"backend must be one of {', '.join(BACKENDS)}, got 'cuda'; use auto"):
             choose("flash_attention", "cuda", CPU)

@@ -40,9 +40,11 @@ class TestTuning:
         ("dtype", "width", "capability", "found"),
         [
             (HALF, 64, 80, (LARGE, SMALL)),
-            (HALF, 64, 75, (LARGE, SMALL)),
             (HALF, 64, 89, (LARGE, SMALL)),
-            (HALF, 64, 120, (LARGE,)),
+            (HALF, 64, 90, (LARGE,)),
+            (HALF, 64, 103, (LARGE,)),
+            (HALF, 64, 110, (LARGE, SMALL)),
+            (HALF, 64, 120, (LARGE, SMALL)),
             (torch.bfloat16, 80, 90, (SMALL,)),
             (HALF, 20, 90, (ODD,)),
             (torch.float32, 20, 90, (SMALL,)),

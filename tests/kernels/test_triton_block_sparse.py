@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.library import opcheck
 
 from kernels import block_sparse_triton, flash_triton, sparse_lists
-from kernels.block_sparse import _encode, sparse_attention, token_mask
+from kernels.block_sparse import _encode, sparse_attention, token_mask, triton_unfit
 from kernels.patterns import BlockMask, HeadPattern, block_cover, head_patterns, visited_scores
 from tests.kernels import interpreter
 from tests.kernels.closeness import assert_close, results
@@ -89,6 +89,18 @@ class TestCloseness:
     @pytest.mark.parametrize("scale", [0.0, -0.5])
     def test_any_scale(self, scale: float) -> None:
         compare(head_patterns("fixed", 2, 33, stride=7), inputs(33, 33), scale=scale)
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            HeadPattern("window", window=2**31),
+            HeadPattern("window", window=2, n_global=2**31),
+            HeadPattern("fixed", stride=2**31, summary=1, summary_start=2**31 - 1),
+            HeadPattern("column", stride=2**31),
+        ],
+    )
+    def test_lengths_that_32_bits_cannot_hold(self, head: HeadPattern) -> None:
+        compare([head], inputs(5, 9))
 
     def test_any_strides(self) -> None:
         wide = torch.randn(1, 33, 2, 3, 16, generator=torch.Generator().manual_seed(0)).to(DEVICE)
@@ -211,6 +223,32 @@ class TestRegistration:
         with pytest.raises(ValueError, match="its kernel for sparse_attention takes, got float64; use auto or torch"):
             sparse_attention(q, k, v, [HeadPattern("causal")], backend="triton")
 
+    def test_what_the_kernels_cannot_count(self) -> None:
+        """Columns far apart in any argument, and a grid's second axis."""
+        near = torch.empty(16).expand(1, 1, 1, 16)
+        far = torch.empty_strided((1, 1, 1, 16), (1, 1, 1, 2**23), device="meta")
+        assert triton_unfit(near, near, near) is None
+        for tensors in ((far, near, near), (near, far, near), (near, near, far)):
+            assert triton_unfit(*tensors) == "strides of millions of entries"
+        many = near.expand(65_536, -1, -1, -1)
+        assert triton_unfit(many, many, many) == "B = 65536 sequences, more than 65535"
+        assert triton_unfit(many[1:], many[1:], many[1:]) is None
+
+    def test_gradients_that_lie_far_apart_are_copied(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[Tensor] = []
+        launch = block_sparse_triton._launch
+
+        def recorded(kernel: Any, tiles: Tensor, tried: Any, q: Tensor, *arguments: Any) -> None:
+            seen.append(arguments[6])
+            launch(kernel, tiles, tried, q, *arguments)
+
+        monkeypatch.setattr(block_sparse_triton, "_launch", recorded)
+        monkeypatch.setattr(block_sparse_triton, "too_far_apart", lambda grad: True)
+        q, k, v = (x.requires_grad_() for x in inputs(5, 5))
+        out = sparse_attention(q, k, v, [HeadPattern("causal")], backend="triton")
+        out.backward(torch.ones(1, device=DEVICE).expand(out.shape))
+        assert all(grad.is_contiguous() for grad in seen[1:])
+
 
 class TestLists:
     @settings(max_examples=150, deadline=None)
@@ -283,9 +321,17 @@ class TestTiles:
 
     def test_small_tiles_of_two_results_keep_their_warps(self) -> None:
         mask, meta = random_blocks(0, 999, 999, None, 64, 64), flash_triton.Meta(32, 128, 8, 2)
-        fewest = block_sparse_triton.DKV_WARPS
-        assert block_sparse_triton.fitted(meta, mask, 999) == flash_triton.Meta(32, 64, 4, 2)
+        fewest = block_sparse_triton.GRADIENT_WARPS
+        assert block_sparse_triton.fitted(meta, random_blocks(0, 999, 999, None, 16, 64), 999) == flash_triton.Meta(
+            16, 64, 4, 2
+        )
         assert block_sparse_triton.fitted(meta, mask, 999, fewest) == flash_triton.Meta(32, 64, 8, 2)
+        small = random_blocks(0, 999, 999, None, 16, 16)
+        assert block_sparse_triton.fitted(meta, small, 999, fewest) == flash_triton.Meta(16, 16, 8, 2)
+
+    def test_as_many_queries_keep_their_warps(self) -> None:
+        mask, meta = random_blocks(0, 999, 999, None, 128, 16), flash_triton.Meta(128, 64, 8, 3)
+        assert block_sparse_triton.fitted(meta, mask, 999) == flash_triton.Meta(128, 16, 8, 3)
 
     def test_tiles_fit_columns(self) -> None:
         meta = flash_triton.Meta(128, 64, 8, 3)

@@ -85,6 +85,9 @@ class TestCloseness:
         v_cache = torch.stack([v_cache, v_cache], -1)[..., 0]
         q = q.transpose(1, 2).contiguous().transpose(1, 2)
         assert_decodes((q, k_cache, v_cache, lengths.int()), 2)
+        assert_decodes((q, k_cache, v_cache, torch.stack([lengths, lengths + 9], 1).flatten()[::2]), 2)
+        q, k_cache, v_cache, lengths = cache([33, 33, 33])
+        assert_decodes((q, k_cache, v_cache, lengths[:1].expand(3)), 2)
 
 
 class TestCalls:
