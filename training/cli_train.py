@@ -170,7 +170,8 @@ def train_command(as_json: bool, dry_run: bool, **options: Any) -> None:
         processes.limit_threads(made.micro_batch * made.shape.seq_len * made.shape.d_model)
         with processes.joined(device) as group:
             if group.first:
-                click.echo(f"{run.path}: {_plan_line(made)}", err=True)
+                again = ", finished before, not trained again" if (run.path / "summary.json").exists() else ""
+                click.echo(f"{run.path}: {_plan_line(made)}{again}", err=True)
             with _progress(made.arm) if group.first else contextlib.nullcontext(lambda progress: None) as report:
                 summary = train(made, corpus, run, group, checkpoint_seconds=seconds, report=report)
     except run_dir.RunError as error:
@@ -246,9 +247,7 @@ def curves_command(runs: tuple[str, ...], output: str) -> None:
             problems.append(str(error))
             continue
         if not lines:
-            problems.append(
-                f"RUN: a run's folder with metrics.jsonl is needed (found {str(run.path)!r}). See `ceg runs`."
-            )
+            problems.append(f"RUN: a run's folder is needed, such as runs/* (found {str(run.path)!r}). See `ceg runs`.")
     if problems:
         raise BadInput(problems)
     assert picture is not None
@@ -258,7 +257,11 @@ def curves_command(runs: tuple[str, ...], output: str) -> None:
 
 @click.command("collect", cls=Command)
 @single("--runs", default="runs", metavar="FOLDER", help="Where run folders are (runs).")
-@single("--out", metavar="FILE.csv", help="The table; in a checkout the project's own by default.")
+@single(
+    "--out",
+    metavar="FILE.csv",
+    help="The table, such as training_runs.csv; in the project's own checkout its table by default.",
+)
 def collect_command(runs: str, out: str | None) -> None:
     """Add the runs that have ended, diverged ones too, to a training_runs.csv; one that is in it stays as it is."""
     _need_torch()
@@ -269,7 +272,7 @@ def collect_command(runs: str, out: str | None) -> None:
     problems: list[str] = []
     target = output_path("--out", out, problems, (".csv",)) or collect.own_table()
     if target is None and not problems:
-        problems.append("--out: a table is needed where this is no checkout of the project. Try training_runs.csv.")
+        problems.append("--out: a table is needed outside the project's checkout (none given). Try training_runs.csv.")
     rows = []
     for run in _runs_in(Path(runs)):
         try:

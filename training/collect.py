@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from estimator import architecture
-from estimator.training_runs import TrainingRun
+from estimator.training_runs import TRAINING_RUNS, TrainingRun
 from training import arms, config
 from training.run_dir import RunDir, RunError
 
@@ -57,10 +57,9 @@ def row(run: RunDir) -> TrainingRun | None:
 
 
 def own_table() -> Path | None:
-    """The project's table, in a checkout; None where the package is installed elsewhere: users' rows stay out of it."""
-    from estimator.training_runs import TRAINING_RUNS
-
-    return TRAINING_RUNS if (TRAINING_RUNS.parents[2] / "pyproject.toml").exists() else None
+    """The project's table, for one who stands in its checkout; else None: other people's rows stay out of it."""
+    root = TRAINING_RUNS.parents[2]
+    return TRAINING_RUNS if (root / "pyproject.toml").exists() and Path.cwd().resolve() == root.resolve() else None
 
 
 def _number(value: float | None) -> float:

@@ -155,7 +155,10 @@ def resolve(
         tokens = steps * batch * shape.seq_len
         flops = spent = tokens * architecture.flops_per_token(shape, batch_tokens=batch * shape.seq_len)
     else:
-        shape, batch, planned, _, spent = budget.plan(flops, stack, fields, batch=batch, **sizes)
+        planned_batch = batch or budget.plan(flops, stack, fields, **sizes).batch
+        if batch is None and planned_batch % processes:
+            planned_batch = processes * -(-planned_batch // processes)
+        shape, batch, planned, _, spent = budget.plan(flops, stack, fields, batch=planned_batch, **sizes)
         if steps is not None:
             spent *= steps / planned
         steps = planned if steps is None else steps

@@ -163,6 +163,16 @@ def test_a_harmed_line_of_metrics_is_named(tiny_corpus: Corpus, tmp_path: Path) 
         assert "line 2 must be a line of metrics" in " ".join(result.output.split())
 
 
+def test_a_table_is_asked_for_outside_the_checkout(
+    tiny_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(small(tiny_corpus, steps=2), tiny_corpus, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    said = call("collect")
+    assert said.exit_code == 2
+    assert "--out: a table is needed outside the project's checkout" in " ".join(said.output.split())
+
+
 def test_a_run_in_two_folders_is_collected_once(tiny_corpus: Corpus, tmp_path: Path) -> None:
     found = run(small(tiny_corpus, steps=2), tiny_corpus, tmp_path / "runs")
     shutil.copytree(found.path, tmp_path / "runs" / "copy")
