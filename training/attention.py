@@ -34,12 +34,15 @@ def is_materialised(shape: ModelShape, backend: Backend) -> bool:
     return shape.attention == "materialised" or backend == "reference"
 
 
-def unseen_pairs(shape: ModelShape) -> Tensor:
-    """Mask [1 or H, T, T] of full sequences, bool, True where the query does NOT see the key; no values on meta."""
-    if torch.get_default_device().type == "meta":
-        return torch.empty(1, shape.seq_len, shape.seq_len, dtype=torch.bool)
+def score_mask(shape: ModelShape) -> Tensor:
+    """What is added to the scores of full sequences [1 or H, T, T]: 0 where the query sees the key, -inf where it does
+    not; no values on meta. Adding it takes half the time of filling in, and passes gradients on as they are."""
+    scores = torch.zeros(1, shape.seq_len, shape.seq_len)
+    if scores.is_meta:
+        return scores
     heads = patterns_of(shape)
-    return ~token_mask(heads[:1] if len(set(heads)) == 1 else heads, shape.seq_len, shape.seq_len)
+    seen = token_mask(heads[:1] if len(set(heads)) == 1 else heads, shape.seq_len, shape.seq_len)
+    return scores.masked_fill(~seen, -math.inf)
 
 
 def rotation(shape: ModelShape) -> Tensor:
@@ -70,15 +73,15 @@ class Scores(nn.Module):
         self.heads = patterns_of(shape)
         self.materialised = is_materialised(shape, backend)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, unseen: Tensor | None) -> Tensor:
-        """Output [B, H, T, D] of q [B, H, T, D], k and v [B, Hk, T, D]; `unseen` as `unseen_pairs`, if materialised."""
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Output [B, H, T, D] of q [B, H, T, D], k and v [B, Hk, T, D]; `mask` as `score_mask`, if materialised."""
         if self.materialised:
-            assert unseen is not None
+            assert mask is not None
             group, tokens = q.shape[1] // k.shape[1], q.shape[2]
             if group > 1:
                 k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
             scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
-            return scores.masked_fill(unseen[:, :tokens, :tokens], -math.inf).softmax(-1) @ v
+            return (scores + mask[:, :tokens, :tokens]).softmax(-1) @ v
         if self.pattern == "window":
             return flash_attention(q, k, v, window=self.window, backend=self.backend)
         if self.pattern != "causal":
@@ -103,8 +106,8 @@ class Attention(nn.Module):
         self.scores = Scores(shape, backend)
         self.out = nn.Linear(q, shape.d_model, bias=shape.biases)
 
-    def forward(self, x: Tensor, turn: Tensor | None, unseen: Tensor | None) -> Tensor:
-        """`turn` as `rotation`, None without rotary positions; `unseen` as `unseen_pairs`, None if fused."""
+    def forward(self, x: Tensor, turn: Tensor | None, mask: Tensor | None) -> Tensor:
+        """`turn` as `rotation`, None without rotary positions; `mask` as `score_mask`, None if fused."""
         batch, tokens, _ = x.shape
         q, k, v = (
             linear(x).view(batch, tokens, -1, self.width).transpose(1, 2)
@@ -114,5 +117,5 @@ class Attention(nn.Module):
         if turn is not None:
             q, k = rotate(q, turn), rotate(k, turn)
         # norms give float32 under autocast
-        out = self.scores(q.to(v.dtype), k.to(v.dtype), v, unseen)
+        out = self.scores(q.to(v.dtype), k.to(v.dtype), v, mask)
         return self.out(out.transpose(1, 2).reshape(batch, tokens, -1))  # type: ignore[no-any-return]

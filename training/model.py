@@ -51,9 +51,9 @@ class Block(nn.Module):
         self.feed_forward = Mixture(shape, backend) if shape.feed_forward == "moe" else FeedForward(shape)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, turn: Tensor | None, unseen: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, turn: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """[B, T, M] and the auxiliary loss, if there is one."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), turn, unseen))
+        x = x + self.dropout(self.attention(self.attention_norm(x), turn, mask))
         out, loss = self.feed_forward(self.feed_forward_norm(x))
         return x + self.dropout(out), loss
 
@@ -67,7 +67,7 @@ class LSTMBlock(nn.Module):
         self.lstm = LSTM(shape.d_model, shape.biases, backend)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, turn: None, unseen: None) -> tuple[Tensor, None]:
+    def forward(self, x: Tensor, turn: None, mask: None) -> tuple[Tensor, None]:
         """[B, T, M], and no auxiliary loss."""
         return x + self.dropout(self.lstm(self.norm(x))), None
 
@@ -81,7 +81,7 @@ class LanguageModel(nn.Module):
 
     waves: Tensor | None
     turn: Tensor | None
-    unseen: Tensor | None
+    mask: Tensor | None
 
     def __init__(self, shape: ModelShape, *, dropout: float = 0.0, backend: Backend = "auto") -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class LanguageModel(nn.Module):
         rope = transformer and shape.positions == "rope"
         self.register_buffer("turn", attention.rotation(shape) if rope else None, persistent=False)
         materialised = transformer and attention.is_materialised(shape, backend)
-        self.register_buffer("unseen", attention.unseen_pairs(shape) if materialised else None, persistent=False)
+        self.register_buffer("mask", attention.score_mask(shape) if materialised else None, persistent=False)
         self.dropout = nn.Dropout(dropout)
         kind = Block if transformer else LSTMBlock
         self.blocks = nn.ModuleList(kind(shape, dropout, backend) for _ in range(shape.n_layers))
@@ -128,7 +128,7 @@ class LanguageModel(nn.Module):
         x = self.dropout(x)
         auxiliary = x.new_zeros(())
         for block in self.blocks:
-            x, loss = block(x, self.turn, self.unseen)
+            x, loss = block(x, self.turn, self.mask)
             if loss is not None:
                 auxiliary = auxiliary + loss
         return self.norm(x), auxiliary

@@ -112,7 +112,7 @@ def test_what_a_query_sees_is_what_is_counted(pattern: Any, kind: Any) -> None:
     q, k = (torch.randn(1, heads, tokens, tokens, generator=generator, dtype=torch.float64) for _ in range(2))
     # with one-hot values the output is the table of probabilities
     values = torch.eye(tokens, dtype=torch.float64).expand(1, heads, -1, -1)
-    seen = attention.Scores(shape, "auto")(q, k, values, attention.unseen_pairs(shape))[0] > 0
+    seen = attention.Scores(shape, "auto")(q, k, values, attention.score_mask(shape))[0] > 0
     expected = [patterns.mask(head, tokens, tokens) for head in attention.patterns_of(shape)]
     assert torch.equal(seen, torch.stack([torch.from_numpy(mask) for mask in expected]))
     hidden = flop_parts(shape, "full")["scores"] - flop_parts(shape)["scores"]
@@ -132,7 +132,7 @@ def test_shared_heads_are_repeated_heads(pattern: Any, kind: Any) -> None:
         for mine, its in ((full.key, grouped.key), (full.value, grouped.value)):
             mine.weight.copy_(its.weight.view(2, 8, 32).repeat_interleave(2, dim=0).flatten(0, 1))
     x = torch.randn(2, 24, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    tables = attention.rotation(shape).double(), attention.unseen_pairs(shape)
+    tables = attention.rotation(shape).double(), attention.score_mask(shape)
     assert (grouped(x, *tables) - full(x, *tables)).abs().max() < 1e-12
 
 
@@ -140,9 +140,9 @@ def test_materialised_attention_is_the_reference() -> None:
     shape = ModelShape(**SIZE, pattern="fixed", heads="gqa", gqa_group=2)
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, heads, 24, 8, generator=generator, dtype=torch.float64) for heads in (4, 2, 2))
-    unseen = attention.unseen_pairs(shape)
-    expected, _ = reference.attention(q, k, v, ~unseen)
-    assert (attention.Scores(shape, "auto")(q, k, v, unseen) - expected).abs().max() < 1e-14
+    mask = attention.score_mask(shape)
+    expected, _ = reference.attention(q, k, v, mask == 0)
+    assert (attention.Scores(shape, "auto")(q, k, v, mask) - expected).abs().max() < 1e-14
 
 
 def test_rotary_scores_depend_on_distance_only() -> None:
