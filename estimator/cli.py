@@ -133,6 +133,7 @@ def _load(options: dict[str, Any], problems: list[str]) -> Evidence:
         "speedup": (_RUNS, "speedup_command", "The gain behind one pair of losses, with all it depends on."),
         "synthetic": (_RUNS, "synthetic_command", "Write a table of made-up runs with a known gain."),
         "train": (_TRAIN, "train_command", "Train one arm of a stack at one budget."),
+        "ablate": ("training.cli_ablate", "ablate_command", "A ladder of ablations: arms by budgets by seeds."),
         "runs": (_TRAIN, "runs_command", "A table of training runs: how far, what loss, how fast."),
         "curves": (_TRAIN, "curves_command", "Loss curves of training runs, as a picture."),
         "collect": (_TRAIN, "collect_command", "Add finished runs to a training_runs.csv."),

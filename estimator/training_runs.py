@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, get_type_hints
 
@@ -13,13 +15,16 @@ from estimator.evidence import DATA, EvidenceError, Problem, write_atomically
 
 TRAINING_RUNS = DATA / "training_runs.csv"
 STATUSES = ("finished", "diverged")
+ROLES = ("ladder", "learning_rate")
+"""What a run was made for: to stand in its arm's ladder, or to find the learning rate of it."""
 _EMPTY_IF_DIVERGED = ("loss_nats_per_token", "loss_bits_per_byte")
 _MAY_BE_ZERO = ("seed",)
+_CHOICES = {"status": STATUSES, "role": ROLES}
 
 
 class TrainingRun(NamedTuple):
     """One row. `flops` are useful training FLOP, `rung_flops` the budget that was asked for; losses are on held-out
-    text, NaN when diverged; `tokens_per_s` and `wall_s` (seconds) are those of `device`."""
+    text, NaN when diverged; `tokens_per_s` and `wall_s` (seconds) are those of `device`; `command` repeats the run."""
 
     run_id: str
     stack: str
@@ -45,6 +50,8 @@ class TrainingRun(NamedTuple):
     torch: str
     commit: str
     date: str
+    role: str
+    command: str
 
 
 COLUMNS = TrainingRun._fields
@@ -88,23 +95,47 @@ def load(path: Path) -> list[TrainingRun]:
 def append(path: Path, new: Iterable[TrainingRun]) -> int:
     """Add the runs whose run_id is not there yet, atomically; returns how many were added.
 
+    A run that is there stays as it is, but for its role: one that was made to find a learning rate, and is found to
+    stand in the ladder too, does so from now on. Several processes may append to one table.
+
     Raises:
         EvidenceError: the table that is there is bad, or a new row is; nothing is written.
         OSError: the file cannot be written.
     """
-    rows = load(path) if path.exists() else []
-    there = {row.run_id for row in rows}
-    added = list({row.run_id: row for row in new if row.run_id not in there}.values())
-    problems = [p for row in added for p in _parse(f"run {row.run_id}", _cells(row))[1]]
-    if problems:
-        raise EvidenceError(problems)
-    if added or not path.exists():
-        buffer = io.StringIO()
-        table = csv.writer(buffer, lineterminator="\n")
-        table.writerow(COLUMNS)
-        table.writerows(list(_cells(row).values()) for row in [*rows, *added])
-        write_atomically(path, buffer.getvalue().encode())
+    with _locked(path.parent):
+        there = {row.run_id: row for row in (load(path) if path.exists() else [])}
+        before = dict(there)
+        for row in new:
+            old = there.setdefault(row.run_id, row)
+            if row.role == "ladder":
+                there[row.run_id] = old._replace(role="ladder")
+        added = [row for run_id, row in there.items() if run_id not in before]
+        problems = [p for row in added for p in _parse(f"run {row.run_id}", _cells(row))[1]]
+        if problems:
+            raise EvidenceError(problems)
+        if there != before or not path.exists():
+            buffer = io.StringIO()
+            table = csv.writer(buffer, lineterminator="\n")
+            table.writerow(COLUMNS)
+            table.writerows(list(_cells(row).values()) for row in there.values())
+            write_atomically(path, buffer.getvalue().encode())
     return len(added)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes that append, where the system can (not on Windows)."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _cells(row: TrainingRun) -> dict[str, str]:
@@ -123,8 +154,8 @@ def _parse(where: str, cells: dict[str, str]) -> tuple[TrainingRun, list[Problem
         place, kind = f"{where}, column {name}", _TYPES[name]
         values[name] = cell
         if kind is str:
-            if name == "status" and cell not in STATUSES:
-                problems.append(Problem(place, f"one of {', '.join(STATUSES)}", repr(cell), "Use one of these."))
+            if name in _CHOICES and cell not in _CHOICES[name]:
+                problems.append(Problem(place, f"one of {', '.join(_CHOICES[name])}", repr(cell), "Use one of these."))
             elif not cell.strip():
                 problems.append(Problem(place, "the cell is filled", "''", "Fill it."))
             continue

@@ -26,31 +26,20 @@ from estimator.cli_input import (
     write,
 )
 from estimator.evidence import EvidenceError
+from training.options import OPTIONS, SIZES
 
 if TYPE_CHECKING:
     from training.run_dir import RunDir
     from training.train import Progress
 
-# Option, field, type: those that go on as they are, with an example for people.
+# Examples for people, by option; the first are whole numbers.
 _WHOLE = {
-    "--layers": ("n_layers", "4"),
-    "--width": ("d_model", "128"),
-    "--heads": ("n_heads", "4"),
-    "--seq-len": ("seq_len", "128"),
-    "--batch": ("batch", "16"),
-    "--micro-batch": ("micro_batch", "8"),
-    "--steps": ("steps", "1000"),
-    "--warmup-steps": ("warmup_steps", "100"),
-    "--eval-every": ("eval_every", "500"),
-    "--eval-tokens": ("eval_tokens", "262144"),
-}
-_REAL = {
-    "--lr": ("learning_rate", "0.003"),
-    "--final-lr": ("final_learning_rate", "0.0003"),
-    "--weight-decay": ("weight_decay", "0.1"),
-    "--dropout": ("dropout", "0.2"),
-}
-_SIZES = ("n_layers", "d_model", "n_heads", "seq_len")
+    "--layers": "4", "--width": "128", "--heads": "4", "--seq-len": "128", "--batch": "16", "--micro-batch": "8",
+    "--steps": "1000", "--warmup-steps": "100", "--eval-every": "500", "--eval-tokens": "262144", "--log-every": "10",
+    "--threads": "1",
+}  # fmt: skip
+_REAL = {"--lr": "0.003", "--final-lr": "0.0003", "--weight-decay": "0.1", "--dropout": "0.2"}
+_FIELDS = {**SIZES, **OPTIONS, "--threads": "threads"}
 _CHOICES = {
     "stack": ("bare", "modern"),
     "schedule": ("wsd", "cosine"),
@@ -76,6 +65,8 @@ def _numbers(command: Callable[..., None]) -> Callable[..., None]:
         "--final-lr": "Learning rate of the last step.",
         "--weight-decay": "Of matrices (0.1).",
         "--dropout": "Share of activations dropped (0).",
+        "--log-every": "Steps between lines of metrics (10).",
+        "--threads": "Of the CPU; rounding depends on them (by size).",
     }
     for name, line in reversed(help_lines.items()):
         command = single(name, metavar="N" if name in _WHOLE else "X", help=line)(command)
@@ -142,11 +133,11 @@ def train_command(as_json: bool, dry_run: bool, **options: Any) -> None:
     name, tokenizer = given.pop("corpus", "mini"), given.pop("tokenizer", "byte")
     stack = given.pop("stack", "bare")
     given.setdefault("precision", "bfloat16" if on_gpu else "float32")
-    wish = given.pop("compile", "auto")
+    wish, threads = given.pop("compile", "auto"), given.pop("threads", None)
     made = None
     try:
         corpus = open_corpus(name, tokenizer)
-        sizes = {field: given.pop(field) for field in _SIZES if field in given}
+        sizes = {field: given.pop(field) for field in SIZES.values() if field in given}
         made = config.resolve(
             corpus, stack=stack, arm=options["arm"], flops=given.pop("flops", None), seed=seed, sizes=sizes,
             processes=processes.world_size(), **given,
@@ -167,7 +158,7 @@ def train_command(as_json: bool, dry_run: bool, **options: Any) -> None:
     run = run_dir.RunDir(folder / made.run_id)
     warnings.showwarning = _warn
     try:
-        processes.limit_threads(made.micro_batch * made.shape.seq_len * made.shape.d_model)
+        processes.set_threads(made, threads)
         with processes.joined(device) as group:
             if group.first:
                 again = ", finished before, not trained again" if (run.path / "summary.json").exists() else ""
@@ -304,7 +295,7 @@ def _given(options: dict[str, Any], problems: list[str]) -> dict[str, Any]:
             known = ", ".join(PRESETS)
             problems.append(f"--preset: one of {known} is needed (found {options['preset']!r}). Use one of these.")
     for kind, table in ((int, _WHOLE), (float, _REAL)):
-        for option, (field, example) in table.items():
+        for option, example in table.items():
             text = options[option.removeprefix("--").replace("-", "_")]
             if text is None:
                 continue
@@ -312,7 +303,7 @@ def _given(options: dict[str, Any], problems: list[str]) -> dict[str, Any]:
             least = 1 if kind is int else 0
             if value is not None and not least <= value < float("inf"):
                 problems.append(f"{option}: a number of at least {least} is needed (found {text!r}). Try {example}.")
-            given[field] = value
+            given[_FIELDS[option]] = value
     if given.get("dropout") is not None and given["dropout"] >= 1:
         problems.append(f"--dropout: a share below 1 is needed (found {given['dropout']:g}). Try 0.2.")
     for name, choices in _CHOICES.items():

@@ -7,12 +7,16 @@ from pathlib import Path
 
 from estimator import architecture
 from estimator.training_runs import TRAINING_RUNS, TrainingRun
-from training import arms, config
+from training import arms, config, repeat
 from training.run_dir import RunDir, RunError
 
 
-def row(run: RunDir) -> TrainingRun | None:
+def row(run: RunDir, role: str = "ladder") -> TrainingRun | None:
     """The row of a run that has ended; None for one that has not.
+
+    Args:
+        run: its folder.
+        role: one of `training_runs.ROLES`.
 
     Raises:
         RunError: files of the run are missing or broken.
@@ -25,6 +29,7 @@ def row(run: RunDir) -> TrainingRun | None:
         raise RunError(f"a finished run has config.json and environment.json, {run.path} lacks one; remove the run")
     try:
         made = config.from_document({k: v for k, v in asked.items() if k not in ("run_id", "corpus_sha256")})
+        command = repeat.command(made, environment.get("threads"))
     except (TypeError, ValueError, KeyError) as error:
         raise RunError(f"{run.path / 'config.json'} must be what a run wrote ({error}); remove the run") from None
     parameters = architecture.parameters(made.shape)
@@ -53,6 +58,8 @@ def row(run: RunDir) -> TrainingRun | None:
         torch=environment["torch"],
         commit=environment["commit"],
         date=environment["date"],
+        role=role,
+        command=command,
     )
 
 

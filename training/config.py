@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from estimator import architecture
@@ -17,7 +18,7 @@ Schedule = Literal["wsd", "cosine"]
 Precision = Literal["float32", "bfloat16", "float64"]
 
 LEARNING_RATE, LEARNING_RATE_WIDTH = 8e-3, 32
-"""The default: 8e-3 at 32 wide, falling with the root of the width."""
+"""See `default_learning_rate`."""
 WEIGHT_DECAY = 0.1
 CLIP = 1.0
 """Largest norm of the gradient (GPT-3: Brown et al. 2020, arXiv 2005.14165, appendix B)."""
@@ -73,7 +74,7 @@ class Config:
         """Of the whole run."""
         return self.steps * self.batch * self.shape.seq_len
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """Stack, arm, budget, seed, and a digest of everything."""
         arm = self.arm.replace("+", "-")
@@ -102,8 +103,25 @@ class Config:
         return low + (1 - low) * (1 - done)
 
 
-def resolve(
-    corpus: Corpus,
+def resolve(corpus: Corpus, *, seed: int = 0, **options: Any) -> Config:
+    """Fill in what was not given (`fill_in`), and see that the corpus has enough text.
+
+    Raises:
+        ValueError: with every problem that was found, one line each.
+    """
+    made = fill_in(corpus.name, corpus.tokenizer, corpus.vocab_size, seed=seed, **options)
+    try:  # now rather than in the middle of a run
+        Batches(corpus, "train", made.shape.seq_len, seed)
+        validation_rows(corpus, made.shape.seq_len, made.eval_tokens)
+    except CorpusError as error:
+        raise ValueError("\n".join(error.problems)) from None
+    return made
+
+
+def fill_in(
+    corpus: str,
+    tokenizer: str,
+    vocab_size: int,
     *,
     stack: Stack,
     arm: str,
@@ -119,17 +137,19 @@ def resolve(
     sizes: dict[str, Any] | None = None,
     **given: Any,
 ) -> Config:
-    """Fill in what was not given.
+    """The configuration of what was given and of rules for the rest.
 
     Args:
-        corpus: what is trained on; sets the vocabulary.
+        corpus: name of what is trained on.
+        tokenizer: of the corpus.
+        vocab_size: of the tokenizer.
         stack: what every arm shares.
         arm: see `training.arms`.
         flops: the budget (useful FLOP); None where `steps` and a size are given.
         seed: of weights, batches and dropout.
         batch: sequences per step.
         steps: in place of those that the budget buys.
-        learning_rate: the highest; None: by LEARNING_RATE.
+        learning_rate: the highest; None: by `default_learning_rate`.
         schedule: "wsd" (warm-up, stable, decay) or "cosine".
         warmup_steps: of linear warm-up; None: by WARMUP.
         micro_batch: sequences at once; None: all of a process's share.
@@ -142,7 +162,7 @@ def resolve(
     """
     arm = arms.canonical(stack, arm)
     fields = arms.arm_shape_fields(stack, arm)
-    sizes = {"seq_len": DEFAULT_SEQ_LEN, **(sizes or {}), "vocab_size": corpus.vocab_size}
+    sizes = {"seq_len": DEFAULT_SEQ_LEN, **(sizes or {}), "vocab_size": vocab_size}
     if ("n_layers" in sizes) != ("d_model" in sizes):
         raise ValueError("n_layers and d_model must be given together, got one of them; give --layers and --width")
     if flops is None:
@@ -155,10 +175,10 @@ def resolve(
         tokens = steps * batch * shape.seq_len
         flops = spent = tokens * architecture.flops_per_token(shape, batch_tokens=batch * shape.seq_len)
     else:
-        planned_batch = batch or budget.plan(flops, stack, fields, **sizes).batch
-        if batch is None and planned_batch % processes:
-            planned_batch = processes * -(-planned_batch // processes)
-        shape, batch, planned, _, spent = budget.plan(flops, stack, fields, batch=planned_batch, **sizes)
+        found = budget.plan(flops, stack, fields, batch=batch, **sizes)
+        if batch is None and found.batch % processes:
+            found = budget.plan(flops, stack, fields, batch=processes * -(-found.batch // processes), **sizes)
+        shape, batch, planned, _, spent = found
         if steps is not None:
             spent *= steps / planned
         steps = planned if steps is None else steps
@@ -172,12 +192,6 @@ def resolve(
         problems.append(f"warmup_steps must be from 1 to below the {steps} steps, got {warmup_steps}; lower it")
     if batch % processes:
         problems.append(f"batch must be a multiple of the {processes} processes, got {batch}; change --batch")
-    eval_tokens = given.get("eval_tokens", Config.eval_tokens)
-    try:  # now rather than in the middle of a run
-        Batches(corpus, "train", shape.seq_len, seed)
-        validation_rows(corpus, shape.seq_len, eval_tokens)
-    except CorpusError as error:
-        problems += error.problems
     if problems:
         raise ValueError("\n".join(problems))
     share = batch // processes
@@ -185,7 +199,7 @@ def resolve(
     if micro < 1 or share % micro:
         raise ValueError(f"micro_batch must divide the {share} sequences of a process, got {micro_batch}; change it")
     if learning_rate is None:
-        learning_rate = LEARNING_RATE * (LEARNING_RATE_WIDTH / shape.d_model) ** 0.5
+        learning_rate = default_learning_rate(shape)
     warmup = warmup_steps or min(steps, max(1, round(WARMUP * steps)))
     decay = steps - warmup if schedule == "cosine" else min(steps - warmup, max(1, round(DECAY * steps)))
     config: dict[str, Any] = {
@@ -208,8 +222,8 @@ def resolve(
         shape=shape,
         batch=batch,
         steps=steps,
-        corpus=corpus.name,
-        tokenizer=corpus.tokenizer,
+        corpus=corpus,
+        tokenizer=tokenizer,
         learning_rate=learning_rate,
         schedule=schedule,
         micro_batch=micro,
@@ -217,9 +231,25 @@ def resolve(
     )
 
 
+def default_learning_rate(shape: ModelShape) -> float:
+    """Where none is given: LEARNING_RATE, falling with the root of the width."""
+    return LEARNING_RATE * math.sqrt(LEARNING_RATE_WIDTH / shape.d_model)
+
+
 def from_document(document: dict[str, Any]) -> Config:
     """The configuration that `Config.document` wrote."""
     return Config(**{**document, "shape": ModelShape(**document["shape"])})
+
+
+def with_learning_rate(config: Config, learning_rate: float) -> Config:
+    """The same run at another highest learning rate, and in proportion at the end."""
+    final = config.final_learning_rate / config.learning_rate * learning_rate
+    return dataclasses.replace(config, learning_rate=learning_rate, final_learning_rate=final)
+
+
+def with_seed(config: Config, seed: int) -> Config:
+    """The same run with another seed."""
+    return dataclasses.replace(config, seed=seed)
 
 
 def with_compile(config: Config, wish: str, on_gpu: bool) -> Config:

@@ -6,9 +6,13 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, distributed
+
+if TYPE_CHECKING:
+    from training.config import Config
 
 ONE_THREAD = 2**17
 """Numbers in the states of a micro-batch (tokens x d_model) up to which one CPU thread does all the work. More gain
@@ -55,10 +59,13 @@ class Processes:
             distributed.barrier()
 
 
-def limit_threads(states: int) -> None:
-    """Use one CPU thread if a micro-batch's states hold few numbers (`ONE_THREAD`). Rounding depends on threads."""
-    if states <= ONE_THREAD:
-        torch.set_num_threads(1)
+def set_threads(config: Config, threads: int | None = None) -> None:
+    """Use this many CPU threads; None: one if a micro-batch's states hold few numbers (`ONE_THREAD`), else as torch
+    would. Rounding depends on threads."""
+    if threads is None and config.micro_batch * config.shape.seq_len * config.shape.d_model <= ONE_THREAD:
+        threads = 1
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def world_size() -> int:

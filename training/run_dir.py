@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import os
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -44,10 +45,14 @@ class RunError(Exception):
 
 
 class RunDir:
-    """A run's folder. Nothing is created before `create` or `locked`."""
+    """A run's folder. Nothing is created before `create` or `locked`.
 
-    def __init__(self, path: Path) -> None:
+    `patience` is how many seconds to wait for another process that holds the run.
+    """
+
+    def __init__(self, path: Path, patience: float = 0.0) -> None:
         self.path = path
+        self.patience = patience
         self.metrics_path = path / "metrics.jsonl"
 
     def read(self, name: str) -> dict[str, Any] | None:
@@ -98,12 +103,17 @@ class RunDir:
         with self._refused(".lock"):
             file = (self.path / ".lock").open("w")
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RunError(
-                    f"a run is trained by one process at a time, {self.path} is held by another; wait for it"
-                ) from None
+            until = time.monotonic() + self.patience
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    if time.monotonic() > until:
+                        raise RunError(
+                            f"a run is trained by one process at a time, {self.path} is held by another; wait for it"
+                        ) from None
+                time.sleep(0.2)
             for left in (*self.path.glob(".*.*.*"), *self.path.glob("checkpoints/.*.*")):
                 left.unlink()  # what a killed process was writing
             yield

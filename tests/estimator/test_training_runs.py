@@ -12,7 +12,7 @@ RUN = TrainingRun(
     run_id="a", stack="bare", algorithm="rope", arm="rope", seed=0, rung_flops=1e12, n_params_active=10,
     n_params_total=10, tokens=100, seq_len=128, vocab=256, flops=1.01e12, status="finished", loss_nats_per_token=2.0,
     loss_bits_per_byte=2.9, learning_rate=0.01, wall_s=1.5, device="cpu", tokens_per_s=70.0, corpus="mini@abc",
-    tokenizer="byte", torch="2.13.0", commit="abc", date="2026-01-01",
+    tokenizer="byte", torch="2.13.0", commit="abc", date="2026-01-01", role="ladder", command="ceg train --arm rope",
 )  # fmt: skip
 DIVERGED = RUN._replace(run_id="b", status="diverged", loss_nats_per_token=math.nan, loss_bits_per_byte=math.nan)
 
@@ -37,6 +37,8 @@ def test_rows_come_back_and_a_run_is_added_once(tmp_path: Path) -> None:
         ("loss_nats_per_token", "", "a finite number above 0"),
         ("status", "done", "one of finished, diverged"),
         ("device", " ", "the cell is filled"),
+        ("role", "", "one of ladder, learning_rate"),
+        ("command", "", "the cell is filled"),
     ],
 )
 def test_a_bad_cell_is_named(tmp_path: Path, column: str, value: str, rule: str) -> None:
@@ -67,6 +69,13 @@ def test_a_bad_new_row_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(EvidenceError, match="run a, column tokens"):
         training_runs.append(path, [RUN._replace(tokens=0)])
     assert not path.exists()
+
+
+def test_a_run_for_a_learning_rate_may_come_to_stand_in_the_ladder(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    training_runs.append(path, [RUN._replace(role="learning_rate"), RUN._replace(run_id="b")])
+    assert training_runs.append(path, [RUN, RUN._replace(run_id="b", role="learning_rate")]) == 0
+    assert [row.role for row in training_runs.load(path)] == ["ladder", "ladder"]
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n"])
