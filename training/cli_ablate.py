@@ -118,7 +118,7 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
     if dry_run:
         _plan(ladders, ledger, pace, slots, as_json)
         return
-    engine = pool.LocalPool(slots, runs, device.type, threads)
+    engine = pool.LocalPool(slots, corpus.folder, runs, device=device.type, threads=threads)
     try:
         with _progress() as report:
             outcome = sweep.run(ladders, table, runs, engine, pace.seconds, report)
@@ -126,6 +126,8 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
         raise BadInput([str(error)]) from None
     except EvidenceError as error:
         raise BadInput(list(map(str, error.problems))) from None
+    except OSError as error:
+        raise BadInput([f"--out: the table can be written ({error.strerror}). Choose another."]) from None
     except KeyboardInterrupt:
         raise click.ClickException("stopped. The same command goes on from the last checkpoints.") from None
     _say(ladders, sweep.read(table), outcome, table, runs, as_json)

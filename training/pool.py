@@ -41,11 +41,17 @@ class Engine(Protocol):
 
 
 class LocalPool:
-    """`slots` processes that stay, each for one job at a time: one that dies takes no other with it."""
+    """`slots` processes that stay, each for one job at a time: one that dies takes no other with it.
 
-    def __init__(self, slots: int, runs: Path, device: str = "cpu", threads: int | None = None) -> None:
-        self.slots, self.runs, self.device = slots, runs, device
-        self.threads = threads if threads is not None else max(1, (os.cpu_count() or 1) // slots)
+    `corpus` is its folder, `runs` where run folders go; `threads` of each process, None for its share of the cores.
+    """
+
+    def __init__(
+        self, slots: int, corpus: Path, runs: Path, *, device: str = "cpu", threads: int | None = None
+    ) -> None:
+        self.slots = slots
+        threads = threads if threads is not None else max(1, (os.cpu_count() or 1) // slots)
+        self._where = corpus, runs, device, threads
         self._free: list[ProcessPoolExecutor] = []
 
     def submit(self, job: Job) -> Future[TrainingRun]:
@@ -66,7 +72,7 @@ class LocalPool:
             else:
                 promise.set_result(found)
 
-        worker.submit(train_job, job, self.runs, self.device, self.threads).add_done_callback(ended)
+        worker.submit(train_job, job, *self._where).add_done_callback(ended)
         return promise
 
     def close(self) -> None:
@@ -80,7 +86,7 @@ class LocalPool:
         return ProcessPoolExecutor(1, context, initializer=_end_with, initargs=(os.getpid(),))
 
 
-def train_job(job: Job, runs: Path, device: str, threads: int) -> TrainingRun | str:
+def train_job(job: Job, corpus: Path, runs: Path, device: str, threads: int) -> TrainingRun | str:
     """Train a run in this process, or find it trained, and return its row; else what went wrong."""
     from training import collect, processes
     from training.data import CorpusError, open_corpus
@@ -90,10 +96,10 @@ def train_job(job: Job, runs: Path, device: str, threads: int) -> TrainingRun | 
     made = job.config
     run = RunDir(runs / made.run_id, patience=PATIENCE)
     try:
-        corpus = open_corpus(made.corpus, made.tokenizer)
+        text = open_corpus(str(corpus), made.tokenizer)
         processes.set_threads(made, threads)
         with processes.joined(device) as group:
-            train(made, corpus, run, group)
+            train(made, text, run, group)
         row = collect.row(run, job.role)
         return row if row is not None else "it has no summary"
     except (RunError, CorpusError) as error:

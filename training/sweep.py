@@ -72,10 +72,12 @@ def run(
 
     Raises:
         EvidenceError: the table is bad.
+        OSError: it cannot be made.
         RunError: another sweep works in the folder, or it cannot be written.
     """
     failed: dict[str, tuple[Job, str]] = {}
     running: dict[Future[TrainingRun], Job] = {}
+    found: dict[str, float] = {}  # share of a run that was there before this call
     added, began, work = 0, time.monotonic(), 0.0
     ledger = read(table)
 
@@ -97,20 +99,22 @@ def run(
                 held = {job.config.run_id for job in running.values()} | failed.keys()
                 due = [job for job in ladders.due(ledger) if job.config.run_id not in held]
                 for job in due[: engine.slots - len(running)]:
+                    found[job.config.run_id] = _share_done(runs, job)
                     running[engine.submit(job)] = job
                 if not running:
                     return Outcome(added, tuple(failed.values()))
-                started = sum(seconds(job) * _share_done(runs, job) for job in running.values())
+                shares = {job: _share_done(runs, job) for job in running.values()}
+                done = work + sum(seconds(job) * (share - found[job.config.run_id]) for job, share in shares.items())
                 ahead = [job for job in ladders.ahead(ledger) if job.config.run_id not in failed]
-                speed = (work + started) / (time.monotonic() - began) if work else engine.slots
-                left = (sum(map(seconds, ahead)) - started) / speed
+                left = sum(map(seconds, ahead)) - sum(seconds(job) * share for job, share in shares.items())
+                left /= done / (time.monotonic() - began) if work and done > 0 else engine.slots
                 names = tuple(job.config.run_id for job in running.values())
                 report(Progress(added, len(ahead), max(0.0, left), len(failed), names))
                 for future in wait(running, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED).done:
                     job = running.pop(future)
                     try:
                         added += add([future.result()])
-                        work += seconds(job)
+                        work += seconds(job) * (1 - found[job.config.run_id])
                     except JobError as error:
                         fail(job, str(error))
                     except OSError as error:  # the next call finds the run ended, and adds its row
