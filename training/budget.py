@@ -74,7 +74,7 @@ def plan(flops: float, stack: Stack, arm_fields: dict[str, Any], *, batch: int |
     base = baseline_shape(flops, stack, **sizes)
     size = {"n_layers": base.n_layers, "d_model": base.d_model, "n_heads": base.n_heads, "head_dim": base.head_dim}
     shape = architecture.stack(stack, **{**size, **sizes, **arm_fields})
-    if batch is None:  # by the baseline's tokens, so that all arms of a rung have equal steps
+    if batch is None:  # by the baseline's tokens, so that all arms of a rung have one batch size
         tokens = flops / architecture.flops_per_token(base)
         batch = max(1, 2 ** round(math.log2(BATCH_TOKENS * math.sqrt(tokens) / shape.seq_len)))
     step_tokens = batch * shape.seq_len

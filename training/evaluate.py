@@ -14,8 +14,6 @@ from training.tokenizers import BpeTokenizer
 
 SEQUENCES_AT_ONCE = 16
 """Of this process; rounding depends on it, so it is one number for all runs."""
-
-
 COUNTED = 2**26
 """Training tokens behind the unigram frequencies: the first 64M."""
 
@@ -30,12 +28,12 @@ class HeldOutText(NamedTuple):
 def held_out_text(corpus: Corpus, seq_len: int, tokens: int) -> HeldOutText:
     """About the targets of `validation_loss` with the same arguments."""
     rows = validation_rows(corpus, seq_len, tokens)
-    counts, wanted = np.ones(corpus.vocab_size, dtype=np.int64), np.zeros(corpus.vocab_size, dtype=np.int64)
+    counts = np.ones(corpus.vocab_size, dtype=np.int64)
     train = corpus.tokens("train")
     for start in range(0, min(len(train), COUNTED), 2**20):
         counts += np.bincount(train[start : min(start + 2**20, COUNTED)], minlength=corpus.vocab_size)
     targets = rows[0 : len(rows)][1].numpy().ravel()
-    wanted += np.bincount(targets, minlength=corpus.vocab_size)
+    wanted = np.bincount(targets, minlength=corpus.vocab_size)
     entropy = -float((wanted / wanted.sum()) @ np.log(counts / counts.sum()))
     if corpus.tokenizer == "byte":
         return HeldOutText(entropy, 1.0)

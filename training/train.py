@@ -29,8 +29,8 @@ from training.run_dir import RunDir, RunError
 
 CHECKPOINT_SECONDS = 60.0
 DIVERGED = 2.0
-"""A run has diverged when its training loss after warm-up is not finite or above this many times ln(vocabulary), which
-is the loss of a uniform guess."""
+"""A run has diverged when a loss or a gradient is not finite, or when a training loss after warm-up or the last
+held-out loss is above this many times ln(vocabulary), which is the loss of a uniform guess."""
 
 
 class Progress(NamedTuple):

@@ -7,21 +7,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from estimator.architecture import STACKS, ModelShape, flop_parts, optimizer_flops, stack
-from tests.estimator.test_architecture import SWITCHES
+from estimator.architecture import ModelShape, flop_parts, optimizer_flops, stack
+from tests.training.cases import CASES
 from training import arms, flops
 from training.cli_flops import flops_command
 from training.flops import count, fvcore_flops, torch_flops, torch_optimizer_flops
 
-SIZE: dict[str, Any] = {"n_layers": 2, "d_model": 32, "n_heads": 4, "vocab_size": 61, "seq_len": 24}
-ARMS = [(name, arm) for name in STACKS for arm in arms.arms(name)]
-CASES: dict[str, ModelShape] = {
-    f"{name}-{arm}": stack(name, **SIZE, **arms.arm_shape_fields(name, arm)) for name, arm in ARMS
-}
-for _switch, (_fields, _) in SWITCHES.items():
-    _shape = ModelShape(**{**SIZE, **_fields, "seq_len": 24})
-    if _shape not in CASES.values():
-        CASES[f"switch-{_switch}"] = _shape
 # fvcore traces, which takes longer: all in the slow tests
 FVCORE = ("bare-baseline", "bare-layernorm", "modern-moe", "modern-sparse_attention", "modern-gqa")
 

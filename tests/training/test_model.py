@@ -14,19 +14,10 @@ from torch.nn import functional
 
 from estimator.architecture import STACKS, ModelShape, flop_parts, parameters, stack
 from kernels import patterns, reference
-from tests.estimator.test_architecture import SWITCHES
+from tests.training.cases import ARMS, CASES, SIZE
 from training import arms, attention, feed_forward, model
 from training.model import LanguageModel, build
 
-SIZE: dict[str, Any] = {"n_layers": 2, "d_model": 32, "n_heads": 4, "vocab_size": 61, "seq_len": 24}
-ARMS = [(name, arm) for name in STACKS for arm in arms.arms(name)]
-CASES: dict[str, ModelShape] = {
-    f"{name}-{arm}": stack(name, **SIZE, **arms.arm_shape_fields(name, arm)) for name, arm in ARMS
-}
-for _switch, (_fields, _) in SWITCHES.items():
-    _shape = ModelShape(**{**SIZE, **_fields, "seq_len": 24})
-    if _shape not in CASES.values():
-        CASES[f"switch-{_switch}"] = _shape
 every_case = pytest.mark.parametrize("name", CASES)
 every_arm = pytest.mark.parametrize("name", [f"{name}-{arm}" for name, arm in ARMS])
 
