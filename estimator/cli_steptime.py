@@ -1,0 +1,264 @@
+"""`ceg steptime`: how long one training step, or one decoded token, takes. Imported by name when it is called."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from estimator.cli_input import BadInput, Command, console, number, print_json, single, write
+from estimator.evidence import EvidenceError
+
+if TYPE_CHECKING:
+    from estimator.architecture import ModelShape
+
+_FLAGS = {
+    "n_layers": "--layers", "d_model": "--width", "n_heads": "--heads", "gqa_group": "--kv-heads", "d_ff": "--ff",
+    "vocab_size": "--vocab", "seq_len": "--seq-len", "n_experts": "--experts", "top_k": "--top-k",
+    "devices": "--gpus", "micro_batch": "--micro-batch", "accumulate": "--accumulate", "sharding": "--sharding",
+    "kernel": "--attention", "precision": "--precision", "expert_parallel": "--expert-parallel", "params": "--params",
+    "network": "--network-gbps", "context": "--context", "batch": "--batch", "gradient_bytes": "--reduce-bits",
+    "device": "--device",
+}  # fmt: skip
+_WORDS = {" if head_dim is None": "", "give head_dim, or use": "use", "n_heads": "heads", "d_model": "width"}
+# options that hold whole numbers, with examples
+_SHAPE = {"layers": "12", "width": "768", "heads": "12", "kv_heads": "8", "ff": "3072", "experts": "8", "top_k": "2"}
+_PLAN = {"gpus": "8", "micro_batch": "4", "accumulate": "1", "expert_parallel": "8"}
+
+
+@click.command("steptime", cls=Command)
+@single("--params", metavar="N", help="Parameters, such as 7e9: layers and width follow.")
+@single("--layers", metavar="N", help="Blocks.")
+@single("--width", metavar="N", help="Of the residual stream.")
+@single("--heads", metavar="N", help="Query heads (width / 128).")
+@single("--kv-heads", metavar="N", help="Key and value heads (as many).")
+@single("--ff", metavar="N", help="Width of the feed-forward layer, or of one expert.")
+@single("--experts", metavar="N", help="Experts per layer.")
+@single("--top-k", metavar="N", help="Experts per token (2).")
+@single("--block", default="gpt", metavar="gpt|llama", help="gpt: GELU, learned positions; llama: SwiGLU, RoPE.")
+@single("--vocab", default="50368", metavar="N", help="Vocabulary entries (50368).")
+@single("--seq-len", default="2048", metavar="N", help="Tokens per sequence (2048).")
+@single("--device", metavar="NAME", help="v100, a100-40, a100-80, h100, h800, h200, b200 or cpu.")
+@single("--gpus", metavar="N", help="Devices (8, or as many as it takes).")
+@single("--micro-batch", metavar="N", help="Sequences per device and pass (16k tokens, or what fits).")
+@single("--accumulate", metavar="N", help="Micro-batches per step (1).")
+@click.option("--recompute/--no-recompute", default=None, help="Run blocks again for the backward pass (if it must).")
+@single("--sharding", default="full", metavar="none|optimizer|gradients|full|hybrid", help="As ZeRO 0 to 3 or FSDP.")
+@single("--attention", metavar="KERNEL", help="materialised, flash-triton (default), flash1, flash2 or flash3.")
+@single("--precision", metavar="bf16|fp8|fp16|fp32", help="The device's own by default.")
+@single("--reduce-bits", default="16", metavar="16|32", help="Width of gradients while they are summed (16).")
+@single("--network-gbps", metavar="G", help="Gbit/s of a server to others; the device's usual server by default.")
+@single("--expert-parallel", metavar="N", help="Devices that share out the experts of a layer (1).")
+@click.option("--decode", is_flag=True, help="Time a decoded token instead: --context, --batch.")
+@single("--context", metavar="N", help="With --decode: tokens in each sequence's cache (--seq-len).")
+@single("--batch", metavar="N", help="With --decode: sequences (1).")
+@click.option("--published", is_flag=True, help="Predict device-hours of four published runs instead.")
+@single("--calibrate", metavar="TABLE.csv", help="Fit the constants to a table of measured throughput instead.")
+@click.option("--write", "store", is_flag=True, help="With --calibrate: store them (for maintainers).")
+@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout, and nothing else there.")
+@click.pass_context
+def steptime_command(
+    ctx: click.Context, /, published: bool, calibrate: str | None, store: bool, as_json: bool, **options: Any
+) -> None:
+    """How long one training step takes: throughput, utilisation, where the time goes, what binds.
+
+    \b
+    ceg steptime --params 7e9 --seq-len 2048 --device h100 --gpus 128
+    ceg steptime --layers 24 --width 2048 --heads 16 --device a100-80 --micro-batch 8 --json
+    ceg steptime --params 7e9 --device h100 --decode --context 16384
+    ceg steptime --published
+    """
+    given = sorted(name for name in options if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT)
+    if published or calibrate is not None:
+        mode = "--published" if published else "--calibrate"
+        problems = [f"--{name.replace('_', '-')}: it goes without {mode}. Leave one of them out." for name in given]
+        if published and calibrate is not None:
+            problems.append("--calibrate: it goes without --published. Leave one of them out.")
+        if store and calibrate is None:
+            problems.append("--write: it goes with --calibrate. Add --calibrate TABLE.csv, or leave it out.")
+        if problems:
+            raise BadInput(problems)
+        _published(as_json) if published else _calibrate(str(calibrate), store, as_json)
+        return
+    problems = []
+    if store:
+        problems.append("--write: it goes with --calibrate. Add --calibrate TABLE.csv, or leave it out.")
+    if not options["decode"]:
+        problems += [
+            f"--{n}: it goes with --decode. Add that, or leave it out." for n in ("context", "batch") if n in given
+        ]
+    _time(options, problems, as_json)
+
+
+def _time(options: dict[str, Any], problems: list[str], as_json: bool) -> None:
+    """One training step or one decoded token."""
+    from estimator import hardware, step_text, step_time, step_work
+
+    shape = _read_shape(options, problems)
+    device = None
+    if options["device"] is None:
+        problems.append(f"--device: one of {', '.join(hardware.DEVICES)} is needed (found none). Try h100.")
+    else:
+        try:
+            device = hardware.find(options["device"])
+        except ValueError as error:
+            problems += _flagged([str(error)])
+    fields = _read_plan(options, problems)
+    context = _whole("context", options["context"] or options["seq_len"], "4096", problems)
+    batch = _whole("batch", options["batch"] or "1", "1", problems)
+    if shape is not None and device is not None and not problems and options["decode"]:
+        try:
+            token = step_time.decoded_token(
+                shape, device, context=context or 0, batch=batch or 0, devices=fields.get("devices", 1)
+            )
+        except ValueError as error:
+            raise BadInput(_flagged(str(error).splitlines())) from None
+        print_json(step_text.token_document(token)) if as_json else click.echo(step_text.token_plain(token))
+        return
+    if shape is not None and device is not None:
+        # a plan with bad counts is reported as it is, a sound one is completed
+        plan = step_work.Plan(device=device, **fields)
+        broken = list(step_work.problems(shape, plan, fits=False))
+        if not broken:
+            plan = step_work.default_plan(shape, device, **fields)
+            broken = list(step_work.problems(shape, plan))
+        problems += _flagged(broken)
+    if problems or shape is None or device is None:
+        raise BadInput(problems)
+    step = step_time.training_step(shape, plan)
+    print_json(step_text.document(step)) if as_json else click.echo(step_text.plain(step))
+
+
+def _read_shape(options: dict[str, Any], problems: list[str]) -> ModelShape | None:
+    """The shape that the options give, or None with problems added."""
+    from estimator import step_shapes
+
+    before = len(problems)
+    given = {n: options[n] for n in (*_SHAPE, "vocab", "seq_len") if options[n] is not None}
+    read = {n: _whole(n, text, _SHAPE.get(n, "2048"), problems) for n, text in given.items()}
+    sizes = {n: value for n, value in read.items() if value is not None}
+    block: Literal["gpt", "llama"] = "llama" if options["block"].lower() == "llama" else "gpt"
+    if options["block"].lower() != block:
+        problems.append(f"--block: gpt or llama is needed (found {options['block']!r}). Try gpt.")
+    parameters = None
+    if options["params"] is not None:
+        parameters = number("--params", options["params"], problems, "7e9")
+        if parameters is not None and not 1e5 <= parameters <= 1e14:
+            problems.append(f"--params: 1e5 to 1e14 parameters are needed (found {options['params']!r}). Try 7e9.")
+        both = [f"--{n.replace('_', '-')}" for n in ("layers", "width", "heads", "kv_heads") if n in read]
+        if both:
+            problems.append(f"--params: it goes without {', '.join(both)}. Leave one or the other out.")
+    elif not {"layers", "width"} <= set(read):
+        problems.append("--params: a size is needed (found none). Give --params 7e9, or --layers and --width.")
+    fields: dict[str, Any] = {}
+    if "ff" in sizes:
+        fields["d_expert" if "experts" in read else "d_ff"] = sizes["ff"]
+    if "experts" in sizes:
+        activation = "swiglu" if block == "llama" else "gelu"
+        fields |= {"feed_forward": "moe", "n_experts": sizes["experts"], "expert_activation": activation}
+        fields |= {"top_k": sizes["top_k"]} if "top_k" in sizes else {}
+    elif "top_k" in read and "experts" not in read:
+        problems.append("--top-k: it goes with --experts. Add --experts 8, or leave it out.")
+    if len(sizes) < len(read):
+        return None
+    width = sizes.get("width", 128)
+    heads = sizes.get("heads", max(1, width // 128))
+    kv = sizes.get("kv_heads")
+    if kv is not None and (kv < 1 or heads < 1 or heads % kv):
+        problems.append(f"--kv-heads: a divisor of the {heads} heads is needed (found {kv}). Try 1.")
+    elif kv is not None:
+        fields |= {"heads": "gqa", "gqa_group": heads // kv}
+    try:
+        if parameters is not None and len(problems) == before:
+            return step_shapes.shape_with(parameters, sizes["vocab"], sizes["seq_len"], block, **fields)
+        # without a size of its own, the rest is still checked
+        layers = sizes.get("layers", 1)
+        shape = step_shapes.shape_of(layers, width, heads, sizes["vocab"], sizes["seq_len"], block, **fields)
+    except ValueError as error:
+        problems += _flagged(line for line in str(error).splitlines() if not line.startswith("ModelShape has"))
+        return None
+    return shape
+
+
+def _read_plan(options: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """Fields of a Plan that the options give."""
+    from estimator.step_work import SHARDINGS
+
+    fields: dict[str, Any] = {}
+    for name, example in _PLAN.items():
+        if options[name] is not None:
+            value = _whole(name, options[name], example, problems)
+            if value is not None:
+                fields["devices" if name == "gpus" else name] = value
+    sharding = options["sharding"].lower()
+    if sharding in SHARDINGS:
+        fields["sharding"] = SHARDINGS[sharding]
+    else:
+        problems.append(
+            f"--sharding: one of {', '.join(dict.fromkeys(SHARDINGS.values()))} is needed "
+            f"(found {options['sharding']!r}). Try full."
+        )
+    if options["recompute"] is not None:
+        fields["recompute"] = options["recompute"]
+    if options["attention"] is not None:
+        fields["kernel"] = options["attention"].lower()
+    if options["precision"] is not None:
+        fields["precision"] = options["precision"].lower()
+    if options["reduce_bits"] not in ("16", "32"):
+        problems.append(f"--reduce-bits: 16 or 32 is needed (found {options['reduce_bits']!r}). Try 16.")
+    else:
+        fields["gradient_bytes"] = int(options["reduce_bits"]) // 8
+    if options["network_gbps"] is not None:
+        gigabits = number("--network-gbps", options["network_gbps"], problems, "3200")
+        if gigabits is not None and not (math.isfinite(gigabits) and gigabits > 0):
+            problems.append(f"--network-gbps: a number above 0 is needed (found {gigabits:g}). Try 3200.")
+        elif gigabits is not None:
+            fields["network"] = gigabits * 1e9 / 8
+    return fields
+
+
+def _whole(name: str, text: str, example: str, problems: list[str]) -> int | None:
+    value: int | None = number(f"--{name.replace('_', '-')}", text, problems, example, int)
+    return value
+
+
+def _flagged(lines: Iterable[str]) -> list[str]:
+    """Problems of a library call under the names of the options that they came from."""
+    found = []
+    for line in lines:
+        name, _, rest = line.removeprefix("- ").partition(" ")
+        for field, word in _WORDS.items():
+            rest = rest.replace(field, word)
+        text = f"{_FLAGS[name]}: {rest}" if name in _FLAGS else f"{name} {rest}"
+        found.append(text if text.endswith((".", "?")) else f"{text}.")
+    return found
+
+
+def _published(as_json: bool) -> None:
+    from estimator import published_runs
+
+    predictions = [published_runs.predict(run) for run in published_runs.RUNS]
+    if as_json:
+        print_json(published_runs.document(predictions))
+    else:
+        published_runs.render(console(), predictions)
+
+
+def _calibrate(table: str, store: bool, as_json: bool) -> None:
+    from estimator import step_calibration, step_time
+
+    try:
+        rows = step_calibration.read_table(table)
+    except EvidenceError as error:
+        raise BadInput([f"--calibrate: {problem}" for problem in error.problems]) from None
+    fitted, scores = step_calibration.calibrate(rows)
+    document = step_calibration.document(table, rows, fitted, scores)
+    if store:
+        write("--write", step_time.CONSTANTS_FILE, (json.dumps(document, indent=1) + "\n").encode())
+    if as_json:
+        print_json(document)
+    else:
+        step_calibration.render(console(), document)
