@@ -76,7 +76,8 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
 
     import torch
 
-    from training import ablate, arms, collect, pool, run_dir, sweep
+    from estimator import arms
+    from training import ablate, collect, pool, run_dir, sweep
     from training.data import CorpusError, open_corpus
     from training.pace import Pace
 
@@ -174,7 +175,7 @@ def _count(option: str, text: str | None, problems: list[str], example: str) -> 
 
 
 def _canonical(stack: Any, names: tuple[str, ...], problems: list[str]) -> list[str]:
-    from training import arms
+    from estimator import arms
 
     found = []
     for name in names:

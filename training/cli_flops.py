@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from estimator import arms
 from estimator.cli_input import BadInput, Command, console, number, parse_budgets, print_json, single
-from training import arms, budget
+from training import budget
 from training.budget import Plan
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from estimator import architecture
+from estimator import architecture, arms
 from estimator.training_runs import TRAINING_RUNS, TrainingRun
-from training import arms, config, repeat
+from training import config, repeat
 from training.run_dir import RunDir, RunError
 
 

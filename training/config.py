@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from estimator import architecture
+from estimator import architecture, arms
 from estimator.architecture import ModelShape, Stack
 from kernels.backend import Backend
-from training import arms, budget, run_dir
+from training import budget, run_dir
 from training.data import Batches, Corpus, CorpusError, validation_rows
 
 Schedule = Literal["wsd", "cosine"]
@@ -144,7 +144,7 @@ def fill_in(
         tokenizer: of the corpus.
         vocab_size: of the tokenizer.
         stack: what every arm shares.
-        arm: see `training.arms`.
+        arm: see `estimator.arms`.
         flops: the budget (useful FLOP); None where `steps` and a size are given.
         seed: of weights, batches and dropout.
         batch: sequences per step.

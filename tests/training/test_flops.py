@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from estimator import arms
 from estimator.architecture import ModelShape, flop_parts, optimizer_flops, stack
 from tests.training.cases import CASES
-from training import arms, flops
+from training import flops
 from training.cli_flops import flops_command
 from training.flops import count, fvcore_flops, torch_flops, torch_optimizer_flops
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from estimator import arms
 from estimator.architecture import STACKS, ModelShape, flop_parts, parameters, stack
 from kernels import patterns, reference
 from tests.training.cases import ARMS, CASES, SIZE
-from training import arms, attention, feed_forward, model
+from training import attention, feed_forward, model
 from training.model import LanguageModel, build
 
 every_case = pytest.mark.parametrize("name", CASES)

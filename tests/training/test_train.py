@@ -19,9 +19,10 @@ from click.testing import CliRunner
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
+from estimator import arms
 from tests.training.conftest import made_up
 from tests.training.small_runs import ONE, run, small, without_clock
-from training import arms, model, train
+from training import model, train
 from training.cli_train import train_command
 from training.data import Batches, Corpus, open_corpus
 from training.prepare import prepare
