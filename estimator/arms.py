@@ -84,7 +84,7 @@ def arm_shape_fields(stack: Stack, arm: str) -> dict[str, Any]:
         except ValueError as error:
             problems.append(str(error))
             continue
-        changed = {field: value for field, value in fields.items() if _of_stack(stack, field) != value}
+        changed = {field: value for field, value in fields.items() if of_stack(stack, field) != value}
         if name in parts:
             problems.append(f"arm must name each part once, got {text!r} again in {arm!r}; leave it out")
         elif name.startswith(WITHOUT) and not _has(stack, name.removeprefix(WITHOUT)):
@@ -137,12 +137,12 @@ def _part(text: str) -> tuple[str, Mapping[str, Any]]:
         return name, entry.arm
     if not entry.arm:
         return entry.replaces[0], entry.baseline_arm
-    return WITHOUT + name, {field: _of_stack("bare", field) for field in entry.arm}
+    return WITHOUT + name, {field: of_stack("bare", field) for field in entry.arm}
 
 
 def _has(stack: Stack, name: str) -> bool:
     """Whether a stack contains an algorithm."""
-    return all(_of_stack(stack, field) == value for field, value in algorithms.get(name).arm.items())
+    return all(of_stack(stack, field) == value for field, value in algorithms.get(name).arm.items())
 
 
 def _resolve(name: str, text: str) -> str:
@@ -180,7 +180,7 @@ def _combine(stack: Stack, parts: Mapping[str, Mapping[str, Any]]) -> tuple[dict
     owner: dict[str, str] = {}
     problems: list[str] = []
     mixtures = [name for name, fields in parts.items() if fields.get("feed_forward") == "moe"]
-    activation = _of_stack(stack, "feed_forward")
+    activation = of_stack(stack, "feed_forward")
     for name, fields in parts.items():
         for field, value in fields.items():
             if mixtures and field in ("feed_forward", "expert_activation"):
@@ -205,7 +205,8 @@ def _combine(stack: Stack, parts: Mapping[str, Mapping[str, Any]]) -> tuple[dict
     return mixed, problems
 
 
-def _of_stack(stack: Stack, field: str) -> Any:
+def of_stack(stack: Stack, field: str) -> Any:
+    """What a stack has in a field of `ModelShape`."""
     return STACKS[stack].get(field, _DEFAULTS[field])
 
 

@@ -154,18 +154,21 @@ class StepTime:
         return self.seconds * math.exp(-width), self.seconds * math.exp(width)
 
 
-def training_step(shape: ModelShape, plan: Plan, calibration: Calibration | None = None) -> StepTime:
+def training_step(
+    shape: ModelShape, plan: Plan, calibration: Calibration | None = None, *, fits: bool = True
+) -> StepTime:
     """Time of one optimizer step.
 
     Args:
         shape: the model, at full sequences.
         plan: on what, and how.
         calibration: the shipped one by default.
+        fits: whether the plan must fit into memory; if not, the time is that of a device with room for it.
 
     Raises:
         ValueError: a plan that breaks rules or does not fit into memory, with all problems and what would do.
     """
-    found = list(problems(shape, plan))
+    found = list(problems(shape, plan, fits))
     if found:
         raise ValueError("\n".join(found))
     fitted = shipped() if calibration is None else calibration

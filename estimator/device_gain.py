@@ -1,0 +1,162 @@
+"""What a gain in FLOP is worth on a device: in time, in dollars, and per generated token.
+
+    ln CEG(time) = ln CEG(flop) + ln(achieved FLOP/s with it / achieved FLOP/s without it)
+    ln CEG(usd)  = ln CEG(time) + ln(price of the other's device / price of the device)
+    CEG(decode)  = device-seconds per token without it / with it, at equal shape, each on as few devices as hold it
+
+Both models are the compute-optimal shape of the `modern` stack at their own budget, the one with the algorithm at C and
+the one without it at C x CEG(flop), so it is larger and achieves another speed. Speeds come from `estimator.step_time`,
+useful FLOP over modelled seconds. The variance of the logarithm is that of the gain in FLOP plus that of the ratio of
+speeds, in which the model's constants cancel as far as both sides share them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from estimator import algorithms, architecture, arms, step_time, step_work
+from estimator.architecture import ModelShape
+from estimator.hardware import Device
+from estimator.step_time import StepTime, TokenTime
+from estimator.step_work import MOST_DEVICES
+
+STACK: architecture.Stack = "modern"
+SEQ_LEN = 2048
+DECODE_BATCH = 16
+"""Sequences that are decoded at once. Assumed: more of them weigh caches more against weights."""
+
+
+class Setting(NamedTuple):
+    """Where both models run, and on sequences of how many tokens (with decode: tokens in each cache)."""
+
+    device: Device
+    baseline_device: Device
+    seq_len: int = SEQ_LEN
+
+
+class Side(NamedTuple):
+    """One of the two models: its budget (FLOP), what it is, and its modelled step or token."""
+
+    flops: float
+    shape: ModelShape
+    time: StepTime | TokenTime
+    fits: bool
+
+
+class Speeds(NamedTuple):
+    """By what a gain in FLOP is multiplied (for decode: the gain itself), its ln and the variance of that.
+
+    `treatment` and `baseline` are the two models; `price` is the part of `ln_factor` that is due to prices.
+    """
+
+    ln_factor: float
+    variance: float
+    treatment: Side
+    baseline: Side
+    price: float = 0.0
+
+
+class NoShapeError(ValueError):
+    """A contrast without two models to compare: one sentence with rule, value and remedy."""
+
+
+def speeds(
+    names: Sequence[str], baselines: Sequence[str], currency: str, flops: float, gain: float, setting: Setting
+) -> Speeds:
+    """The two models of a question, timed.
+
+    Args:
+        names: algorithms; baselines: what each replaces.
+        baselines: see `names`.
+        currency: "time", "usd" or "decode".
+        flops: budget of the model with the algorithms (FLOP).
+        gain: CEG in FLOP, by which the other's budget is larger; 1 for decode, which compares equal shapes.
+        setting: devices and sequence length.
+
+    Raises:
+        NoShapeError: an algorithm or baseline that is no change of a model's shape, or a budget below any model.
+    """
+    with_it, without_it = _fields(names, baselines)
+    if currency == "decode":
+        return _decode(with_it, without_it, flops, setting)
+    shapes = [_shape(c, fields, setting.seq_len) for c, fields in ((flops, with_it), (flops * gain, without_it))]
+    devices = [setting.device, setting.baseline_device]
+    plans = [step_work.default_plan(shape, device) for shape, device in zip(shapes, devices, strict=True)]
+    fit = [not list(step_work.problems(shape, plan)) for shape, plan in zip(shapes, plans, strict=True)]
+    # As many devices for both, and both run blocks again where one of them must: an algorithm's gain is not that it
+    # fits by a hair. A model that fits nowhere is timed as if it did on the devices of the other.
+    ready = [plan for plan, fits in zip(plans, fit, strict=True) if fits] or plans
+    shared = {"devices": max(plan.devices for plan in ready), "recompute": any(plan.recompute for plan in ready)}
+    plans = [step_work.default_plan(shape, device, **shared) for shape, device in zip(shapes, devices, strict=True)]
+    sides = [
+        Side(budget, shape, step_time.training_step(shape, plan, fits=False), fits)
+        for budget, shape, plan, fits in zip((flops, flops * gain), shapes, plans, fit, strict=True)
+    ]
+    steps = [side.time for side in sides]
+    assert isinstance(steps[0], StepTime)
+    assert isinstance(steps[1], StepTime)
+    ln_factor = math.log(steps[0].achieved_flops / steps[1].achieved_flops)
+    price = math.log(devices[1].price.usd_per_hour / devices[0].price.usd_per_hour) if currency == "usd" else 0.0
+    variance = step_time.log_variance_of_ratio(steps[0], steps[1])
+    return Speeds(ln_factor + price, variance, sides[0], sides[1], price)
+
+
+def _decode(with_it: dict[str, Any], without_it: dict[str, Any], flops: float, setting: Setting) -> Speeds:
+    shapes = [_shape(flops, fields, setting.seq_len) for fields in (with_it, without_it)]
+    devices = [setting.device, setting.baseline_device]
+    tokens = [_token(shape, device, setting.seq_len) for shape, device in zip(shapes, devices, strict=True)]
+    variances = [token.log_variance for token in tokens]
+    if devices[0] == devices[1]:
+        # The same machine: what remains is how differently it reads caches and weights.
+        shares = [token.parts["cache"] / token.seconds for token in tokens]
+        residual = step_time.shipped().residual_sd
+        variances = [2 * residual**2, (step_time.DECODE_SHARE[1] * (shares[0] - shares[1])) ** 2]
+    sides = [Side(flops, shape, token, True) for shape, token in zip(shapes, tokens, strict=True)]
+    ln_factor = math.log(tokens[1].seconds_per_token / tokens[0].seconds_per_token)
+    return Speeds(ln_factor, sum(variances), sides[0], sides[1])
+
+
+def _token(shape: ModelShape, device: Device, context: int) -> TokenTime:
+    """One decoding step, on as few devices (a power of two) as hold weights and caches."""
+    devices = 1
+    while True:
+        try:
+            return step_time.decoded_token(shape, device, context=context, batch=DECODE_BATCH, devices=devices)
+        except ValueError:
+            if devices > MOST_DEVICES:
+                raise
+        devices *= 2
+
+
+def _fields(names: Sequence[str], baselines: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a stack changes with all algorithms, and with none of them."""
+    with_it: dict[str, Any] = {}
+    without_it: dict[str, Any] = {}
+    for name, baseline in zip(names, baselines, strict=True):
+        entry = algorithms.get(name)
+        if not entry.arm and not entry.baseline_arm:
+            raise NoShapeError(f"{name} cannot be timed: it is no change of a model's shape")
+        if baseline == name:
+            continue
+        if baseline == entry.replaces[0]:
+            # a mixture replaces a dense layer of the stack's own activation
+            bare = {} if entry.arm.get("feed_forward") == "moe" else {f: arms.of_stack("bare", f) for f in entry.arm}
+            other = dict(entry.baseline_arm) or bare
+        elif baseline in algorithms.names() and algorithms.get(baseline).arm:
+            other = dict(algorithms.get(baseline).arm)
+        else:
+            raise NoShapeError(f"{name} against {baseline} cannot be timed: no model's shape is known for {baseline}")
+        for fields, more in ((with_it, entry.arm), (without_it, other)):
+            for field, value in more.items():
+                if fields.setdefault(field, value) != value:
+                    raise NoShapeError(f"{' and '.join(names)} cannot be timed together: they set {field} differently")
+    return with_it, without_it
+
+
+def _shape(flops: float, fields: dict[str, Any], seq_len: int) -> ModelShape:
+    try:
+        return architecture.compute_optimal_shape(flops, STACK, seq_len=seq_len, **fields)
+    except ValueError as error:
+        raise NoShapeError(f"no model can be timed there: {error}") from None
