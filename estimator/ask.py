@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import SupportsFloat
 
-from estimator import algorithms, gain, prior
+from estimator import algorithms, gain, prior, shares
 from estimator.evidence import FLOPS_RANGE, Evidence, EvidenceError, load
 from estimator.gain import Estimate
 
@@ -86,8 +86,13 @@ def estimate_all(
     thresholds: Iterable[float] = THRESHOLDS,
     seed: int = 0,
     problems: Sequence[str] = (),
+    shared: list[dict[str, float]] | None = None,
 ) -> tuple[Estimate, ...]:
-    """As `estimate`, at several budgets; `problems` that the caller found already are reported with the rest."""
+    """As `estimate`, at several budgets.
+
+    `problems` that the caller found already are reported with the rest; a list `shared` receives the share of each kind
+    of evidence at every budget (`shares.shares`).
+    """
     problems = list(problems)
     others = len(problems)
     names = _names(algo, problems)
@@ -114,18 +119,24 @@ def estimate_all(
         if problems:
             raise QuestionError(problems)
         order = sorted(range(len(names)), key=lambda i: names[i])
+        parts, replaced = [names[i] for i in order], [against[i] for i in order]
         spread = prior.frozen()
         if not slope_prior:
             spread = spread._replace(slope_sd=math.inf, slope_mean=0.0)
         prepared = gain.prepare(
             tables.rows,
-            [names[i] for i in order],
-            [against[i] for i in order],
+            parts,
+            replaced,
             currency=currency,
             spread=spread,
             shipped=frozenset(load().rows) if only_evidence else None,
             remarks=tables.remarks,
         )
+        if shared is not None:
+            ours = frozenset(load().rows) if paths else None
+            shared += shares.shares(
+                tables.rows, parts, replaced, budgets, currency=currency, spread=spread, shipped=ours
+            )
     return tuple(
         gain.evaluate(prepared, budget, interval=interval, thresholds=limits, sha256=tables.sha256, seed=seed)
         for budget in budgets

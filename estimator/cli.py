@@ -86,8 +86,14 @@ def _optional_question_options(command: Callable[..., None]) -> Callable[..., No
     return _question_options(command, required=False)
 
 
-def _ask(options: dict[str, Any], problems: list[str], algo: str | None = None) -> tuple[Estimate, ...]:
-    """Answer the question that the shared options put, reporting `problems` found elsewhere with its own."""
+def _ask(
+    options: dict[str, Any],
+    problems: list[str],
+    algo: str | None = None,
+    shared: list[dict[str, float]] | None = None,
+) -> tuple[Estimate, ...]:
+    """Answer the question that the shared options put, reporting `problems` found elsewhere with its own; a list
+    `shared` receives the share of each kind of evidence at every budget."""
     from estimator import ask
 
     interval = number("--interval", options["interval"], problems, "0.9")
@@ -106,6 +112,7 @@ def _ask(options: dict[str, Any], problems: list[str], algo: str | None = None) 
             thresholds=[*ask.THRESHOLDS, *(t for t in thresholds if t is not None)],
             seed=seed or 0,
             problems=problems,
+            shared=shared,
         )
     except ask.QuestionError as error:
         raise BadInput(error.problems) from None
@@ -130,7 +137,9 @@ def _load(options: dict[str, Any], problems: list[str]) -> Evidence:
     lazy={
         "fit": (_RUNS, "fit_command", "Scaling law of one arm, or the gain between two, from a table of runs."),
         "backtest": (_RUNS, "backtest_command", "Hide the top of ladders, predict the gains there, and score it."),
+        "ladder": (_RUNS, "ladder_command", "Our own runs of an algorithm: gains by rung, forecast, literature."),
         "speedup": (_RUNS, "speedup_command", "The gain behind one pair of losses, with all it depends on."),
+        "steptime": ("estimator.cli_steptime", "steptime_command", "Time of a training step or of a decoded token."),
         "synthetic": (_RUNS, "synthetic_command", "Write a table of made-up runs with a known gain."),
         "train": (_TRAIN, "train_command", "Train one arm of a stack at one budget."),
         "ablate": ("training.cli_ablate", "ablate_command", "A ladder of ablations: arms by budgets by seeds."),
@@ -163,7 +172,8 @@ def estimate_command(as_json: bool, plot: str | None, **options: Any) -> None:
     """
     problems: list[str] = []
     picture = output_path("--plot", plot, problems, IMAGE_TYPES)
-    estimates = _ask(options, problems)
+    shared: list[dict[str, float]] = []
+    estimates = _ask(options, problems, shared=shared)
     if picture is not None:
         from estimator import plot as drawing
 
@@ -173,11 +183,11 @@ def estimate_command(as_json: bool, plot: str | None, **options: Any) -> None:
     from estimator import text
 
     if as_json:
-        print_json(text.document(estimates))
+        print_json(text.document(estimates, shared))
     elif len(estimates) == 1:
-        click.echo(text.plain(estimates[0]))
+        click.echo(text.plain(estimates[0], shared[0]))
     else:
-        text.print_table(console(), estimates)
+        text.print_table(console(), estimates, shared)
 
 
 @ceg.command("list")

@@ -1,4 +1,4 @@
-"""Commands on tables of runs: fit, backtest, speedup, synthetic. Imported by name when one of them is called."""
+"""Commands on tables of runs: fit, ladder, backtest, speedup, synthetic. Imported when one of them is called."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +24,9 @@ from estimator.cli_input import (
 )
 from estimator.evidence import EvidenceError
 
+if TYPE_CHECKING:
+    from estimator import ladder, ladder_report
+
 
 def _positive(option: str, text: str | None, problems: list[str], example: str) -> float | None:
     value = None if text is None else number(option, text, problems, example)
@@ -38,6 +41,12 @@ def _count(option: str, text: str, problems: list[str], example: str) -> int:
     if value is not None and value < 0:
         problems.append(f"{option}: a whole number of at least 0 is needed (found {text!r}). Try {example}.")
     return value or 0
+
+
+def _remark(table: ladder.RunTable) -> None:
+    """What reading a table left out, on stderr."""
+    for remark in table.remarks:
+        click.echo(f"{table.name}: {remark}.", err=True)
 
 
 @click.command("fit", cls=Command)
@@ -90,6 +99,7 @@ def fit_command(runs: str, at: tuple[str, ...], as_json: bool, **options: Any) -
             variant = variants[0]
     if problems:
         raise BadInput(problems)
+    _remark(table)
     try:
         if baseline is None:
             one = run_fit.one_arm(table, variant, resamples, seed)
@@ -126,10 +136,113 @@ def draw_runs(runs: str, baseline: str | None, variant: str | None, flops: str, 
     if problems:
         raise BadInput(problems)
     assert picture is not None
+    _remark(table)
     x = [float(end) for arm in arms for end in arm.x[[0, -1]]]
     low, high = (min(budgets), max(budgets)) if budgets else (math.exp(min(x)), 100 * math.exp(max(x)))
     write("--output", picture, plot_runs.draw(arms[0], arms[1], low, high, picture.suffix.lower()))
     click.echo(f"wrote {output}")
+
+
+@click.command("ladder", cls=Command)
+@single("--algo", metavar="NAME[+NAME...]", help="Algorithm, or a combination that is an arm; see `ceg list`.")
+@single("--stack", default="bare", metavar="bare|modern", help="What the arms share (bare).")
+@single(
+    "--runs",
+    metavar="TABLE.csv",
+    help="A table that `ceg collect` or `ceg ablate` wrote; this project's own without it.",
+)
+@click.option("--at", multiple=True, metavar="C", help="Budgets of the forecast: 1e14, a list, or a range 1e12:1e15.")
+@single("-o", "--output", metavar="FILE", help="Also draw it (.png, .svg, .pdf).")
+@click.option("--write", "store", is_flag=True, help="Make own_gains.csv from training_runs.csv (for maintainers).")
+@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout, and nothing else there.")
+def ladder_command(at: tuple[str, ...], store: bool, as_json: bool, **options: Any) -> None:
+    """What our own runs say of an algorithm: gains by rung with standard errors, the forecast, and the literature.
+
+    \b
+    ceg ladder --algo rope
+    ceg ladder --algo layernorm+rope --at 1e14 -o ladder.png
+    ceg ladder --algo rope --runs training_runs.csv --json
+    """
+    problems: list[str] = []
+    algo, output = options["algo"], options["output"]
+    picture = output_path("--output", output, problems, IMAGE_TYPES)
+    budgets = parse_budgets(",".join(at), problems, "--at") if at else []
+    if store:
+        given = ["--algo"] * (algo is not None) + ["--runs"] * (options["runs"] is not None) + ["--json"] * as_json
+        given += ["--at"] * bool(at) + ["--output"] * (output is not None)
+        problems += [
+            f"{name}: it goes without --write, which takes all of this project's runs. Leave it out." for name in given
+        ]
+        _write_own_gains(problems)
+        return
+    if algo is None:
+        problems.append("--algo: an algorithm is needed (none was given). Try --algo rope; `ceg list` shows all.")
+    found = _report(algo, options["stack"], options["runs"], budgets, problems)
+    from estimator import ladder_report
+
+    if picture is not None:
+        from estimator import plot_ladder
+
+        write("--output", picture, plot_ladder.draw(found, picture.suffix.lower()))
+    if as_json:
+        print_json(ladder_report.document(found))
+    else:
+        ladder_report.print_report(console(), found)
+        if picture is not None:
+            click.echo(f"wrote {output}")
+
+
+def _write_own_gains(problems: list[str]) -> None:
+    """`ceg ladder --write`: the derived table beside the project's runs."""
+    from estimator import own_gains, training_runs
+    from estimator.evidence import OWN_GAINS
+
+    content = b""
+    try:
+        content = own_gains.content(training_runs.TRAINING_RUNS)
+    except EvidenceError as error:
+        problems += map(str, error.problems)
+    if problems:
+        raise BadInput(problems)
+    write("--write", OWN_GAINS, content)
+    click.echo(f"wrote {OWN_GAINS.name}: {content.count(10) - 1} gains of {training_runs.TRAINING_RUNS.name}")
+
+
+def _report(
+    algo: str | None, stack: str, runs: str | None, budgets: list[float], problems: list[str]
+) -> ladder_report.Report:
+    """Check what was asked of `ceg ladder`, and read it off the table."""
+    from estimator import algorithms, evidence, ladder_report, seed_ladder, training_runs
+
+    name = None
+    if algo is not None:
+        try:
+            parts = [algorithms.resolve(part) for part in algo.replace(",", "+").split("+") if part.strip()]
+            name = "+".join(dict.fromkeys(parts))
+        except algorithms.UnknownAlgorithm as error:
+            problems.append(f"--algo: {error}")
+    path = training_runs.TRAINING_RUNS if runs is None else Path(runs)
+    stacks: dict[str, seed_ladder.StackRuns] = {}
+    if runs is None and not path.exists():
+        problems.append("--runs: this project has no runs of its own yet (found no training_runs.csv). Name a table.")
+    else:
+        try:
+            stacks = seed_ladder.load(path)
+        except EvidenceError as error:
+            problems += map(str, error.problems)
+    of_stack = stacks.get(stack, stacks.get(""))
+    if stacks and of_stack is None:
+        problems.append(f"--stack: one of the table's, {', '.join(stacks)} (found {stack!r}). Use one of them.")
+    pair = seed_ladder.pair_of(of_stack, name) if of_stack is not None and name else None
+    if of_stack is not None and name and pair is None:
+        there = ", ".join(dict.fromkeys(pair[0] for pair in of_stack.pairs)) or "none"
+        problems.append(
+            f"--algo: runs with and without it are in the table (found {name!r}; there are: {there}). Train it: "
+            f"`ceg ablate --help`."
+        )
+    if problems or of_stack is None or pair is None:
+        raise BadInput(problems)
+    return ladder_report.report(of_stack, pair, budgets, evidence.load().rows)
 
 
 @click.command("speedup", cls=Command)
@@ -232,6 +345,7 @@ def backtest_command(runs: tuple[str, ...], cut: tuple[str, ...], as_json: bool,
             if any(table.name == other.name for other in tables):
                 table = table._replace(name=path)
             tables.append(table)
+            _remark(table)
             if options["pairs"] is None:
                 pairs += backtest.all_pairs(table)
         except EvidenceError as error:

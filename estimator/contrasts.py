@@ -131,14 +131,16 @@ def _arrays(kept: Sequence[Used], n_contrasts: int) -> Rows:
     fixes[contrast] = [u.fixes_level for u in kept]
     unknown = np.isnan(x)
     if unknown.any():
-        anchor = fixes[contrast] & ~unknown
-        if not anchor.any():
-            anchor = ~unknown
-        x = np.where(unknown, x[anchor].mean() if anchor.any() else 0.0, x)
+        known = x[fixes[contrast] & ~unknown]
+        if not len(known):
+            known = x[~unknown]
+        # Where the known row nearest to 1e20 FLOP stands: rows far from the rest do not draw it away.
+        x = np.where(unknown, known[np.argmin(np.abs(known))] if len(known) else 0.0, x)
         variance = variance + np.where(unknown, UNKNOWN_FLOPS_SD**2, 0.0)
     names = [kept[i].row.study for i in first.tolist()]
     study = np.array([i for i, name in enumerate(names) if i == 0 or name != names[i - 1]])
-    return Rows(y, x, variance, first, study, shared + extra, fixes)
+    runs = ~unknown & np.array([u.row.basis != "extrapolated" for u in kept])
+    return Rows(y, x, variance, first, study, shared + extra, fixes, runs)
 
 
 def _reading_sd(row: PublishedGain) -> float:

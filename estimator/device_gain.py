@@ -12,11 +12,12 @@ speeds, in which the model's constants cancel as far as both sides share them.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from estimator import algorithms, architecture, arms, step_time, step_work
+from estimator import algorithms, architecture, arms, gain, mixture, step_time, step_work
 from estimator.architecture import ModelShape
 from estimator.hardware import Device
 from estimator.step_time import StepTime, TokenTime
@@ -26,6 +27,10 @@ STACK: architecture.Stack = "modern"
 SEQ_LEN = 2048
 DECODE_BATCH = 16
 """Sequences that are decoded at once. Assumed: more of them weigh caches more against weights."""
+
+
+OTHER_SETTING_SD = 0.3
+"""sd of ln gain added to gains measured in time, on other devices, lengths and shapes than are asked about. Assumed."""
 
 
 class Setting(NamedTuple):
@@ -63,7 +68,7 @@ class NoShapeError(ValueError):
 
 
 def speeds(
-    names: Sequence[str], baselines: Sequence[str], currency: str, flops: float, gain: float, setting: Setting
+    names: Sequence[str], baselines: Sequence[str], currency: str, flops: float, in_flop: float, setting: Setting
 ) -> Speeds:
     """The two models of a question, timed.
 
@@ -72,7 +77,7 @@ def speeds(
         baselines: see `names`.
         currency: "time", "usd" or "decode".
         flops: budget of the model with the algorithms (FLOP).
-        gain: CEG in FLOP, by which the other's budget is larger; 1 for decode, which compares equal shapes.
+        in_flop: CEG in FLOP, by which the other's budget is larger; 1 for decode, which compares equal shapes.
         setting: devices and sequence length.
 
     Raises:
@@ -81,7 +86,7 @@ def speeds(
     with_it, without_it = _fields(names, baselines)
     if currency == "decode":
         return _decode(with_it, without_it, flops, setting)
-    shapes = [_shape(c, fields, setting.seq_len) for c, fields in ((flops, with_it), (flops * gain, without_it))]
+    shapes = [_shape(c, fields, setting.seq_len) for c, fields in ((flops, with_it), (flops * in_flop, without_it))]
     devices = [setting.device, setting.baseline_device]
     plans = [step_work.default_plan(shape, device) for shape, device in zip(shapes, devices, strict=True)]
     fit = [not list(step_work.problems(shape, plan)) for shape, plan in zip(shapes, plans, strict=True)]
@@ -92,7 +97,7 @@ def speeds(
     plans = [step_work.default_plan(shape, device, **shared) for shape, device in zip(shapes, devices, strict=True)]
     sides = [
         Side(budget, shape, step_time.training_step(shape, plan, fits=False), fits)
-        for budget, shape, plan, fits in zip((flops, flops * gain), shapes, plans, fit, strict=True)
+        for budget, shape, plan, fits in zip((flops, flops * in_flop), shapes, plans, fit, strict=True)
     ]
     steps = [side.time for side in sides]
     assert isinstance(steps[0], StepTime)
@@ -160,3 +165,67 @@ def _shape(flops: float, fields: dict[str, Any], seq_len: int) -> ModelShape:
         return architecture.compute_optimal_shape(flops, STACK, seq_len=seq_len, **fields)
     except ValueError as error:
         raise NoShapeError(f"no model can be timed there: {error}") from None
+
+
+def answer(
+    in_flop: gain.Prepared | None,
+    rows: gain.Prepared,
+    flops: float,
+    setting: Setting,
+    *,
+    interval: float,
+    sha256: str = "",
+    seed: int = 0,
+) -> gain.Estimate:
+    """Answer a question in time, dollars or decode time at one budget.
+
+    Args:
+        in_flop: the same question in FLOP, prepared; None for decode, which compares equal shapes.
+        rows: the question itself, prepared: gains that were measured in its currency.
+        flops: budget (FLOP).
+        setting: devices and sequence length.
+        interval: probability content.
+        sha256: of the evidence; goes into the answer.
+        seed: likewise.
+
+    Measured gains are joined by precision, their sd enlarged by OTHER_SETTING_SD, since they come from other devices,
+    lengths and shapes. Where nothing can be modelled they answer alone.
+    """
+    said = {"interval": interval, "sha256": sha256, "seed": seed}
+    why = in_flop.missing if in_flop is not None else ""
+    found = None
+    ahead = behind = mixture.point(0.0)
+    if not why:
+        try:
+            if in_flop is not None:
+                ahead, behind = gain.distributions(in_flop, flops)
+            middle = math.exp(ahead.quantile(0.5))
+            found = speeds(rows.algorithms, rows.baselines, rows.currency, flops, middle, setting)
+        except NoShapeError as error:
+            why = str(error)
+    if found is None:
+        alone = rows._replace(notes=(*rows.notes, f"speeds are not modelled: {why}"))
+        if rows.missing:
+            alone = alone._replace(missing=f"{rows.missing}; speeds are not modelled: {why}", notes=rows.notes)
+        return gain.evaluate(alone, flops, thresholds=(), **said)  # type: ignore[arg-type]
+    sd = math.sqrt(found.variance)
+    mean, predictive = (part.shifted(found.ln_factor).widened(sd) for part in (ahead, behind))
+    notes = list(in_flop.notes) if in_flop is not None else []
+    questions = in_flop.questions if in_flop is not None else ()
+    if not rows.missing:
+        measured = gain.distributions(rows, flops)
+        mean, predictive = (
+            mixture.joined(modelled, seen.widened(OTHER_SETTING_SD))
+            for modelled, seen in zip((mean, predictive), measured, strict=True)
+        )
+        questions = (*questions, *rows.questions)
+        notes += [note for note in rows.notes if note not in notes]
+    for side, what in ((found.treatment, "with"), (found.baseline, "without")):
+        if not side.fits:
+            notes.append(f"the model {what} it fits into no number of these devices; it is timed as if it did")
+    curves = in_flop.curves if in_flop is not None else ()
+    base = rows._replace(curves=curves, questions=questions, notes=tuple(notes), missing="")
+    estimate = gain.answered(base, flops, mean, predictive, **said)  # type: ignore[arg-type]
+    return dataclasses.replace(
+        estimate, speeds=found, gain_in_flop=middle, decades=estimate.decades if in_flop is not None else None
+    )

@@ -24,6 +24,8 @@ from estimator import algorithms
 
 DATA = Path(__file__).parent / "data"
 PUBLISHED_GAINS = DATA / "published_gains.csv"
+OWN_GAINS = DATA / "own_gains.csv"
+"""Gains of this project's own runs, made from `training_runs.csv` by `ceg ladder --write`; loaded where it exists."""
 
 CURRENCIES = (
     "flop",
@@ -48,6 +50,8 @@ GAIN_RANGE = (1e-9, 1e9)
 INTERVAL_RANGE = (0.01, 0.9999)
 """Far wider than anything real: what lies outside is a slip of the pen, and would overflow further on."""
 
+_OWN_STUDY = re.compile(r"own \w+ ladder")
+_OWN_ERROR = re.compile(r"se of ln CEG (\d[\d.]*(?:e-?\d+)?)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
@@ -108,12 +112,28 @@ class Evidence(NamedTuple):
     remarks: tuple[str, ...]
 
 
+def is_own(row: PublishedGain) -> bool:
+    """Whether a row is read off this project's own runs, by its study, `own <stack> ladder`."""
+    return _OWN_STUDY.fullmatch(row.study) is not None
+
+
+def own_error(row: PublishedGain) -> float:
+    """Standard error of ln CEG that the note of one of our own rows states; NaN where it states none."""
+    found = _OWN_ERROR.search(row.note)
+    return float(found[1]) if found else math.nan
+
+
+def shipped_files() -> list[Path]:
+    """The tables that come with the package."""
+    return [PUBLISHED_GAINS, *([OWN_GAINS] if OWN_GAINS.exists() else [])]
+
+
 def load(paths: Iterable[str | os.PathLike[str]] = (), *, shipped: bool = True) -> Evidence:
-    """Read the shipped table (unless `shipped` is false) and the user's tables.
+    """Read the shipped tables (unless `shipped` is false) and the user's tables.
 
     Args:
         paths: files, or folders whose `*.csv` files are all read.
-        shipped: start from the table that comes with the package.
+        shipped: start from the tables that come with the package.
 
     Returns:
         the rows; a row that stands in two *files* counts once, and a remark says so.
@@ -121,7 +141,7 @@ def load(paths: Iterable[str | os.PathLike[str]] = (), *, shipped: bool = True) 
     Raises:
         EvidenceError: with every problem of every file.
     """
-    files = [PUBLISHED_GAINS] if shipped else []
+    files = shipped_files() if shipped else []
     problems: list[Problem] = []
     for path in paths:
         try:
@@ -130,21 +150,36 @@ def load(paths: Iterable[str | os.PathLike[str]] = (), *, shipped: bool = True) 
             problems += error.problems
     rows: dict[PublishedGain, None] = {}
     repeated = 0
+    remarks = []
     for file in files:
+        if OWN_GAINS in files and file.resolve() == (DATA / "training_runs.csv").resolve():
+            remarks.append(f"{file} counts already: {OWN_GAINS.name} is made from it")
+            continue
         try:
             table = _gains(file)
         except EvidenceError as error:
             problems += error.problems
             continue
+        problems += _not_ours(file, table)
         before = len(rows)
         rows.update(dict.fromkeys(table))
         repeated += before + len(table) - len(rows)
     if problems:
         raise EvidenceError(tuple(dict.fromkeys(problems)))  # a file may be named twice
-    remarks = []
     if repeated:
         remarks.append(f"{repeated} row(s) stand in more than one table and count once")
     return Evidence(tuple(rows), digest(rows), tuple(remarks))
+
+
+def _not_ours(file: Path, table: Iterable[PublishedGain]) -> list[Problem]:
+    """Rows of somebody's table that would pass for this project's own runs."""
+    claimed = [row for row in table if is_own(row)]
+    if not claimed or file == OWN_GAINS:
+        return []
+    ours = set(read_published_gains(OWN_GAINS)) if OWN_GAINS.exists() else set()
+    strange = sorted({row.study for row in claimed if row not in ours})
+    rule = "studies called 'own ... ladder' are this project's own runs"
+    return [Problem(str(file), rule, repr(study), "Give the study another name.") for study in strange]
 
 
 def _gains(file: Path) -> list[PublishedGain]:

@@ -1,35 +1,33 @@
 """Evidence -> CEG(C) with intervals, class and status: the estimate.
 
-One algorithm is a line in log10 C (`hierarchy`), mixed over how well its studies agree (`prior.SCENARIOS`), plus a
-drift beyond its evidence. A combination is the sum of its parts plus an interaction (`interaction`). Everything is
+One algorithm is a curve in log10 C that its studies pin where they stand (`hierarchy`, `chain`), mixed over how well
+they agree (`prior.SCENARIOS`). A combination is the sum of its parts plus an interaction (`interaction`). Everything is
 closed form: the same question and evidence give the same digits.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from estimator import algorithms, contrasts, interaction, mixture, prior
+from estimator import algorithms, chain, contrasts, interaction, mixture, prior
 from estimator.evidence import PublishedGain
 from estimator.hierarchy import X0, Array, Spread
 from estimator.interaction import Interaction
 from estimator.mixture import Mixture
 
-METHOD = "meta-regression/1"
+if TYPE_CHECKING:
+    from estimator.device_gain import Speeds
+
+METHOD = "meta-regression/2"
 """Name and version of the method, written into every JSON answer."""
 
-FADING = 0.4
-"""Rate (per decade) at which the slope past the evidence forgets the slope inside it: growth goes on for about
-1 / FADING decades and then levels off. Assumed: carrying a line on for ever loses, on public ladders of runs, to
-leaving the gain where it was (see `docs/ladders.md`)."""
-WANDER_SD = 0.12
-"""Stationary sd of the slope (ln CEG per decade) with which it wanders meanwhile; the size of `Spread.slope_sd`."""
 MAX_SLOPE_SD = 1.0
 """A slope less certain than this (ln CEG per decade) is not identified."""
 FAR_DECADES = 3.0
@@ -41,20 +39,22 @@ UNDETERMINED = 0.7
 
 
 class Curve(NamedTuple):
-    """Distribution of ln CEG at any C: k scenarios of scatter, each a Gaussian line (see `hierarchy.Lines`).
+    """Distribution of ln CEG at any C: k scenarios of scatter, each a Gaussian curve through the studies.
 
-    weights: [k]; means: [k, 2]; covariances: [k, 2, 2]; new_study_sds: [k]; reach: [m] log10 FLOP of the runs that fix
-    the level, sorted; `inflation` is above 1 where the rows contradict each other; `exact` curves are 1 by
-    construction.
+    weights: [k]; studies: None where the gain is 1 by construction; new_study_sds: [k]; reach: [m] log10 FLOP of the
+    runs that fix the level, sorted; `inflation` is above 1 where the rows contradict each other.
     """
 
     weights: Array
-    means: Array
-    covariances: Array
+    studies: chain.Chain | None
     new_study_sds: Array
     reach: Array
     inflation: float = 1.0
-    exact: bool = False
+
+    @property
+    def exact(self) -> bool:
+        """Whether the gain is 1 by construction."""
+        return self.studies is None
 
     def decades(self, flops: float) -> float:
         """Distance (decades of compute) from the evidence: 0 inside its range, NaN where its compute is unknown."""
@@ -66,23 +66,15 @@ class Curve(NamedTuple):
         return max(0.0, x - float(self.reach[-1]), float(self.reach[0]) - x)
 
     def mean(self, flops: float) -> Mixture:
-        """ln CEG in the average setting.
-
-        Inside the evidence the line; past it the slope is an Ornstein-Uhlenbeck process that starts from the line's,
-        so that after d decades it has added (1 - exp(-FADING d)) / FADING times the slope.
-        """
-        if self.exact:
+        """ln CEG in the average setting."""
+        if self.studies is None:
             return mixture.point(0.0)
-        x = math.log10(flops)
-        if len(self.reach):
-            edge = min(max(x, float(self.reach[0])), float(self.reach[-1]))
-            nearest = float(np.min(np.abs(self.reach - x)))
-        else:  # rows of unknown compute stand at X0
-            nearest = max(UNKNOWN_DECADES, abs(x - X0))
-            edge, x = X0, X0 + math.copysign(nearest, x - X0)
-        h = np.array([1.0, edge + math.copysign(_carried(abs(x - edge)), x - edge) - X0])
-        variances = np.einsum("i,kij,j->k", h, self.covariances, h) + _wander_variance(nearest)
-        return Mixture(self.weights, self.means @ h, np.sqrt(variances))
+        x = math.log10(flops) - X0
+        if not len(self.reach):  # rows of unknown compute may stand anywhere
+            away = x - self.studies.centre
+            x = self.studies.centre + math.copysign(max(UNKNOWN_DECADES, abs(away)), away)
+        means, covariances = chain.state(self.studies, x)
+        return Mixture(self.weights, means[:, 0], np.sqrt(covariances[:, 0, 0]))
 
     def predictive(self, flops: float) -> Mixture:
         """ln CEG that a new, independent study would find."""
@@ -92,22 +84,11 @@ class Curve(NamedTuple):
         return Mixture(average.weights, average.means, np.hypot(average.sds, self.new_study_sds))
 
     def slope(self) -> Mixture:
-        """d ln CEG / d log10 C where the evidence is, taken to hold over 1e18-1e26 FLOP for the class."""
-        if self.exact:
+        """d ln CEG / d log10 C over the core of the evidence, seen from its point nearest to 1e22 FLOP."""
+        if self.studies is None:
             return mixture.point(0.0)
-        return Mixture(self.weights, self.means[:, 1], np.sqrt(self.covariances[:, 1, 1]))
-
-
-def _carried(decades: float) -> float:
-    """Decades of growth that the slope inside the evidence still gives when it has been left for `decades`."""
-    return -math.expm1(-FADING * decades) / FADING
-
-
-def _wander_variance(decades: float) -> float:
-    """Variance of ln CEG, `decades` from the nearest row, given the slope there: the integrated OU process."""
-    kh = FADING * decades
-    free = 2 * (kh + math.expm1(-kh)) / FADING**2  # variance over the start's distribution, per WANDER_SD^2
-    return WANDER_SD**2 * max(0.0, free - _carried(decades) ** 2)
+        lines = chain.line_at_centre(self.studies)
+        return Mixture(self.weights, lines.means[:, 1], np.sqrt(lines.covariances[:, 1, 1]))
 
 
 def fit_curve(question: contrasts.Question, spread: Spread, weights: Array) -> Curve | None:
@@ -129,8 +110,7 @@ def fit_curve(question: contrasts.Question, spread: Spread, weights: Array) -> C
     new_study = fitted.scatter * math.hypot(spread.study_level, spread.contrast_level)
     return Curve(
         weights,
-        lines.means,
-        lines.covariances,
+        fitted.chain,
         np.hypot(new_study, contrasts.ROW_SD),
         np.log10(contrasts.budgets(question.used)),
         fitted.inflation,
@@ -140,7 +120,7 @@ def fit_curve(question: contrasts.Question, spread: Spread, weights: Array) -> C
 def exact_curve() -> Curve:
     """CEG = 1 at every C, for an algorithm that computes the same function with the same FLOP, or against itself."""
     empty = np.zeros((0,))
-    return Curve(empty, empty, empty, empty, empty, exact=True)
+    return Curve(empty, None, empty, empty)
 
 
 @dataclass(frozen=True)
@@ -174,6 +154,10 @@ class Estimate:
     notes: tuple[str, ...]
     evidence_sha256: str
     seed: int
+    speeds: Speeds | None = None
+    """In time, dollars and per token: the two models whose speeds are compared, None where rows alone answer."""
+    gain_in_flop: float | None = None
+    """What `speeds` are multiplied with: the median of the average setting."""
 
     @property
     def equivalent_flops(self) -> float | None:
@@ -276,31 +260,67 @@ def evaluate(
     seed: int = 0,
 ) -> Estimate:
     """Answer a prepared question at one budget (FLOP)."""
-    curves, joint = prepared.curves, prepared.joint
-
-    def result(**fields: object) -> Estimate:
-        empty: dict[str, object] = dict.fromkeys(_ANSWER_FIELDS)
-        return Estimate(
-            algorithms=prepared.algorithms,
-            baselines=prepared.baselines,
-            currency=prepared.currency,
-            flops=flops,
-            interval=interval,
-            questions=prepared.questions,
-            notes=prepared.notes,
-            evidence_sha256=sha256,
-            seed=seed,
-            **(empty | fields),  # type: ignore[arg-type]
-        )
-
     if prepared.missing:
-        return result(status="no_evidence", reason=prepared.missing)
+        return refused(prepared, prepared.missing, flops, interval=interval, sha256=sha256, seed=seed)
+    mean, predictive = distributions(prepared, flops)
+    slope = mixture.total([c.slope() for c in prepared.curves])
+    label, classes = classify(slope)
+    above = {t: min(1.0, max(0.0, 1.0 - predictive.cdf(math.log(t / flops)))) for t in thresholds}
+    answer = answered(prepared, flops, mean, predictive, interval=interval, sha256=sha256, seed=seed)
+    return dataclasses.replace(
+        answer,
+        growth_per_decade=math.exp(slope.quantile(0.5)),
+        growth_interval=_exp(slope.central(interval)),
+        label=label,
+        classes=classes,
+        above=above if prepared.currency == "flop" else None,
+    )
+
+
+def distributions(prepared: Prepared, flops: float) -> tuple[Mixture, Mixture]:
+    """ln CEG at a budget: in the average setting, and as a new study would find it."""
+    curves, joint = prepared.curves, prepared.joint
     mean = mixture.total([c.mean(flops) for c in curves]).shifted(joint.mean).widened(joint.mean_sd)
     predictive = mixture.total([c.predictive(flops) for c in curves]).shifted(joint.mean)
-    predictive = predictive.widened(math.hypot(joint.mean_sd, joint.study_sd))
-    slope = mixture.total([c.slope() for c in curves])
-    distances = [c.decades(flops) for c in curves]
-    decades = math.nan if any(map(math.isnan, distances)) else max(distances)
+    return mean, predictive.widened(math.hypot(joint.mean_sd, joint.study_sd))
+
+
+def refused(
+    prepared: Prepared, reason: str, flops: float, *, interval: float, sha256: str = "", seed: int = 0
+) -> Estimate:
+    """No answer, and why."""
+    return Estimate(
+        algorithms=prepared.algorithms,
+        baselines=prepared.baselines,
+        currency=prepared.currency,
+        flops=flops,
+        status="no_evidence",
+        reason=reason,
+        interval=interval,
+        questions=prepared.questions,
+        notes=prepared.notes,
+        evidence_sha256=sha256,
+        seed=seed,
+        **dict.fromkeys(_ANSWER_FIELDS),
+    )
+
+
+def answered(
+    prepared: Prepared,
+    flops: float,
+    mean: Mixture,
+    predictive: Mixture,
+    *,
+    interval: float,
+    sha256: str = "",
+    seed: int = 0,
+) -> Estimate:
+    """The answer that two distributions of ln CEG give; without growth, class and thresholds.
+
+    The distance from the evidence is that of `prepared.curves`; 0 without curves, where no evidence is needed.
+    """
+    distances = [c.decades(flops) for c in prepared.curves]
+    decades = math.nan if any(map(math.isnan, distances)) else max(distances, default=0.0)
     low90, high90 = predictive.central(0.9)
     reason = ""
     if math.isnan(decades):
@@ -309,22 +329,15 @@ def evaluate(
         reason = f"{decades:.1f} decades past the evidence (more than {FAR_DECADES:g})"
     elif high90 - low90 > math.log(FAR_WIDTH):
         reason = f"the 90% interval spans a factor of {math.exp(high90 - low90):.3g} (more than {FAR_WIDTH:g})"
-    label, classes = classify(slope)
-    above = {t: min(1.0, max(0.0, 1.0 - predictive.cdf(math.log(t / flops)))) for t in thresholds}
-    return result(
+    return dataclasses.replace(
+        refused(prepared, reason, flops, interval=interval, sha256=sha256, seed=seed),
         status="far_extrapolation" if reason else "ok",
-        reason=reason,
         median=math.exp(predictive.quantile(0.5)),
         predictive=_exp(predictive.central(interval)),
         predictive_50=_exp(predictive.central(0.5)),
         predictive_90=_exp((low90, high90)),
         mean_median=math.exp(mean.quantile(0.5)),
         mean_interval=_exp(mean.central(interval)),
-        growth_per_decade=math.exp(slope.quantile(0.5)),
-        growth_interval=_exp(slope.central(interval)),
-        label=label,
-        classes=classes,
-        above=above if prepared.currency == "flop" else None,
         decades=decades,
     )
 

@@ -1,7 +1,8 @@
-"""A straight line in log10 C seen by studies that disagree: exact Gaussian inference in 2 x 2 blocks.
+"""What each study says about a straight line in log10 C: exact Gaussian inference in 2 x 2 blocks.
 
-ln CEG of one algorithm is `level + slope * x`, x = log10 C - X0. A study sees the line shifted and tilted by a
-study effect, a contrast within a study (one treatment against one baseline) by a contrast effect, a row by noise:
+Where a study stands, ln CEG of its algorithm is `level + slope * x`, x = log10 C - X0 (`chain` joins studies that
+stand apart). A study sees the line shifted and tilted by a study effect, a contrast within a study (one treatment
+against one baseline) by a contrast effect, a row by noise:
 
     y = (level + study + contrast) + (slope + study' + contrast') * x + noise
 
@@ -15,7 +16,6 @@ the line itself. This is the random-effects meta-regression of the textbooks (e.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +27,6 @@ LEVEL_SD = 100.0
 """Prior sd of the level in ln CEG: flat for every purpose, proper so that likelihoods can be compared."""
 OTHER_BASELINE_SD = 100.0
 """Level sd of a contrast against another baseline: it tells about the slope only."""
-_CHUNK = 200_000
 
 Array = NDArray[np.float64]
 
@@ -37,7 +36,8 @@ class Rows(NamedTuple):
 
     y: [n] ln gain; x: [n] log10 FLOP - X0; variance: [n] of the row's own noise;
     contrast: [c] first row of each contrast; study: [s] first contrast of each study (rows stand in this order);
-    contrast_variance: [c] added to the contrast's level (kind of evidence, conversion); fixes_level: [c] bool.
+    contrast_variance: [c] added to the contrast's level (kind of evidence, conversion); fixes_level: [c] bool;
+    runs: [n] bool, rows that stand at the compute of somebody's runs: it is stated, and no law was carried to it.
     """
 
     y: Array
@@ -47,6 +47,7 @@ class Rows(NamedTuple):
     study: NDArray[np.intp]
     contrast_variance: Array
     fixes_level: NDArray[np.bool_]
+    runs: NDArray[np.bool_]
 
 
 class Spread(NamedTuple):
@@ -78,34 +79,23 @@ class Messages(NamedTuple):
     constant: Array
 
 
-def fit_lines(rows: Rows, spread: Spread, scatter: Array, slope: Array) -> Lines:
+def posterior(said: Messages, slope_mean: float, slope_sd: Array) -> Lines:
     """Posterior of an algorithm's line in every scenario.
 
     Args:
-        rows: the gains.
-        spread: scatter and slope settings.
-        scatter: [k] multipliers of the levels' scatter, of studies and of contrasts.
-        slope: [k] multipliers of everything about slopes: the prior's sd and the scatter of studies and contrasts.
+        said: [k, ...] what all rows say about (level, slope).
+        slope_mean, slope_sd: of the slope's prior; the sd [k] is inf where there is none.
     """
-    parts = max(1, math.ceil(len(scatter) * len(rows.contrast) / _CHUNK))  # bounds the memory of long tables
-    chunks = zip(np.array_split(scatter, parts), np.array_split(slope, parts), strict=True)
-    lines = [_fit_lines(rows, spread, *chunk) for chunk in chunks if len(chunk[0])]
-    return Lines(*(np.concatenate(fields) for fields in zip(*lines, strict=True)))
-
-
-def _fit_lines(rows: Rows, spread: Spread, scatter: Array, slope: Array) -> Lines:
-    studies = study_messages(rows, spread, scatter, slope)
-    prior = np.zeros((len(slope), 2))  # precisions
+    prior = np.zeros((len(slope_sd), 2))  # precisions
     prior[:, 0] = LEVEL_SD**-2.0
-    prior[:, 1] = (slope * spread.slope_sd) ** -2.0
-    precision = studies.precision.sum(1)
+    prior[:, 1] = slope_sd**-2.0
+    precision = said.precision.copy()
     precision[:, [0, 1], [0, 1]] += prior
-    score = studies.score.sum(1)
-    score[:, 1] += prior[:, 1] * spread.slope_mean
-    constant = studies.constant.sum(1)
+    score = said.score.copy()
+    score[:, 1] += prior[:, 1] * slope_mean
     # A flat slope has no normaliser; leaving it out shifts all scenarios alike.
-    constant += 0.5 * np.log(np.where(prior > 0, prior, 1.0)).sum(1) - 0.5 * prior[:, 1] * spread.slope_mean**2
-    covariances, determinants = _inverse(precision)
+    constant = said.constant + 0.5 * np.log(np.where(prior > 0, prior, 1.0)).sum(1) - 0.5 * prior[:, 1] * slope_mean**2
+    covariances, determinants = invert(precision)
     fixed = determinants > 0
     covariances = np.where(fixed[:, None, None], covariances, np.inf)
     means = np.zeros_like(score)
@@ -116,7 +106,14 @@ def _fit_lines(rows: Rows, spread: Spread, scatter: Array, slope: Array) -> Line
 
 
 def study_messages(rows: Rows, spread: Spread, scatter: Array, slope: Array) -> Messages:
-    """What each of s studies says about the line in each of k scenarios, its effects integrated out: [k, s, ...]."""
+    """What each of s studies says about the line in each of k scenarios, its effects integrated out: [k, s, ...].
+
+    Args:
+        rows: the gains.
+        spread: scatter and slope settings.
+        scatter: [k] multipliers of the levels' scatter, of studies and of contrasts.
+        slope: [k] multipliers of the slopes' scatter, of studies and of contrasts.
+    """
     levels, slopes = np.square(scatter)[:, None], np.square(slope)[:, None]
     level = levels * spread.contrast_level**2 + rows.contrast_variance
     level = level + np.where(rows.fixes_level, 0.0, OTHER_BASELINE_SD**2)
@@ -125,18 +122,20 @@ def study_messages(rows: Rows, spread: Spread, scatter: Array, slope: Array) -> 
     return _integrate_effect(studies, levels * spread.study_level**2, slopes * spread.study_slope**2)
 
 
-def row_weights(rows: Rows, spread: Spread, x: float) -> Array:
-    """Weight [n] of each row's y in the line at x (scatter as in `spread`); the estimate is linear in y."""
+def row_weights(rows: Rows, spread: Spread, towards: Array) -> Array:
+    """How far each row's y [n] moves an estimate that moves by `towards` [s, 2] with the studies' scores.
+
+    Scatter is as in `spread`.
+    """
     rows_say = _row_messages(rows)
     level = spread.contrast_level**2 + rows.contrast_variance
     level = level + np.where(rows.fixes_level, 0.0, OTHER_BASELINE_SD**2)
     shrink_contrast, _, _ = _shrinkage(rows_say.precision, level, np.array(spread.contrast_slope**2))
     precision = np.add.reduceat(shrink_contrast @ rows_say.precision, rows.study, axis=0)
     shrink_study, _, _ = _shrinkage(precision, np.array(spread.study_level**2), np.array(spread.study_slope**2))
-    covariance, _ = _inverse((shrink_study @ precision).sum(0) + np.diag([LEVEL_SD**-2.0, spread.slope_sd**-2.0]))
     sizes = np.diff(rows.contrast, append=len(rows.y))
     per_study = np.diff(rows.study, append=len(rows.contrast))
-    towards = np.repeat(np.array([1.0, x]) @ covariance @ shrink_study, per_study, axis=0)
+    towards = np.repeat((towards[:, None, :] @ shrink_study)[:, 0, :], per_study, axis=0)
     towards = np.repeat((towards[:, None, :] @ shrink_contrast)[:, 0, :], sizes, axis=0)
     return (towards[:, 0] + towards[:, 1] * rows.x) / rows.variance
 
@@ -178,11 +177,11 @@ def _shrinkage(J: Array, level: Array, slope: Array) -> tuple[Array, Array, Arra
     T[..., 0, 0] = level + slope * centre**2
     T[..., 0, 1] = T[..., 1, 0] = -slope * centre
     T[..., 1, 1] = slope
-    inverse, determinant = _inverse(np.eye(2) + J @ T)
+    inverse, determinant = invert(np.eye(2) + J @ T)
     return inverse, determinant, T
 
 
-def _inverse(matrix: Array) -> tuple[Array, Array]:
+def invert(matrix: Array) -> tuple[Array, Array]:
     """Inverse and determinant of 2 x 2 matrices [..., 2, 2]; a singular one has determinant 0, and no warning."""
     a, b, c, d = matrix[..., 0, 0], matrix[..., 0, 1], matrix[..., 1, 0], matrix[..., 1, 1]
     determinant = a * d - b * c

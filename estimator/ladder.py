@@ -46,6 +46,8 @@ OWN_COLUMNS = {
     "loss": "loss_nats_per_token",
 }
 """What this project's `training_runs.csv` calls the columns of a table of runs."""
+LADDER_ROLE = "ladder"
+"""The `role` of a run that is a point of its arm's ladder; others looked for a learning rate."""
 
 
 class RunTable(NamedTuple):
@@ -109,7 +111,8 @@ def read_runs(path: str | os.PathLike[str], loss_column: str = "loss", variant_c
 
     Args:
         path: CSV file with the columns variant, N, C and `loss_column` (D optional), or this project's
-            `training_runs.csv`, of which diverged runs are left out, with a remark.
+            `training_runs.csv`, of which diverged runs and runs that no ladder is made of (their `role` is not
+            `ladder`) are left out, with a remark.
         loss_column: the column that holds the loss.
         variant_column: the column that names the arm.
 
@@ -120,7 +123,15 @@ def read_runs(path: str | os.PathLike[str], loss_column: str = "loss", variant_c
     rows, header, problems = _rows(file)
     names = _columns(file, header, loss_column, variant_column)
     remarks: list[str] = []
-    if "status" in header and names["C"] == OWN_COLUMNS["C"]:
+    own = names["C"] == OWN_COLUMNS["C"]
+    if own and "role" in header:
+        at = header.index("role")
+        of_ladder = [(line, cells) for line, cells in rows if cells[at] == LADDER_ROLE]
+        if len(of_ladder) < len(rows):
+            others = ", ".join(dict.fromkeys(repr(cells[at]) for _, cells in rows if cells[at] != LADDER_ROLE))
+            remarks.append(f"{len(rows) - len(of_ladder)} run(s) with the role {others} left out")
+        rows = of_ladder
+    if own and "status" in header:
         at = header.index("status")
         finished = [(line, cells) for line, cells in rows if cells[at] != "diverged"]
         if len(finished) < len(rows):

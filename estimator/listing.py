@@ -6,10 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-from estimator import algorithms, contrasts, gain, hierarchy, prior
-from estimator.evidence import Evidence
+from estimator import algorithms, chain, contrasts, gain, prior
+from estimator.evidence import Evidence, is_own
 from estimator.text import number, span, wrap
 
 if TYPE_CHECKING:
@@ -17,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class Overview(NamedTuple):
-    """One line of `ceg list`; `label` is the class of the gain in FLOP, empty without an answer."""
+    """One line of `ceg list`; `label` is the class of the gain in FLOP, empty without an answer; `own` of the `usable`
+    rows are read off our own runs."""
 
     name: str
     title: str
@@ -26,6 +25,7 @@ class Overview(NamedTuple):
     label: str
     rows: int
     usable: int
+    own: int
     studies: int
     flops_low: float
     flops_high: float
@@ -60,6 +60,7 @@ def overview(evidence: Evidence) -> list[Overview]:
                 label,
                 len(asked.used),
                 len(fixing),
+                sum(is_own(u.row) for u in fixing),
                 len({u.row.study for u in fixing}),
                 min(flops, default=math.nan),
                 max(flops, default=math.nan),
@@ -95,10 +96,13 @@ def print_overview(console: Console, evidence: Evidence) -> None:
         "source paper",
         "rows",
         "used",
+        "own",
         "studies",
-        "FLOP of the rows used",
+        "FLOP of those",
     ):
-        table.add_column(column, justify="right" if column in ("rows", "used", "studies") else "left", no_wrap=True)
+        table.add_column(
+            column, justify="right" if column in ("rows", "used", "own", "studies") else "left", no_wrap=True
+        )
     lines = overview(evidence)
     for line in lines:
         table.add_row(
@@ -108,19 +112,20 @@ def print_overview(console: Console, evidence: Evidence) -> None:
             line.paper_class.replace("_", " "),
             str(line.rows),
             str(line.usable),
+            str(line.own) if line.own else "",
             str(line.studies),
             "" if math.isnan(line.flops_low) else span((line.flops_low, line.flops_high), ""),
         )
     console.print(table)
     console.print("\nclass: of the gain in FLOP. used: rows that set its level; the others tell of growth, or are in")
-    console.print("another currency. Gaps:")
+    console.print("another currency. own: used rows that are read off our own runs. Gaps:")
     for line in lines:
         for gap in line.gaps:
             console.print(wrap(f"  {line.name}: {gap}", console.width))
 
 
 class Line(NamedTuple):
-    """One row of `ceg show`: `weight` of its ln gain in the level at the middle of the evidence (sum 1)."""
+    """One row of `ceg show`: `weight` of its ln gain in the level at the middle of the core of the evidence (sum 1)."""
 
     used: contrasts.Used
     weight: float
@@ -131,15 +136,13 @@ def weighed_rows(evidence: Evidence, name: str, currency: str) -> list[Line]:
     asked = contrasts.question(evidence.rows, name, algorithms.get(name).replaces[0], currency)
     weights: Sequence[float] = []
     if asked.rows is not None and asked.rows.fixes_level.any():
-        rows = asked.rows
-        x = float(np.mean(rows.x[[u.fixes_level for u in asked.used if u.contrast >= 0]]))
-        weights = list(hierarchy.row_weights(rows, prior.frozen(), x))
+        weights = list(chain.row_weights(asked.rows, prior.frozen()))
     remaining = iter(weights)
     return [Line(u, float(next(remaining, 0.0)) if u.contrast >= 0 else 0.0) for u in asked.used]
 
 
 def rows_document(evidence: Evidence, name: str, currency: str) -> dict[str, object]:
-    """`ceg show --json`: the rows in the columns of their table, with `weight`, `conversion` and `not_used`."""
+    """`ceg show --json`: the rows in the columns of their table, with `weight`, `conversion`, `not_used` and `own`."""
     rows = []
     for line in weighed_rows(evidence, name, currency):
         cells = {k: _null(v) if isinstance(v, float) else v for k, v in line.used.row._asdict().items()}
@@ -150,6 +153,7 @@ def rows_document(evidence: Evidence, name: str, currency: str) -> dict[str, obj
                 f"ceg_{currency}": _null(line.used.row.ceg * line.used.conversion.factor),
                 "conversion": line.used.conversion.how if line.used.contrast >= 0 else "",
                 "not_used": line.used.why,
+                "own": is_own(line.used.row),
             }
         )
     return {
@@ -188,7 +192,8 @@ def print_rows(console: Console, evidence: Evidence, name: str, currency: str) -
             f"{line.weight:7.3f}  {row.treatment}, against {row.baseline}: "
             f"{number(row.ceg)}x in {row.currency}, {place}"
         )
-        say(f"         {row.basis}, study {row.study}. Source: {row.source}")
+        kind = f"{row.basis} in our own runs" if is_own(row) else row.basis
+        say(f"         {kind}, study {row.study}. Source: {row.source}")
         if used.contrast < 0:
             say(f"         not used: {used.why}")
         elif not used.fixes_level:

@@ -55,6 +55,16 @@ class Mixture(NamedTuple):
         return Mixture(self.weights, self.means + by, self.sds)
 
 
+def joined(first: Mixture, second: Mixture) -> Mixture:
+    """Two independent readings of one quantity, weighed by precision: a normal. A point wins over everything."""
+    variances = [float(m.weights @ (m.sds**2 + m.means**2)) - m.mean() ** 2 for m in (first, second)]
+    if min(variances) <= 0:
+        return first if variances[0] <= variances[1] else second
+    weights = [1 / v for v in variances]
+    mean = (weights[0] * first.mean() + weights[1] * second.mean()) / sum(weights)
+    return Mixture(np.ones(1), np.full(1, mean), np.full(1, sum(weights) ** -0.5))
+
+
 def point(value: float) -> Mixture:
     """All probability on one value."""
     return Mixture(np.ones(1), np.full(1, value), np.zeros(1))

@@ -2,18 +2,21 @@
 
 Arms are found by name, each stack by itself where the table names stacks. The baseline of an algorithm is the arm
 called like its default baseline ("dense", "lstm"), else the arm called "baseline"; every other arm whose name is an
-algorithm's is a treatment. Where the stack itself has the algorithm, the arm called "baseline" is the treatment and the
-arm without it ("no_rope"; "lstm" for the Transformer) the baseline. The gain at each budget is the forecast's
-(`forecast.forecast`) inside the runs, with its 90% interval; past the runs the estimate extrapolates, as it does for
-every study.
+algorithm's, or several joined by "+", is a treatment. Where the stack itself has the algorithm, the arm called
+"baseline" is the treatment and the arm without it ("no_rope"; "lstm" for the Transformer) the baseline. The gain at
+each budget is the forecast's (`forecast.forecast`) inside the runs, with its 90% interval; past the runs the estimate
+extrapolates, as it does for every study.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from estimator import algorithms, forecast, ladder
+from estimator.architecture import STACKS, ModelShape
 from estimator.evidence import EvidenceError, Problem, PublishedGain
 
 BASELINE = "baseline"
@@ -32,7 +35,7 @@ def gains(path: Path) -> list[PublishedGain]:
     for stack in dict.fromkeys(whole.cells.get("stack", ("",))):
         table = whole.only("stack", stack) if stack else whole
         arms = {variant: ladder.ladder(table, variant) for variant in table.variants()}
-        for name, treatment, against in _pairs(path, list(arms), problems):
+        for name, treatment, against in pairs(path, list(arms), problems, stack):
             found = forecast.forecast(arms[against], arms[treatment], _budgets(arms[against], arms[treatment]))
             if not found.at:
                 rule = f"the gain of {treatment!r} over {against!r} can be read off"
@@ -43,7 +46,7 @@ def gains(path: Path) -> list[PublishedGain]:
             label = name if treatment == BASELINE else treatment
             rows += [
                 PublishedGain(
-                    name, label, algorithms.get(name).replaces[0], path.stem, at.flops, "reported", at.median,
+                    name, label, replaced(name), path.stem, at.flops, "reported", at.median,
                     *at.interval_90, 0.9, "flop", math.nan, "measured", path.name, note,
                 )
                 for at in found.at
@@ -57,29 +60,72 @@ def gains(path: Path) -> list[PublishedGain]:
     return rows
 
 
-def _pairs(path: Path, variants: list[str], problems: list[Problem]) -> list[tuple[str, str, str]]:
-    """(algorithm, arm with it, arm without it) for every contrast that the names of a stack's arms tell."""
+def pairs(path: Path, variants: Sequence[str], problems: list[Problem], stack: str = "") -> list[tuple[str, str, str]]:
+    """(algorithm, arm with it, arm without it) for every contrast that the names of a stack's arms tell.
+
+    A contrast with something else than the algorithm's default baseline is none: on a known `stack`, LayerNorm in place
+    of RMSNorm says nothing of LayerNorm in place of no norm. Arms that lack their baseline are added to `problems`,
+    with `path` as the place.
+    """
     names = {variant: _algorithm(variant) for variant in variants}
-    serves = {algorithms.get(name).replaces[0] for name in names.values() if name}
-    pairs = []
+    serves = {replaced(name) for name in names.values() if name}
+    found = []
     for variant, name in names.items():
         if name is None:
             continue
-        default = algorithms.get(name).replaces[0]
-        against = next((v for v in names if v.lower() in (default, BASELINE) and v != variant), None)
-        if against is not None:
-            pairs.append((name, variant, against))
+        default = replaced(name)
+        others = {v.lower(): v for v in names if v != variant}
+        if default in others:
+            found.append((name, variant, others[default]))
+        elif BASELINE in others:
+            if _is_default(name, _fields(stack)):
+                found.append((name, variant, others[BASELINE]))
         elif name not in serves:  # else it is there as the baseline of another arm
             rule = f"a table with the arm {variant!r} has its baseline, called {default!r} or {BASELINE!r}"
             problems.append(Problem(str(path), rule, ", ".join(names), "Add the baseline's runs, or rename its arm."))
     if BASELINE in variants:
-        replaced = {algorithms.get(n).replaces[0]: n for n in algorithms.names() if algorithms.get(n).baseline_arm}
+        without = {replaced(n): n for n in algorithms.names() if algorithms.get(n).baseline_arm}
         for variant in variants:
-            name = replaced.get(variant) or _algorithm(variant.removeprefix(WITHOUT))
-            undone = variant in replaced or variant.startswith(WITHOUT)
-            if undone and name is not None and names.get(variant) is None and name not in names.values():
-                pairs.append((name, BASELINE, variant))
-    return pairs
+            if names.get(variant) is not None or "+" in variant:
+                continue
+            name = without.get(variant)
+            if name is None and variant.startswith(WITHOUT):
+                name = _algorithm(variant.removeprefix(WITHOUT))
+                if name is not None and not _is_default(name, _fields(stack, name)):
+                    continue
+            if name is not None and name not in names.values():
+                found.append((name, BASELINE, variant))
+    return found
+
+
+def _fields(stack: str, without: str | None = None) -> Mapping[str, object]:
+    """Model fields of a stack, those of one algorithm as the bare stack has them; none where the stack is not known."""
+    if stack not in STACKS:
+        return {}
+    bare = {field.name: field.default for field in dataclasses.fields(ModelShape)} | dict(STACKS["bare"])
+    changed = algorithms.get(without).arm if without else ()
+    return bare | dict(STACKS[stack]) | {field: bare[field] for field in changed}  # type: ignore[index]
+
+
+def _is_default(name: str, fields: Mapping[str, object]) -> bool:
+    """Whether a model with these fields (if any are known) is what every part of `name` replaces by default."""
+
+    def has(arm: Mapping[str, object]) -> bool:
+        return all(fields[field] == value for field, value in arm.items())
+
+    if not fields:
+        return True
+    entries = {part: algorithms.get(part) for part in name.split("+")}
+    rivals = [entry for n in algorithms.names() if n not in entries and (entry := algorithms.get(n)).arm]
+    return all(
+        has(entry.baseline_arm) and not any(entry.replaces[0] in rival.replaces and has(rival.arm) for rival in rivals)
+        for entry in entries.values()
+    )
+
+
+def replaced(name: str) -> str:
+    """The default baseline of an algorithm, of every part of a combination in its order."""
+    return "+".join(algorithms.get(part).replaces[0] for part in name.split("+"))
 
 
 def _budgets(baseline: ladder.Ladder, treatment: ladder.Ladder) -> list[float]:
@@ -89,7 +135,9 @@ def _budgets(baseline: ladder.Ladder, treatment: ladder.Ladder) -> list[float]:
 
 
 def _algorithm(variant: str) -> str | None:
+    """The registry's name of an arm, or names joined by "+" in the arm's order; None where there is none."""
     try:
-        return algorithms.resolve(variant)
+        parts = [algorithms.resolve(part) for part in variant.split("+")]
     except algorithms.UnknownAlgorithm:
         return None
+    return "+".join(parts) if len(set(parts)) == len(parts) else None

@@ -20,13 +20,16 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from estimator import algorithms
 from estimator.contrasts import Used
+from estimator.evidence import is_own
 from estimator.gain import FAR_DECADES, Estimate
 
 POINTS_PER_DECADE = 8
 STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "ceg"}
 BLUE, GREY = "#0072B2", "#555555"
 # Okabe & Ito's colours, which colour-blind readers can tell apart; the marker says the same in black and white.
+OWN = "own"
 _KINDS = {
+    OWN: ("*", "#56B4E9"),
     "measured": ("o", "#000000"),
     "observational": ("s", "#009E73"),
     "derived": ("D", "#CC79A7"),
@@ -144,9 +147,9 @@ def _points(axes: Axes, used: Sequence[Used]) -> set[str]:
     """The rows that fix the level, by kind, with their intervals; returns the kinds drawn."""
     left, right = axes.get_xlim()
     shown = [u for u in used if left <= u.row.flops <= right]
-    kinds = {u.row.basis for u in shown}
+    kinds = {_kind(u) for u in shown}
     for kind in (k for k in _KINDS if k in kinds):
-        rows = [u for u in shown if u.row.basis == kind]
+        rows = [u for u in shown if _kind(u) == kind]
         gains = np.array([[u.row.ceg, u.row.low, u.row.high] for u in rows])
         gains *= np.array([[u.conversion.factor] for u in rows])
         reach = np.abs(gains[:, 1:] - gains[:, :1]).T
@@ -157,7 +160,7 @@ def _points(axes: Axes, used: Sequence[Used]) -> set[str]:
             linestyle="none",
             elinewidth=0.8,
             zorder=3,
-            **_look(kind),
+            **look(kind),
         )
     if len(shown) < len(used):
         missing = f"{len(used) - len(shown)} of {len(used)} rows not shown: no compute stated, or out of range"
@@ -165,8 +168,21 @@ def _points(axes: Axes, used: Sequence[Used]) -> set[str]:
     return kinds
 
 
-def _look(kind: str) -> dict[str, Any]:
+def _kind(used: Used) -> str:
+    return OWN if is_own(used.row) else used.row.basis
+
+
+def look(kind: str) -> dict[str, Any]:
+    """How a row is drawn, by its kind of evidence: `OWN` or its basis."""
     marker, colour = _KINDS[kind]
+    if kind == OWN:
+        return {
+            "color": colour,
+            "marker": marker,
+            "markersize": 8,
+            "markeredgecolor": "#000000",
+            "markeredgewidth": 0.5,
+        }
     face = colour if kind == "measured" else "white"
     return {"color": colour, "marker": marker, "markersize": 4.5, "markerfacecolor": face, "markeredgecolor": colour}
 
@@ -202,8 +218,8 @@ def _legend(figure: Figure, stretches: set[str], kinds: set[str], columns: int, 
             labels.append(f"curve, {name}")
     for kind in _KINDS:
         if kind in kinds:
-            handles.append(Line2D([], [], linestyle="none", **_look(kind)))
-            labels.append(f"{kind} row")
+            handles.append(Line2D([], [], linestyle="none", **look(kind)))
+            labels.append("own run" if kind == OWN else f"{kind} row")
     reading = "Line: median. Bands: where 50% (dark) and 90% of new, independent studies would find the gain."
     figure.legend(
         handles,

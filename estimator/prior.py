@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from estimator import algorithms, contrasts
+from estimator.chain import Chain, line_at_centre, link
 from estimator.evidence import DATA, Evidence, PublishedGain
-from estimator.hierarchy import Array, Lines, Rows, Spread, fit_lines
+from estimator.hierarchy import Array, Lines, Rows, Spread
 
 PRIOR_FILE = DATA / "prior.json"
 
@@ -74,29 +75,31 @@ _WEIGHT = np.array([s.weight for s in SCENARIOS])
 
 
 class Posterior(NamedTuple):
-    """An algorithm's line in each of the k `SCENARIOS`, their weights given the rows [k], and the log likelihood
+    """An algorithm's chain in each of the k `SCENARIOS`, their weights given the rows [k], and the log likelihood
     of the rows with the scenarios averaged.
     """
 
-    lines: Lines
+    chain: Chain
     weights: Array
     log_likelihood: float
 
 
 def fit_posterior(rows: Rows, spread: Spread) -> Posterior:
-    """Fit the line of one question in every scenario; weigh the scenarios by how well they explain its rows."""
-    lines = fit_lines(rows, spread, _SCATTER, _SLOPE)
+    """Fit the curve of one question in every scenario; weigh the scenarios by how well they explain its rows."""
+    chain = link(rows, spread, _SCATTER, _SLOPE)
+    lines = line_at_centre(chain)
     likelihood = _log_mean(lines.log_likelihoods, _WEIGHT)
     if not math.isfinite(likelihood):
-        return Posterior(lines, _WEIGHT, likelihood)
-    return Posterior(lines, _WEIGHT * np.exp(lines.log_likelihoods - likelihood), likelihood)
+        return Posterior(chain, _WEIGHT, likelihood)
+    return Posterior(chain, _WEIGHT * np.exp(lines.log_likelihoods - likelihood), likelihood)
 
 
 class Fitted(NamedTuple):
-    """Lines in the k scenarios that matter, the scenarios' weights [k] and multipliers of scatter [k], and the factor
-    by which these were raised because the rows contradict each other (1: they do not).
+    """The chain in the k scenarios that matter, its line at the centre, the scenarios' weights [k] and multipliers of
+    scatter [k], and the factor by which these were raised because the rows contradict each other (1: they do not).
     """
 
+    chain: Chain
     lines: Lines
     weights: Array
     scatter: Array
@@ -104,7 +107,7 @@ class Fitted(NamedTuple):
 
 
 def fit_frozen(rows: Rows, spread: Spread, weights: Array) -> Fitted:
-    """Fit the line with scenario weights given beforehand, and more scatter where the rows contradict each other.
+    """Fit the curve with scenario weights given beforehand, and more scatter where the rows contradict each other.
 
     Agreement never lowers the scatter, since the weights do not move. Gross disagreement widens it: the scatter of
     levels is multiplied by the factor of `_INFLATIONS` that makes the rows most likely, if that is more likely than
@@ -116,7 +119,8 @@ def fit_frozen(rows: Rows, spread: Spread, weights: Array) -> Fitted:
     likelihood = needed = -math.inf
     for factor in _INFLATIONS:
         scatter = factor * _SCATTER[kept]
-        fit = Fitted(fit_lines(rows, spread, scatter, _SLOPE[kept]), weights, scatter, factor)
+        chain = link(rows, spread, scatter, _SLOPE[kept])
+        fit = Fitted(chain, line_at_centre(chain), weights, scatter, factor)
         previous, likelihood = likelihood, _log_mean(fit.lines.log_likelihoods, weights)
         if chosen is None:
             chosen, needed = fit, likelihood + _CONTRADICTION

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from estimator import algorithms, contrasts
+from estimator.evidence import is_own, own_error
 from estimator.gain import METHOD, Estimate
+from estimator.shares import OWN
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 SCHEMA_VERSION = 1
 WIDTH = 110
+LEAST_SHARE = 0.005
+"""Kinds of evidence with a smaller share of the information are not listed in words."""
 
 
 def number(value: float) -> str:
@@ -69,8 +73,8 @@ def title(estimate: Estimate) -> str:
     return f"{names}, against {against}, in {estimate.currency}"
 
 
-def plain(estimate: Estimate) -> str:
-    """The answer as text, about 15 lines of at most 110 columns."""
+def plain(estimate: Estimate, shared: Mapping[str, float] | None = None) -> str:
+    """The answer as text, about 15 lines of at most 110 columns; `shared`: the kinds' shares (`shares.shares`)."""
     lines = [f"CEG of {title(estimate)}, at {number(estimate.flops)} FLOP", f"status: {estimate.status}"]
     if estimate.status == "no_evidence":
         lines += ["", *(f"  {part}" for part in estimate.reason.split("; ")), *_notes(estimate)]
@@ -98,6 +102,7 @@ def plain(estimate: Estimate) -> str:
         *_meaning(estimate, percent),
         *_growth(estimate, percent),
         *_evidence(estimate),
+        *_shares(shared),
         *_notes(estimate),
     ]
     return "\n".join(map(wrap, lines))
@@ -146,7 +151,7 @@ def _evidence(estimate: Estimate) -> list[str]:
     fixing = [u for u in used if u.fixes_level]
     if not fixing:  # by construction: no row behind it
         return []
-    kinds = Counter(u.row.basis for u in fixing)
+    kinds = Counter("own" if is_own(u.row) else u.row.basis for u in fixing)
     flops = contrasts.budgets(fixing)
     silent = sum(u.row.flops != u.row.flops for u in fixing)
     reach = f", {span((flops[0], flops[-1]), '')} FLOP" if flops else ", compute not stated"
@@ -165,6 +170,7 @@ def _evidence(estimate: Estimate) -> list[str]:
             if estimate.decades == 0
             else f"  Extrapolated {estimate.decades:.1f} decades of compute away from the evidence."
         )
+    lines += _own(fixing)
     converted = Counter(u.row.currency for u in fixing if u.conversion.how)
     if converted:
         names = sorted({u.row.algorithm for u in fixing if u.conversion.how})
@@ -177,12 +183,35 @@ def _evidence(estimate: Estimate) -> list[str]:
     return lines
 
 
+def _own(used: Sequence[contrasts.Used]) -> list[str]:
+    """What our own runs found, study by study, with standard errors of ln CEG."""
+    own = [u.row for u in used if is_own(u.row)]
+    lines = []
+    for study in dict.fromkeys(row.study for row in own):
+        rows = [row for row in own if row.study == study]
+        several = len({row.algorithm for row in rows}) > 1
+        gains = ", ".join(
+            f"{row.algorithm} " * several + f"{number(row.ceg)}x (se {own_error(row):.2g}) at {number(row.flops)}"
+            for row in rows
+        )
+        lines.append(f"  Own runs ({study}; FLOP, se of ln CEG): {gains}.")
+    return lines
+
+
+def _shares(shared: Mapping[str, float] | None) -> list[str]:
+    if not shared:
+        return []
+    return [
+        f"  Information about the level here: {', '.join(f'{name} {share(part)}' for name, part in shared.items())}."
+    ]
+
+
 def _notes(estimate: Estimate) -> list[str]:
     return ["", *(f"  Note: {note}." for note in estimate.notes)] if estimate.notes else []
 
 
-def document(estimates: Sequence[Estimate]) -> dict[str, object]:
-    """The JSON answer (docs/json.md; `estimates`: one per budget). `status` is the worst of them."""
+def document(estimates: Sequence[Estimate], shared: Sequence[Mapping[str, float]] | None = None) -> dict[str, object]:
+    """The JSON answer (docs/json.md; `estimates`, `shared`: one per budget). `status` is the worst of them."""
     first = estimates[0]
     order = ("ok", "far_extrapolation", "no_evidence")
     return {
@@ -196,11 +225,11 @@ def document(estimates: Sequence[Estimate]) -> dict[str, object]:
         "interval_probability": first.interval,
         "evidence_sha256": first.evidence_sha256,
         "seed": first.seed,
-        "estimates": [_one(e) for e in estimates],
+        "estimates": [_one(e, part) for e, part in zip(estimates, shared or [{}] * len(estimates), strict=True)],
     }
 
 
-def _one(e: Estimate) -> dict[str, object]:
+def _one(e: Estimate, shared: Mapping[str, float]) -> dict[str, object]:
     used = [u for q in e.questions for u in q.used]
     kept = [u for u in used if u.contrast >= 0]
     fixing = [u for u in kept if u.fixes_level]
@@ -231,14 +260,26 @@ def _one(e: Estimate) -> dict[str, object]:
             "studies": len({u.row.study for u in fixing}),
             "rows_by_basis": dict(sorted(Counter(u.row.basis for u in fixing).items())),
             "flops_range": [flops[0], flops[-1]] if flops else None,
+            "information_shares": dict(shared),
+            "own_rows": [
+                {
+                    "algorithm": row.algorithm,
+                    "study": row.study,
+                    "flops": row.flops,
+                    "ceg": row.ceg,
+                    "ceg_interval_90": [row.low, row.high],
+                    "ln_ceg_se": own_error(row),
+                }
+                for row in (u.row for u in fixing if is_own(u.row))
+            ],
         },
         "conversions": sorted({u.conversion.how for u in fixing if u.conversion.how}),
         "notes": list(e.notes),
     }
 
 
-def print_table(console: Console, estimates: Sequence[Estimate]) -> None:
-    """Several budgets as a table, one row each."""
+def print_table(console: Console, estimates: Sequence[Estimate], shared: Sequence[Mapping[str, float]] = ()) -> None:
+    """Several budgets as a table, one row each, with the share of our own runs (`shared`) where they have one."""
     from rich.table import Table
 
     first = estimates[0]
@@ -246,10 +287,11 @@ def print_table(console: Console, estimates: Sequence[Estimate]) -> None:
     table = Table(title=title(first), title_justify="left", box=None, padding=(0, 1))
     columns = ["FLOP with it", "CEG median", "50%", f"{percent} (new study)", f"{percent} (mean)"]
     thresholds = list(next((e.above for e in estimates if e.above), {}))
-    columns += [f">{budget(t)}" for t in thresholds] + ["decades away", "status"]
+    own = [parts.get(OWN, 0.0) for parts in shared]
+    columns += [f">{budget(t)}" for t in thresholds] + ["own"] * any(own) + ["decades", "status"]
     for name in columns:
         table.add_column(name, justify="left" if name == "status" else "right")
-    for e in estimates:
+    for i, e in enumerate(estimates):
         cells = [number(e.flops)]
         if e.median is None or e.predictive is None or e.predictive_50 is None or e.mean_interval is None:
             cells += ["-"] * (len(columns) - 2)
@@ -259,9 +301,12 @@ def print_table(console: Console, estimates: Sequence[Estimate]) -> None:
                 *(span(i) for i in (e.predictive_50, e.predictive, e.mean_interval)),
             ]
             cells += [share((e.above or {}).get(t, 0.0)) for t in thresholds]
+            cells += [share(own[i])] if any(own) else []
             cells.append("unknown" if e.decades is None or math.isnan(e.decades) else f"{e.decades:.1f}")
         table.add_row(*cells, e.status)
     console.print(table)
+    if any(own):
+        console.print("own: share of our own runs in the information about the level (docs/method.md).")
     reasons = dict.fromkeys(e.reason for e in estimates if e.status == "no_evidence")
     for line in [*reasons, *_notes(first)]:
         console.print(wrap(line, console.width))

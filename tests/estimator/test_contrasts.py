@@ -187,7 +187,9 @@ def test_a_row_of_unknown_compute_stands_among_the_others_and_counts_less() -> N
     unknown = published(study="d", flops=math.nan, flops_convention="unknown", ceg=4.0)
     known = published(study="d", ceg=4.0)
     rows = arrays_of(published(study="b", flops=1e18), published(study="c", flops=1e20), unknown)
-    assert rows.x[2] == pytest.approx(19 - X0)
+    assert rows.x[2] == 20 - X0
+    ladder = [published(study="toy", flops=c) for c in (1e11, 1e12, 1e13)]
+    assert arrays_of(published(study="b", flops=1e18), unknown, *ladder).x[1] == 18 - X0
     assert rows.variance[2] == pytest.approx(contrasts.ROW_SD**2 + contrasts.UNKNOWN_FLOPS_SD**2)
     assert median(FIRST) < median([*FIRST, unknown]) < 0.999 * median([*FIRST, known])
     assert ask([*FIRST, unknown]).decades == 0.0

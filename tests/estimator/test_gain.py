@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from estimator import algorithms, contrasts, estimate, gain, mixture, prior
+from estimator import algorithms, chain, contrasts, estimate, gain, mixture, prior
 from estimator.evidence import COLUMNS, PUBLISHED_GAINS, PublishedGain, read_published_gains
 from estimator.gain import Estimate
 from estimator.hierarchy import Rows
@@ -302,6 +302,67 @@ def test_adding_any_row_narrows_and_taking_any_row_away_widens() -> None:
         assert width(ask(rows).predictive) < width(ask(rest).predictive), row
 
 
+# Evidence far away
+
+
+def ladder(centre: float, slope: float, studies: int = 1) -> list[PublishedGain]:
+    """Ladders of a decade about `centre` FLOP, of gain 1.5 there and growing by `slope` (ln) per decade."""
+    return [
+        published(study=f"ladder {i}", flops=centre * 10.0**x, ceg=1.5 * math.exp(slope * x))
+        for i in range(studies)
+        for x in (-0.5, 0.0, 0.5)
+    ]
+
+
+@pytest.mark.parametrize("centre", [1e12, 1e14])
+@pytest.mark.parametrize(("studies", "factor"), [(1, 1.03), (9, 1.05)])
+def test_a_steep_ladder_ten_decades_away_hardly_moves_the_answer(centre: float, studies: int, factor: float) -> None:
+    """One straight line through all of it would say 2x with one such ladder, 400x to 1,100x with nine."""
+    near = [row._replace(flops=c) for row, c in zip(FIRST, (3e21, 1e22, 3e22), strict=True)]
+    without, among = ask(near, 1e24), ask([*near, *ladder(centre, 1.0, studies)], 1e24)
+    assert without.median == pytest.approx(1.52, abs=0.01)
+    assert among.median is not None
+    assert without.median is not None
+    assert 1 / factor < among.median / without.median < factor
+    assert among.status == without.status == "ok"
+    assert width(without.mean_interval) < width(among.mean_interval) < 1.35 * width(without.mean_interval)
+
+
+@pytest.mark.parametrize(("studies", "median"), [(1, 4.0), (9, 15.0)])
+def test_where_nothing_else_stands_it_is_the_answer_and_far(studies: int, median: float) -> None:
+    alone = ask(ladder(1e14, 1.0, studies), 1e24)
+    assert alone.median == pytest.approx(median, rel=0.05)
+    assert alone.status == "far_extrapolation"
+    assert "9.5 decades" in alone.reason
+    assert width(alone.mean_interval) > math.log(12)
+
+
+@pytest.mark.parametrize(("name", "baseline"), [("rope", "learned_positions"), ("moe", "dense"), ("muon", "adamw")])
+def test_agreeing_toy_ladders_are_not_so_many_votes_at_the_frontier(name: str, baseline: str) -> None:
+    """They narrow the answer where they stand several times over, and at 1e24 FLOP by a few percent."""
+    here = ask_shipped(SHIPPED, name, 1e12).median
+    assert here is not None
+    toys = [
+        row._replace(algorithm=name, baseline=baseline, ceg=row.ceg / 1.5 * here)
+        for row in ladder(1e12, 0.0, studies=9)
+    ]
+    for flops, least, most in ((1e12, 0.15, 0.45), (1e24, 0.93, 1.0)):
+        before, after = (width(ask_shipped(rows, name, flops).mean_interval) for rows in (SHIPPED, [*SHIPPED, *toys]))
+        assert least < after / before < most
+
+
+@pytest.mark.parametrize(("name", "currency"), ANSWERED)
+def test_past_the_evidence_intervals_widen_with_every_step(name: str, currency: str) -> None:
+    reach = contrasts.budgets(ask_shipped(SHIPPED, name, 1e22, currency).questions[0].used)
+    for edge, way in ((max(reach, default=1e23), 1), (min(reach, default=1e17), -1)):
+        budgets = [edge * 10.0 ** (way * d) for d in (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)]
+        answers = [ask_shipped(SHIPPED, name, c, currency) for c in budgets]
+        for field in ("mean_interval", "predictive"):
+            widths = [width(getattr(a, field)) for a in answers]
+            assert widths == sorted(widths)
+            assert widths[-1] > widths[0] or answers[0].predictive == (1.0, 1.0)
+
+
 # Evidence taken away
 
 
@@ -348,9 +409,10 @@ def test_taking_the_rows_near_the_target_away_widens(name: str, field: str) -> N
 
 
 def test_intervals_hold_what_they_promise_when_the_model_is_true() -> None:
-    """Draw scatter, line, studies and a new study from the model; the intervals must hold their share of draws.
+    """Draw scatter, curve, studies and a new study from the model; the intervals must hold their share of draws.
 
-    All at the evidence, where the wander past it is nil. 1500 draws: a binomial sd of 0.8 points at 90%, of 1.3 at 50%.
+    Asked at the last study: the curve is drawn from there to the left. 1500 draws: a binomial sd of 0.8 points at 90%,
+    of 1.3 at 50%.
     """
     rng = np.random.default_rng(11)
     scenarios = prior.SCENARIOS
@@ -358,18 +420,26 @@ def test_intervals_hold_what_they_promise_when_the_model_is_true() -> None:
     inside = {"predictive": {0.5: 0, 0.9: 0}, "mean": {0.5: 0, 0.9: 0}}
     n = 1500
     x = np.array([-2.0, -1.0, 0.0, 0.0, 1.0, 2.0])
+    steps = -np.diff(x[::-1])
+    strays = chain.wander(steps)
     sd = contrasts.ROW_SD
     for _ in range(n):
         chosen = scenarios[rng.choice(len(scenarios), p=chances)]
-        level, slope = rng.normal(0, 1.0), rng.normal(SPREAD.slope_mean, chosen.slope * SPREAD.slope_sd)
+        truth, slope = rng.normal(0, 1.0), rng.normal(SPREAD.slope_mean, chosen.slope * SPREAD.slope_sd)
+        curve_at, wander = [truth], 0.0
+        for step, stray in zip(steps, strays, strict=True):
+            grown, wandered = rng.multivariate_normal(np.zeros(2), stray, method="svd")
+            curve_at.append(curve_at[-1] - (slope * step + wander * chain.carried(step) + grown))
+            wander = wander * math.exp(-chain.FADING * step) + wandered
         study_sd = chosen.scatter * math.hypot(SPREAD.study_level, SPREAD.contrast_level)
-        y = level + slope * x + rng.normal(0, study_sd, 6) + rng.normal(0, sd, 6)
-        rows = Rows(y, x, np.full(6, sd**2), np.arange(6), np.arange(6), np.zeros(6), np.ones(6, bool))
+        y = np.array(curve_at[::-1]) + rng.normal(0, study_sd, 6) + rng.normal(0, sd, 6)
+        rows = Rows(
+            y, x, np.full(6, sd**2), np.arange(6), np.arange(6), np.zeros(6), np.ones(6, bool), np.ones(6, bool)
+        )
         posterior = prior.fit_posterior(rows, SPREAD)
         scatter = np.array([s.scatter for s in scenarios])
         new = np.hypot(scatter * math.hypot(SPREAD.study_level, SPREAD.contrast_level), sd)
-        curve = gain.Curve(posterior.weights, posterior.lines.means, posterior.lines.covariances, new, x + 20)
-        truth = level + slope * x[-1]
+        curve = gain.Curve(posterior.weights, posterior.chain, new, x + 20)
         found = truth + rng.normal(0, study_sd) + rng.normal(0, sd)
         for kind, value in (("predictive", found), ("mean", truth)):
             below = getattr(curve, kind)(1e22).cdf(value)

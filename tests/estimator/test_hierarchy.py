@@ -11,10 +11,12 @@ from estimator.hierarchy import (
     LEVEL_SD,
     OTHER_BASELINE_SD,
     Array,
+    Lines,
+    Messages,
     Rows,
     Spread,
-    fit_lines,
-    row_weights,
+    posterior,
+    study_messages,
 )
 
 SPREAD = Spread(
@@ -52,7 +54,15 @@ def random_rows(tree: list[list[int]], seed: int, other_baselines: bool = True) 
         study=np.cumsum([0, *(len(study) for study in tree[:-1])]),
         contrast_variance=rng.choice([0.0, 0.15, 0.4], c) ** 2,
         fixes_level=fixes,
+        runs=np.ones(n, bool),
     )
+
+
+def fit_lines(rows: Rows, spread: Spread, scatter: Array, slope: Array) -> Lines:
+    """The line that all studies share if they stand at one place."""
+    said = study_messages(rows, spread, scatter, slope)
+    total = Messages(said.precision.sum(1), said.score.sum(1), said.constant.sum(1))
+    return posterior(total, spread.slope_mean, slope * spread.slope_sd)
 
 
 def covariance_of_gains(rows: Rows, spread: Spread, scatter: float, slope: float) -> Array:
@@ -147,32 +157,6 @@ def test_a_ladder_against_another_baseline_tells_the_slope_only() -> None:
     before, after = (fit_lines(r, SPREAD, np.ones(1), np.ones(1)).means[0] for r in (rows, steeper))
     assert after[0] == pytest.approx(before[0], abs=1e-3)
     assert after[1] > before[1] + 0.1
-
-
-@given(TREES, SEEDS, st.floats(-4, 6))
-@settings(max_examples=20, deadline=None, derandomize=True)
-def test_row_weights_are_the_derivative_of_the_estimate(tree: list[list[int]], seed: int, x: float) -> None:
-    rows = random_rows(tree, seed)
-    weights = row_weights(rows, SPREAD, x)
-
-    def estimate(y: Array) -> float:
-        return float(fit_lines(rows._replace(y=y), SPREAD, np.ones(1), np.ones(1)).means[0] @ [1.0, x])
-
-    base = estimate(rows.y)
-    for i in range(len(rows.y)):  # the estimate is linear in y, so a large step costs nothing but rounding
-        assert weights[i] == pytest.approx(estimate(rows.y + np.eye(len(rows.y))[i]) - base, abs=1e-7)
-
-
-@given(TREES, SEEDS)
-@settings(max_examples=20, deadline=None, derandomize=True)
-def test_row_weights_sum_to_one(tree: list[list[int]], seed: int) -> None:
-    """A shift of every gain shifts the estimate as much, up to the prior of the level (sd 10)."""
-    rows = random_rows(tree, seed, other_baselines=False)
-    fitted = fit_lines(rows, SPREAD, np.ones(1), np.ones(1))
-    at_zero = row_weights(rows, SPREAD, 0.0).sum()
-    assert at_zero == pytest.approx(1.0, abs=0.02)
-    # Exactly: what is missing is the share of the level's prior precision.
-    assert 1.0 - at_zero == pytest.approx(fitted.covariances[0, 0, 0] / LEVEL_SD**2, abs=1e-9)
 
 
 def test_each_scenario_has_the_line_it_would_have_alone() -> None:
