@@ -8,13 +8,19 @@ import gc
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import SupportsFloat
+from typing import TYPE_CHECKING, SupportsFloat
 
 from estimator import algorithms, gain, prior, shares
 from estimator.evidence import FLOPS_RANGE, Evidence, EvidenceError, load
 from estimator.gain import Estimate
 
+if TYPE_CHECKING:
+    from estimator.device_gain import Setting
+    from estimator.hardware import Device
+
 CURRENCIES = ("flop", "time", "usd", "decode")
+DEVICE = "h100"
+"""Where models run if a question in time, dollars or decode time does not say."""
 THRESHOLDS = (1e25, 1e26)
 """Reporting thresholds (FLOP): EU AI Act, Art. 51 (2024), and US Executive Order 14110 (2023, since revoked)."""
 MAX_INTERVAL = 0.9999
@@ -35,6 +41,9 @@ def estimate(
     *,
     currency: str = "flop",
     baseline: str | Sequence[str] | None = None,
+    device: str | None = None,
+    baseline_device: str | None = None,
+    seq_len: int | None = None,
     interval: float = 0.9,
     evidence: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     only_evidence: bool = False,
@@ -49,6 +58,9 @@ def estimate(
         flops: training compute with the algorithm (FLOP).
         currency: "flop", "time", "usd" or "decode" (seconds per generated token).
         baseline: what the algorithm replaces, if not its default (one per algorithm).
+        device: in other currencies than flop, where the model with the algorithm runs ("h100"); see `hardware.DEVICES`.
+        baseline_device: where the other model runs; None: on the same device.
+        seq_len: in other currencies than flop, tokens of a sequence; None: `device_gain.SEQ_LEN`.
         interval: probability content of `predictive` and `mean_interval`.
         evidence: further tables of gains (files or folders), read beside the shipped one.
         only_evidence: leave the shipped table out.
@@ -64,6 +76,9 @@ def estimate(
         [flops],
         currency=currency,
         baseline=baseline,
+        device=device,
+        baseline_device=baseline_device,
+        seq_len=seq_len,
         interval=interval,
         evidence=evidence,
         only_evidence=only_evidence,
@@ -79,6 +94,9 @@ def estimate_all(
     *,
     currency: str = "flop",
     baseline: str | Sequence[str] | None = None,
+    device: str | None = None,
+    baseline_device: str | None = None,
+    seq_len: int | None = None,
     interval: float = 0.9,
     evidence: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     only_evidence: bool = False,
@@ -105,6 +123,13 @@ def estimate_all(
         )
     if currency not in CURRENCIES:
         problems.append(f"currency: one of {', '.join(CURRENCIES)} is needed (found {currency!r}). Try flop.")
+    setting = None
+    if currency != "flop" and currency in CURRENCIES:
+        setting = _setting(device, baseline_device, seq_len, problems)
+    else:
+        given = {"device": device, "baseline_device": baseline_device, "seq_len": seq_len}
+        for option in [name for name, value in given.items() if value is not None]:
+            problems.append(f"{option}: it goes with the currency time, usd or decode (found {currency}). Name one.")
     paths = [evidence] if isinstance(evidence, str | os.PathLike) else list(evidence)
     if only_evidence and not paths:
         problems.append("only_evidence: leaves no evidence without a table of your own. Add --evidence PATH.")
@@ -123,24 +148,58 @@ def estimate_all(
         spread = prior.frozen()
         if not slope_prior:
             spread = spread._replace(slope_sd=math.inf, slope_mean=0.0)
-        prepared = gain.prepare(
-            tables.rows,
-            parts,
-            replaced,
-            currency=currency,
-            spread=spread,
-            shipped=frozenset(load().rows) if only_evidence else None,
-            remarks=tables.remarks,
-        )
+        ours = frozenset(load().rows) if paths else None
+
+        def prepared_in(counted: str) -> gain.Prepared:
+            known = ours if only_evidence else None
+            return gain.prepare(
+                tables.rows, parts, replaced, currency=counted, spread=spread, shipped=known, remarks=tables.remarks
+            )
+
+        prepared = prepared_in(currency)
         if shared is not None:
-            ours = frozenset(load().rows) if paths else None
             shared += shares.shares(
                 tables.rows, parts, replaced, budgets, currency=currency, spread=spread, shipped=ours
+            )
+        if setting is not None:
+            from estimator import device_gain
+
+            in_flop = None if currency == "decode" else prepared_in("flop")
+            return tuple(
+                device_gain.answer(
+                    in_flop,
+                    prepared,
+                    budget,
+                    setting,
+                    interval=interval,
+                    sha256=tables.sha256,
+                    seed=seed,
+                )
+                for budget in budgets
             )
     return tuple(
         gain.evaluate(prepared, budget, interval=interval, thresholds=limits, sha256=tables.sha256, seed=seed)
         for budget in budgets
     )
+
+
+def _setting(
+    device: str | None, baseline_device: str | None, seq_len: int | None, problems: list[str]
+) -> Setting | None:
+    """Devices and sequence length of a question, or None with problems added."""
+    from estimator import device_gain, hardware
+
+    found: list[Device] = []
+    for option, name in (("device", device or DEVICE), ("baseline_device", baseline_device)):
+        try:
+            found.append(hardware.find(name) if name is not None else found[0])
+        except (ValueError, IndexError) as error:
+            if name is not None:
+                problems.append(str(error).replace("device", option, 1))
+    length = device_gain.SEQ_LEN if seq_len is None else seq_len
+    if length < 1:
+        problems.append(f"seq_len: a whole number of at least 1 is needed (found {seq_len}). Try 2048.")
+    return device_gain.Setting(found[0], found[1], length) if len(found) == 2 else None
 
 
 @contextlib.contextmanager

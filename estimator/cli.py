@@ -73,6 +73,9 @@ def _question_options(command: Callable[..., None], required: bool = True) -> Ca
             ),
             single("--currency", default="flop", metavar="flop|time|usd|decode", help="What is counted (flop)."),
             single("--baseline", metavar="NAME", help="What it replaces, if not its default."),
+            single("--device", metavar="NAME", help="In time, usd, decode: where it runs (h100); see `ceg steptime`."),
+            single("--baseline-device", metavar="NAME", help="Where the other model runs, if elsewhere."),
+            single("--seq-len", metavar="T", help="In time, usd, decode: tokens of a sequence (2048)."),
             single("--interval", default="0.9", metavar="P", help="Probability of the intervals (0.9)."),
             single("--seed", default="0", metavar="N", help="Recorded; the method draws nothing."),
             click.option("--no-prior", is_flag=True, help="Without the slope prior shared between algorithms."),
@@ -99,12 +102,16 @@ def _ask(
     interval = number("--interval", options["interval"], problems, "0.9")
     seed = number("--seed", options["seed"], problems, "0", int)
     thresholds = [number("--threshold", t, problems, "1e26") for t in options.get("threshold", ())]
+    seq_len = None if options["seq_len"] is None else number("--seq-len", options["seq_len"], problems, "2048", int)
     try:
         return ask.estimate_all(
             algo or options["algo"],
             parse_budgets(options["flops"], problems),
             currency=options["currency"].lower(),
             baseline=options["baseline"],
+            device=options["device"],
+            baseline_device=options["baseline_device"],
+            seq_len=seq_len,
             interval=0.9 if interval is None else interval,
             evidence=options["evidence"],
             only_evidence=options["only_evidence"],

@@ -188,8 +188,9 @@ def answer(
         sha256: of the evidence; goes into the answer.
         seed: likewise.
 
-    Measured gains are joined by precision, their sd enlarged by OTHER_SETTING_SD, since they come from other devices,
-    lengths and shapes. Where nothing can be modelled they answer alone.
+    Measured gains, which are gains on one device, are joined by precision where both models run on one, with their sd
+    enlarged by OTHER_SETTING_SD: they come from other devices, lengths and shapes. Where nothing can be modelled they
+    answer alone.
     """
     said = {"interval": interval, "sha256": sha256, "seed": seed}
     why = in_flop.missing if in_flop is not None else ""
@@ -210,9 +211,9 @@ def answer(
         return gain.evaluate(alone, flops, thresholds=(), **said)  # type: ignore[arg-type]
     sd = math.sqrt(found.variance)
     mean, predictive = (part.shifted(found.ln_factor).widened(sd) for part in (ahead, behind))
-    notes = list(in_flop.notes) if in_flop is not None else []
+    notes = [note.removesuffix(" (see --currency time)") for note in in_flop.notes] if in_flop is not None else []
     questions = in_flop.questions if in_flop is not None else ()
-    if not rows.missing:
+    if not rows.missing and setting.device == setting.baseline_device:
         measured = gain.distributions(rows, flops)
         mean, predictive = (
             mixture.joined(modelled, seen.widened(OTHER_SETTING_SD))
@@ -229,3 +230,43 @@ def answer(
     return dataclasses.replace(
         estimate, speeds=found, gain_in_flop=middle, decades=estimate.decades if in_flop is not None else None
     )
+
+
+def described(side: Side) -> str:
+    """One side in a line: shape, device, speed, and where the time goes."""
+    shape, time = side.shape, side.time
+    parts = sorted(time.parts.items(), key=lambda part: -part[1])[:3]
+    where = ", ".join(f"{name.replace('_', ' ')} {seconds / time.seconds:.0%}" for name, seconds in parts)
+    size = f"{shape.n_layers} layers, {shape.d_model} wide"
+    if isinstance(time, TokenTime):
+        speed = f"{1e3 * time.seconds_per_token:.3g} ms per token, {time.batch} x {time.context} tokens in caches"
+        return f"{size}, {time.devices} {time.device.title}: {speed}; {where}"
+    length = f"sequences of {shape.seq_len}"
+    speed = f"{time.achieved_flops / 1e12:.0f} TFLOP/s each"
+    return f"{size}, {length}, {time.plan.devices} {time.plan.device.title}: {speed}; {where}"
+
+
+def side_document(side: Side) -> dict[str, object]:
+    """The same for JSON; seconds of one step by part."""
+    shape, time = side.shape, side.time
+    found: dict[str, object] = {
+        "flops": side.flops,
+        "layers": shape.n_layers,
+        "width": shape.d_model,
+        "heads": shape.n_heads,
+        "params_active": architecture.parameters(shape).active,
+        "params_total": architecture.parameters(shape).total,
+        "seq_len": shape.seq_len,
+        "fits": side.fits,
+        "seconds": time.seconds,
+        "parts_seconds": dict(time.parts),
+    }
+    if isinstance(time, TokenTime):
+        return found | {
+            "device": time.device.name, "devices": time.devices, "batch": time.batch,
+            "device_seconds_per_token": time.seconds_per_token,
+        }  # fmt: skip
+    return found | {
+        "device": time.plan.device.name, "devices": time.plan.devices, "micro_batch": time.plan.micro_batch,
+        "recompute": time.plan.recompute, "achieved_flops_per_s": time.achieved_flops,
+    }  # fmt: skip

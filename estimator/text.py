@@ -100,6 +100,7 @@ def plain(estimate: Estimate, shared: Mapping[str, float] | None = None) -> str:
         f"  average over studies    {mean}",
         "",
         *_meaning(estimate, percent),
+        *_speeds(estimate),
         *_growth(estimate, percent),
         *_evidence(estimate),
         *_shares(shared),
@@ -122,20 +123,46 @@ def _meaning(estimate: Estimate, percent: str) -> list[str]:
             shares = "; ".join(f"{budget(t)} FLOP: {share(p)}" for t, p in estimate.above.items())
             lines.append(f"  Probability that it is worth more than {shares}.")
         return lines
-    return {
-        "time": [
-            "  The same loss takes this many times the device time without it, on the devices, sequence lengths",
-            "  and shapes of the rows behind it (`ceg show NAME --currency time`).",
-        ],
-        "usd": ["  The same loss costs this many times as much without it; on one device the same as time."],
-        "decode": ["  A generated token takes this many times the seconds without it, at equal shape."],
+    said = {
+        "time": "  The same loss takes this many times the device time without it",
+        "usd": "  The same loss costs this many times as much without it",
+        "decode": "  A generated token takes this many times the device time without it, at equal shape",
     }[estimate.currency]
+    if estimate.speeds is None:
+        said += ", on the devices, sequence lengths and shapes of the rows behind it (`ceg show NAME --currency "
+        said += f"{estimate.currency}`)"
+    return [f"{said}."]
+
+
+def _speeds(estimate: Estimate) -> list[str]:
+    """What was modelled of the two sides, and why one is faster."""
+    found = estimate.speeds
+    if found is None:
+        return []
+    from estimator import device_gain
+
+    price = math.exp(found.price)
+    speed = math.exp(found.ln_factor - found.price)
+    sd = math.sqrt(found.variance)
+    if estimate.currency == "decode":
+        lines = [f"  Modelled: {number(speed)}x (sd of ln {sd:.2f})."]
+    else:
+        in_flop = number(estimate.gain_in_flop or 1)
+        lines = [f"  Gain in FLOP {in_flop}x, times achieved FLOP/s {speed:.2f}x (modelled, sd of ln {sd:.2f})"]
+        lines[0] += f", times price per hour {price:.2f}x." if estimate.currency == "usd" else "."
+    for what, side in (("with it", found.treatment), ("without", found.baseline)):
+        lines.append(f"  {what + ':':9}{device_gain.described(side)}")
+    measured = [
+        u for q in estimate.questions for u in q.used if u.contrast >= 0 and u.row.currency == estimate.currency
+    ]
+    joined = f"joined with {len(measured)} row(s) measured in {estimate.currency}, " if measured else ""
+    lines.append(f"  Speeds: {joined}model of docs/step_time.md, compute-optimal shapes of the modern stack.")
+    return lines
 
 
 def _growth(estimate: Estimate, percent: str) -> list[str]:
-    assert estimate.growth_per_decade is not None
-    assert estimate.growth_interval is not None
-    assert estimate.classes is not None
+    if estimate.growth_per_decade is None or estimate.growth_interval is None or estimate.classes is None:
+        return []  # speeds change with compute too
     shares = ", ".join(f"{name} {share:.2f}" for name, share in estimate.classes.items())
     said = {algorithms.get(name).paper_class for name in estimate.algorithms} - {"not_studied"}
     paper = f" The source paper: {' and '.join(sorted(said))}." if said else ""
@@ -273,8 +300,25 @@ def _one(e: Estimate, shared: Mapping[str, float]) -> dict[str, object]:
                 for row in (u.row for u in fixing if is_own(u.row))
             ],
         },
+        "setting": _setting(e),
         "conversions": sorted({u.conversion.how for u in fixing if u.conversion.how}),
         "notes": list(e.notes),
+    }
+
+
+def _setting(e: Estimate) -> dict[str, object] | None:
+    """What was modelled in other currencies than flop."""
+    if e.speeds is None:
+        return None
+    from estimator import device_gain
+
+    return {
+        "gain_in_flop_median": e.gain_in_flop,
+        "factor": math.exp(e.speeds.ln_factor),
+        "price_factor": math.exp(e.speeds.price),
+        "ln_factor_sd": math.sqrt(e.speeds.variance),
+        "with": device_gain.side_document(e.speeds.treatment),
+        "without": device_gain.side_document(e.speeds.baseline),
     }
 
 
