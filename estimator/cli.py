@@ -144,10 +144,19 @@ def _load(options: dict[str, Any], problems: list[str]) -> Evidence:
     lazy={
         "fit": (_RUNS, "fit_command", "Scaling law of one arm, or the gain between two, from a table of runs."),
         "backtest": (_RUNS, "backtest_command", "Hide the top of ladders, predict the gains there, and score it."),
-        "ladder": (_RUNS, "ladder_command", "Our own runs of an algorithm: gains by rung, forecast, literature."),
+        "ladder": (
+            "estimator.cli_ladder",
+            "ladder_command",
+            "What our own runs say: gains by rung, forecast.",
+        ),
         "speedup": (_RUNS, "speedup_command", "The gain behind one pair of losses, with all it depends on."),
         "steptime": ("estimator.cli_steptime", "steptime_command", "Time of a training step or of a decoded token."),
         "synthetic": (_RUNS, "synthetic_command", "Write a table of made-up runs with a known gain."),
+        "bench": (
+            "benchmarks.cli_bench",
+            "bench_group",
+            "Times of kernels on a device, and the table that holds them.",
+        ),
         "train": (_TRAIN, "train_command", "Train one arm of a stack at one budget."),
         "ablate": ("training.cli_ablate", "ablate_command", "A ladder of ablations: arms by budgets by seeds."),
         "runs": (_TRAIN, "runs_command", "A table of training runs: how far, what loss, how fast."),
@@ -259,18 +268,29 @@ def paper_command(as_json: bool) -> None:
 @single("--global-tokens", metavar="N", help="With --pattern window: first tokens, seen by all (0).")
 @single("--stride", metavar="N", help="With --pattern strided or fixed: near the root of --tokens by default.")
 @single("--summary", metavar="N", help="With --pattern fixed: columns of each block seen by all (a quarter).")
+@single("--kernels", metavar="FAMILY", help="Draw kernel times instead: flash, sparse, mqa, decode or moe.")
+@click.option("--roofline", is_flag=True, help="Draw all operations of a device under its roofline instead.")
+@single("--device", metavar="NAME", help="With --kernels or --roofline: the device, or a part of its name.")
+@single("--times", metavar="FILE.csv", help="With --kernels or --roofline: a table that `ceg bench collect` wrote.")
 @_optional_question_options
 @single("-o", "--output", required=True, metavar="FILE", help="Where to draw (.png, .svg, .pdf).")
 def plot_command(output: str, runs: str | None, variant: str | None, pattern: str | None, **options: Any) -> None:
-    """Draw CEG against scale, one panel per algorithm; or two arms' ladders and the gain; or an attention pattern.
+    """Draw CEG against scale; or two arms' ladders and the gain; or an attention pattern; or kernel times.
 
     \b
     ceg plot --algo moe,rope --flops 1e17:1e26 -o ceg.png
     ceg plot --runs runs.csv --baseline lstm --variant gpt --flops 1e17:1e24 -o gain.png
     ceg plot --pattern strided -o strided.png
+    ceg plot --kernels flash -o flash.png
     """
     from estimator import plot as drawing
 
+    of_kernels = {name: options.pop(name) for name in ("kernels", "roofline", "device", "times")}
+    if of_kernels["kernels"] is not None or of_kernels["roofline"]:
+        given = {"runs": runs, "variant": variant, "pattern": pattern, **options}
+        del given["interval"], given["seed"], given["currency"]  # these have defaults
+        _draw_kernels(of_kernels, [name for name, value in given.items() if value], output)
+        return
     of_pattern = {name: options.pop(name) for name in _PATTERN_OPTIONS}
     if pattern is not None:
         others = {"runs": runs, "variant": variant, **{name: options[name] for name in ("algo", "flops", "baseline")}}
@@ -287,6 +307,9 @@ def plot_command(output: str, runs: str | None, variant: str | None, pattern: st
         problems.append("--variant: it goes with --runs. Add --runs RUNS.csv, or leave it out.")
     for name in (name for name, value in of_pattern.items() if value is not None):
         problems.append(f"--{name.replace('_', '-')}: it goes with --pattern. Add --pattern strided, or leave it out.")
+    for name in ("device", "times"):
+        if of_kernels[name] is not None:
+            problems.append(f"--{name}: it goes with --kernels or --roofline. Add one of them, or leave it out.")
     budgets = parse_budgets(options["flops"], problems)
     if len(set(budgets)) > 1:
         options["flops"] = drawing.grid(min(budgets), max(budgets))
@@ -307,6 +330,47 @@ def plot_command(output: str, runs: str | None, variant: str | None, pattern: st
         raise BadInput(problems)
     assert picture is not None
     write("--output", picture, drawing.draw(curves, picture.suffix.lower()))
+    click.echo(f"wrote {output}")
+
+
+def _draw_kernels(options: dict[str, Any], others: list[str], output: str) -> None:
+    """`ceg plot --kernels` and `--roofline`: kernel times of one device."""
+    from pathlib import Path
+
+    from estimator import kernel_times, plot_kernels
+
+    family, which = options["kernels"], "--kernels" if options["kernels"] is not None else "--roofline"
+    problems = [f"{which}: it goes without --{name.replace('_', '-')}. Leave one of them out." for name in others]
+    picture = output_path("--output", output, problems, IMAGE_TYPES)
+    if family is not None and options["roofline"]:
+        problems.append("--roofline: it goes without --kernels. Leave one of them out.")
+    elif family is not None and family not in plot_kernels.FAMILIES:
+        known = ", ".join(plot_kernels.FAMILIES)
+        problems.append(f"--kernels: one of {known} is needed (found {family!r}). Use one of these.")
+    table = kernel_times.KERNEL_TIMES if options["times"] is None else Path(options["times"])
+    rows = []
+    if options["times"] is None and not table.exists():
+        problems.append(
+            f"{which}: a table of kernel times is there (none ships yet). Measure, or give --times FILE.csv."
+        )
+    else:
+        try:
+            rows = kernel_times.load(table)
+        except EvidenceError as error:
+            problems += map(str, error.problems)
+    if problems:
+        raise BadInput(problems)
+    assert picture is not None
+    ending = picture.suffix.lower()
+    try:
+        content = (
+            plot_kernels.draw_roofline(rows, options["device"], ending)
+            if family is None
+            else plot_kernels.draw(rows, family, options["device"], ending)
+        )
+    except ValueError as error:
+        raise BadInput([f"{which}: {error}."]) from None
+    write("--output", picture, content)
     click.echo(f"wrote {output}")
 
 

@@ -25,7 +25,7 @@ from estimator.cli_input import (
 from estimator.evidence import EvidenceError
 
 if TYPE_CHECKING:
-    from estimator import ladder, ladder_report
+    from estimator import ladder
 
 
 def _positive(option: str, text: str | None, problems: list[str], example: str) -> float | None:
@@ -141,108 +141,6 @@ def draw_runs(runs: str, baseline: str | None, variant: str | None, flops: str, 
     low, high = (min(budgets), max(budgets)) if budgets else (math.exp(min(x)), 100 * math.exp(max(x)))
     write("--output", picture, plot_runs.draw(arms[0], arms[1], low, high, picture.suffix.lower()))
     click.echo(f"wrote {output}")
-
-
-@click.command("ladder", cls=Command)
-@single("--algo", metavar="NAME[+NAME...]", help="Algorithm, or a combination that is an arm; see `ceg list`.")
-@single("--stack", default="bare", metavar="bare|modern", help="What the arms share (bare).")
-@single(
-    "--runs",
-    metavar="TABLE.csv",
-    help="A table that `ceg collect` or `ceg ablate` wrote; this project's own without it.",
-)
-@click.option("--at", multiple=True, metavar="C", help="Budgets of the forecast: 1e14, a list, or a range 1e12:1e15.")
-@single("-o", "--output", metavar="FILE", help="Also draw it (.png, .svg, .pdf).")
-@click.option("--write", "store", is_flag=True, help="Make own_gains.csv from training_runs.csv (for maintainers).")
-@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout, and nothing else there.")
-def ladder_command(at: tuple[str, ...], store: bool, as_json: bool, **options: Any) -> None:
-    """What our own runs say of an algorithm: gains by rung with standard errors, the forecast, and the literature.
-
-    \b
-    ceg ladder --algo rope
-    ceg ladder --algo layernorm+rope --at 1e14 -o ladder.png
-    ceg ladder --algo rope --runs training_runs.csv --json
-    """
-    problems: list[str] = []
-    algo, output = options["algo"], options["output"]
-    picture = output_path("--output", output, problems, IMAGE_TYPES)
-    budgets = parse_budgets(",".join(at), problems, "--at") if at else []
-    if store:
-        given = ["--algo"] * (algo is not None) + ["--runs"] * (options["runs"] is not None) + ["--json"] * as_json
-        given += ["--at"] * bool(at) + ["--output"] * (output is not None)
-        problems += [
-            f"{name}: it goes without --write, which takes all of this project's runs. Leave it out." for name in given
-        ]
-        _write_own_gains(problems)
-        return
-    if algo is None:
-        problems.append("--algo: an algorithm is needed (none was given). Try --algo rope; `ceg list` shows all.")
-    found = _report(algo, options["stack"], options["runs"], budgets, problems)
-    from estimator import ladder_report
-
-    if picture is not None:
-        from estimator import plot_ladder
-
-        write("--output", picture, plot_ladder.draw(found, picture.suffix.lower()))
-    if as_json:
-        print_json(ladder_report.document(found))
-    else:
-        ladder_report.print_report(console(), found)
-        if picture is not None:
-            click.echo(f"wrote {output}")
-
-
-def _write_own_gains(problems: list[str]) -> None:
-    """`ceg ladder --write`: the derived table beside the project's runs."""
-    from estimator import own_gains, training_runs
-    from estimator.evidence import OWN_GAINS
-
-    content = b""
-    try:
-        content = own_gains.content(training_runs.TRAINING_RUNS)
-    except EvidenceError as error:
-        problems += map(str, error.problems)
-    if problems:
-        raise BadInput(problems)
-    write("--write", OWN_GAINS, content)
-    click.echo(f"wrote {OWN_GAINS.name}: {content.count(10) - 1} gains of {training_runs.TRAINING_RUNS.name}")
-
-
-def _report(
-    algo: str | None, stack: str, runs: str | None, budgets: list[float], problems: list[str]
-) -> ladder_report.Report:
-    """Check what was asked of `ceg ladder`, and read it off the table."""
-    from estimator import algorithms, evidence, ladder_report, seed_ladder, training_runs
-
-    name = None
-    if algo is not None:
-        try:
-            parts = [algorithms.resolve(part) for part in algo.replace(",", "+").split("+") if part.strip()]
-            name = "+".join(dict.fromkeys(parts))
-        except algorithms.UnknownAlgorithm as error:
-            problems.append(f"--algo: {error}")
-    path = training_runs.TRAINING_RUNS if runs is None else Path(runs)
-    stacks: dict[str, seed_ladder.StackRuns] = {}
-    if runs is None and not path.exists():
-        problems.append("--runs: this project has no runs of its own yet (found no training_runs.csv). Name a table.")
-    else:
-        try:
-            stacks = seed_ladder.load(path)
-        except EvidenceError as error:
-            problems += map(str, error.problems)
-    of_stack = stacks.get(stack, stacks.get(""))
-    if stacks and of_stack is None:
-        problems.append(f"--stack: one of the table's, {', '.join(stacks)} (found {stack!r}). Use one of them.")
-    pair = seed_ladder.pair_of(of_stack, name) if of_stack is not None and name else None
-    if of_stack is not None and name and pair is None:
-        there = ", ".join(dict.fromkeys(pair[0] for pair in of_stack.pairs)) or "none"
-        problems.append(
-            f"--algo: runs with and without it are in the table (found {name!r}; there are: {there}). Train it: "
-            f"`ceg ablate --help`."
-        )
-    if problems or of_stack is None or pair is None:
-        raise BadInput(problems)
-    return ladder_report.report(of_stack, pair, budgets, evidence.load().rows)
 
 
 @click.command("speedup", cls=Command)

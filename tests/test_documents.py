@@ -1,4 +1,4 @@
-"""What the README and the data's README print is what the commands print today."""
+"""What documents print is what the commands print today. `python -m tests.test_documents` brings them up to date."""
 
 from __future__ import annotations
 
@@ -34,9 +34,16 @@ def same(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
-def test_readme_shows_the_output_of_its_command() -> None:
-    (block,) = printed_blocks(ROOT / "README.md")
-    assert same(run(block[0])) == same(block[1])
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
+SLOW = (ROOT / "estimator" / "data" / "README.md",)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_show_the_output_of_their_commands(document: Path) -> None:
+    blocks = printed_blocks(document)
+    assert blocks
+    for command, output in blocks:
+        assert same(run(command)) == same(output), command
 
 
 def test_readme_quotes_the_api_truly() -> None:
@@ -72,3 +79,16 @@ def test_frozen_settings_are_those_of_the_shipped_rows() -> None:
 def test_frozen_settings_know_the_shipped_rows() -> None:
     stored = json.loads(prior.PRIOR_FILE.read_text())
     assert stored["evidence_sha256"] == evidence.load().sha256, "run `ceg coverage --write`"
+
+
+def bring_up_to_date() -> None:
+    """Replace the output in every console block by what its command prints now."""
+    for document in (*DOCUMENTS, *SLOW):
+        text = document.read_text()
+        for command, output in printed_blocks(document):
+            text = text.replace(f"$ {command}\n{output}```", f"$ {command}\n{same(run(command))}\n```")
+        document.write_text(text)
+
+
+if __name__ == "__main__":
+    bring_up_to_date()

@@ -9,7 +9,7 @@ import pytest
 import estimator
 from estimator import estimate, text
 from estimator.ask import QuestionError, estimate_all
-from estimator.evidence import PUBLISHED_GAINS
+from estimator.evidence import PUBLISHED_GAINS, shipped_files
 from estimator.gain import Estimate
 
 
@@ -59,7 +59,8 @@ def test_several_budgets_are_single_answers() -> None:
 def test_evidence_as_one_path_or_several() -> None:
     one = told(estimate("moe", 1e24, evidence=str(PUBLISHED_GAINS), only_evidence=True))
     assert told(estimate("moe", 1e24, evidence=[PUBLISHED_GAINS], only_evidence=True)) == one
-    assert one == told(estimate("moe", 1e24))
+    everything = told(estimate("moe", 1e24, evidence=shipped_files(), only_evidence=True))
+    assert everything == told(estimate("moe", 1e24))
 
 
 def test_everything_wrong_in_one_error(tmp_path: Path) -> None:

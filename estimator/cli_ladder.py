@@ -1,0 +1,153 @@
+"""`ceg ladder`: what our own runs say. Imported by name when it is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from estimator.cli_input import (
+    IMAGE_TYPES,
+    BadInput,
+    Command,
+    console,
+    output_path,
+    parse_budgets,
+    print_json,
+    single,
+    write,
+)
+from estimator.evidence import EvidenceError
+
+if TYPE_CHECKING:
+    from estimator import ladder_report
+    from estimator.seed_ladder import StackRuns
+
+
+@click.command("ladder", cls=Command)
+@single("--algo", metavar="NAME[+NAME...]", help="Algorithm, or a combination that is an arm; see `ceg list`.")
+@single("--stack", default="bare", metavar="bare|modern", help="What the arms share (bare).")
+@single(
+    "--runs",
+    metavar="TABLE.csv",
+    help="A table that `ceg collect` or `ceg ablate` wrote; this project's own without it.",
+)
+@click.option("--at", multiple=True, metavar="C", help="Budgets of the forecast: 1e14, a list, or a range 1e12:1e15.")
+@single("-o", "--output", metavar="FILE", help="Also draw it (.png, .svg, .pdf).")
+@click.option("--write", "store", is_flag=True, help="Make own_gains.csv from training_runs.csv (for maintainers).")
+@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout, and nothing else there.")
+def ladder_command(at: tuple[str, ...], store: bool, as_json: bool, **options: Any) -> None:
+    """What our own runs say: all gains of a stack; or one algorithm's by rung, the forecast, and the literature.
+
+    \b
+    ceg ladder
+    ceg ladder --algo rope
+    ceg ladder --algo layernorm+rope --at 1e14 -o ladder.png
+    ceg ladder --algo rope --runs training_runs.csv --json
+    """
+    problems: list[str] = []
+    algo, output = options["algo"], options["output"]
+    picture = output_path("--output", output, problems, IMAGE_TYPES)
+    budgets = parse_budgets(",".join(at), problems, "--at") if at else []
+    if store:
+        given = ["--algo"] * (algo is not None) + ["--runs"] * (options["runs"] is not None) + ["--json"] * as_json
+        given += ["--at"] * bool(at) + ["--output"] * (output is not None)
+        problems += [
+            f"{name}: it goes without --write, which takes all of this project's runs. Leave it out." for name in given
+        ]
+        _write_own_gains(problems)
+        return
+    if algo is None:
+        given = ["--at"] * bool(at) + ["--output"] * (output is not None)
+        problems += [f"{name}: it goes with an algorithm. Add --algo rope; `ceg list` shows all." for name in given]
+    of_stack = _stack(options["stack"], options["runs"], problems)
+    if algo is None:
+        _overview(of_stack, options["runs"], problems, as_json)
+        return
+    found = _report(algo, of_stack, budgets, problems)
+    from estimator import ladder_report
+
+    if picture is not None:
+        from estimator import plot_ladder
+
+        write("--output", picture, plot_ladder.draw(found, picture.suffix.lower()))
+    if as_json:
+        print_json(ladder_report.document(found))
+    else:
+        ladder_report.print_report(console(), found)
+        if picture is not None:
+            click.echo(f"wrote {output}")
+
+
+def _write_own_gains(problems: list[str]) -> None:
+    """`ceg ladder --write`: the derived table beside the project's runs."""
+    from estimator import own_gains, training_runs
+    from estimator.evidence import OWN_GAINS
+
+    content = b""
+    try:
+        content = own_gains.content(training_runs.TRAINING_RUNS)
+    except EvidenceError as error:
+        problems += map(str, error.problems)
+    if problems:
+        raise BadInput(problems)
+    write("--write", OWN_GAINS, content)
+    click.echo(f"wrote {OWN_GAINS.name}: {content.count(10) - 1} gains of {training_runs.TRAINING_RUNS.name}")
+
+
+def _stack(stack: str, runs: str | None, problems: list[str]) -> StackRuns | None:
+    """A stack's runs, or None with problems added."""
+    from estimator import seed_ladder, training_runs
+
+    if runs is None and not training_runs.TRAINING_RUNS.exists():
+        problems.append("--runs: this project has no runs of its own yet (found no training_runs.csv). Name a table.")
+        return None
+    try:
+        stacks = seed_ladder.load(training_runs.TRAINING_RUNS if runs is None else Path(runs))
+    except EvidenceError as error:
+        problems += map(str, error.problems)
+        return None
+    found = stacks.get(stack, stacks.get(""))
+    if found is None:
+        problems.append(f"--stack: one of the table's, {', '.join(stacks)} (found {stack!r}). Use one of them.")
+    return found
+
+
+def _overview(of_stack: StackRuns | None, runs: str | None, problems: list[str], as_json: bool) -> None:
+    """All arms of a stack at a glance."""
+    from estimator import ladder_overview, training_runs
+
+    table: list[training_runs.TrainingRun] = []
+    try:
+        table = training_runs.load(training_runs.TRAINING_RUNS if runs is None else Path(runs))
+    except EvidenceError as error:
+        problems += map(str, error.problems)
+    if problems or of_stack is None:
+        raise BadInput(problems)
+    if as_json:
+        print_json(ladder_overview.document(of_stack, table))
+    else:
+        ladder_overview.print_overview(console(), of_stack, table)
+
+
+def _report(algo: str, of_stack: StackRuns | None, budgets: list[float], problems: list[str]) -> ladder_report.Report:
+    """Check what was asked of one algorithm, and read it off the runs."""
+    from estimator import algorithms, evidence, ladder_report, seed_ladder
+
+    name = None
+    try:
+        parts = [algorithms.resolve(part) for part in algo.replace(",", "+").split("+") if part.strip()]
+        name = "+".join(dict.fromkeys(parts))
+    except algorithms.UnknownAlgorithm as error:
+        problems.append(f"--algo: {error}")
+    pair = seed_ladder.pair_of(of_stack, name) if of_stack is not None and name else None
+    if of_stack is not None and name is not None and pair is None:
+        there = ", ".join(dict.fromkeys(pair[0] for pair in of_stack.pairs)) or "none"
+        problems.append(
+            f"--algo: runs with and without it are in the table (found {name!r}; there are: {there}). Train it: "
+            f"`ceg ablate --help`."
+        )
+    if problems or of_stack is None or pair is None:
+        raise BadInput(problems)
+    return ladder_report.report(of_stack, pair, budgets, evidence.load().rows)

@@ -1,0 +1,155 @@
+"""`ceg ladder` without an algorithm: all gains of a stack, the noise behind them, and the learning rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from estimator import seed_ladder
+from estimator.seed_ladder import GainAt, StackRuns
+from estimator.text import number, wrap
+from estimator.training_runs import TrainingRun
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Rates(NamedTuple):
+    """Learning rates of an arm tried at one rung with one seed: (rate, nats per token; inf if it diverged), ascending,
+    and the one that the ladder takes there."""
+
+    arm: str
+    budget: float
+    tried: tuple[tuple[float, float], ...]
+    taken: float
+
+    @property
+    def interior(self) -> bool:
+        """Whether the best lies between two that are worse."""
+        losses = [loss for _, loss in self.tried]
+        best = losses.index(min(losses))
+        return 0 < best < len(losses) - 1
+
+
+def rates(table: Iterable[TrainingRun], stack: str) -> list[Rates]:
+    """Every search for a learning rate on a stack, by arm and rung: runs made for it, and the ladder's of that seed."""
+    rows = [row for row in table if row.stack == stack]
+    searched = dict.fromkeys((r.arm, r.rung_flops, r.seed) for r in rows if r.role == "learning_rate")
+    found = []
+    for arm, budget, seed in sorted(searched, key=lambda key: (key[1], key[0])):
+        here = [r for r in rows if (r.arm, r.rung_flops, r.seed) == (arm, budget, seed)]
+        taken = [r.learning_rate for r in here if r.role == "ladder"]
+        tried = sorted((r.learning_rate, r.loss_nats_per_token if r.status == "finished" else math.inf) for r in here)
+        found.append(Rates(arm, budget, tuple(tried), taken[0] if taken else math.nan))
+    return found
+
+
+def print_overview(console: Console, runs: StackRuns, table: Sequence[TrainingRun]) -> None:
+    """Gains by arm and rung, noise by rung, learning rates by arm."""
+    from rich.table import Table
+
+    budgets = sorted({rung.budget for _, treatment, _ in runs.pairs for rung in runs.arms[treatment]})
+    gains = Table(title=f"Gains in FLOP on the {runs.stack} stack (se of ln CEG)", title_justify="left", box=None)
+    gains.add_column("arm", no_wrap=True)
+    gains.add_column("against", no_wrap=True)
+    for budget in budgets:
+        gains.add_column(number(budget), justify="right", no_wrap=True)
+    why: dict[str, None] = {}
+    for _, treatment, against in runs.pairs:
+        at = {gain.rung.budget: gain for gain in seed_ladder.gains(runs, treatment, against)}
+        gains.add_row(treatment, against, *(_cell(at.get(budget), why) for budget in budgets))
+    console.print(gains)
+    for line in why:
+        console.out(wrap(line, console.width), highlight=False)
+    console.print()
+
+    noise = Table(title="Seed noise (sd of one run)", title_justify="left", box=None)
+    for name in ("rung", "runs", "arms", "ln loss", "nats", "degrees of freedom"):
+        noise.add_column(name, justify="right", no_wrap=True)
+    for budget, found in sorted(runs.noise.items()):
+        rungs = [rung for arm in runs.arms.values() for rung in arm if rung.budget == budget]
+        sd = found.pooled.sd if found.pooled.freedom else math.nan
+        nats = sd * math.fsum(rung.loss for rung in rungs) / len(rungs)
+        noise.add_row(
+            number(budget), str(sum(len(rung.losses) for rung in rungs)), str(len(rungs)),
+            *(("-", "-", "0") if math.isnan(sd) else (f"{sd:.4f}", f"{nats:.4f}", f"{found.pooled.freedom:.0f}")),
+        )  # fmt: skip
+    console.print(noise)
+
+    searches = rates(table, runs.stack)
+    if searches:
+        console.print()
+        console.print(_rate_table(searches))
+        console.out(
+            "Nats per token by learning rate, one seed; the ladder's in brackets. An end that is best is no optimum.",
+            highlight=False,
+        )
+
+
+def _cell(gain: GainAt | None, why: dict[str, None]) -> str:
+    if gain is None:
+        return "-"
+    if gain.read is None:
+        mark = "below" if "below" in gain.why else "above" if "above" in gain.why else "none"
+        if mark != "none":
+            why[f"{mark}: the loss lies {mark} all of the other arm's, so the gain is not read"] = None
+        return mark
+    error = f"({gain.read.se:.3f})" if not gain.why else "(one seed)"
+    return f"{math.exp(gain.read.log_gain):.2f}x {error}"
+
+
+def _rate_table(searches: Iterable[Rates]) -> Any:
+    from rich.table import Table
+
+    shown = Table(title="Learning rates", title_justify="left", box=None)
+    for name in ("rung", "arm", "interior", "tried"):
+        shown.add_column(name, justify="right" if name == "rung" else "left", no_wrap=name != "tried")
+    for search in searches:
+        tried = [
+            f"[{rate:g}: {loss:.3f}]" if rate == search.taken else f"{rate:g}: {loss:.3f}"
+            for rate, loss in search.tried
+        ]
+        shown.add_row(number(search.budget), search.arm, "yes" if search.interior else "NO", "  ".join(tried))
+    return shown
+
+
+def document(runs: StackRuns, table: Sequence[TrainingRun]) -> dict[str, object]:
+    """`ceg ladder --json` without an algorithm."""
+    return {
+        "schema": "ceg.ladder_overview",
+        "schema_version": 1,
+        "stack": runs.stack,
+        "gains": [
+            {
+                "algorithm": algorithm,
+                "treatment": treatment,
+                "baseline": against,
+                "rungs": [
+                    {
+                        "rung_flops": gain.rung.budget,
+                        "ceg": math.exp(gain.read.log_gain) if gain.read else None,
+                        "ln_ceg_se": gain.read.se if gain.read and not gain.why else None,
+                        "why": gain.why,
+                    }
+                    for gain in seed_ladder.gains(runs, treatment, against)
+                ],
+            }
+            for algorithm, treatment, against in runs.pairs
+        ],
+        "noise_ln_loss": [
+            {"rung_flops": budget, "sd": noise.pooled.sd, "degrees_of_freedom": noise.pooled.freedom}
+            for budget, noise in sorted(runs.noise.items())
+            if noise.pooled.freedom
+        ],
+        "learning_rates": [
+            {
+                "arm": search.arm,
+                "rung_flops": search.budget,
+                "tried": [[rate, loss if math.isfinite(loss) else None] for rate, loss in search.tried],
+                "ladder": None if math.isnan(search.taken) else search.taken,
+                "interior": search.interior,
+            }
+            for search in rates(table, runs.stack)
+        ],
+    }
