@@ -25,7 +25,7 @@ COMMANDS = {
 _PEAK = "import resource, sys; sys.stderr.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))"
 
 
-@pytest.mark.benchmark(group="cold start", min_rounds=15)
+@pytest.mark.benchmark(group="cold start", min_rounds=7)
 @pytest.mark.parametrize("what", COMMANDS)
 def test_cold_start(benchmark: Any, what: str) -> None:
     """Wall time of a whole process, from start to exit."""

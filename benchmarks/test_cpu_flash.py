@@ -23,6 +23,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.peak_memory import CLEAR_REFS, resident
 from kernels.flash import flash_attention
 from kernels.mqa import mqa_attention, mqa_decode
 
@@ -156,26 +157,19 @@ def test_cpu_flash_decode_against_the_definition(benchmark: Any, shared: int) ->
     compare(benchmark, ours, definition, ("decode", "definition"))
 
 
-def resident(field: str) -> int:
-    """Bytes that Linux reports for this process: VmRSS now, VmHWM at most so far."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    (kilobytes,) = (line.split()[1] for line in lines if line.startswith(f"{field}:"))
-    return 1024 * int(kilobytes)
-
-
 def added_by_one_step(path: Attention, tensors: tuple[Tensor, ...]) -> int:
     """Resident bytes that one forward and backward adds at its peak, in a process that did little else before."""
     step(path, inputs(64, 4, 4))()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
+    CLEAR_REFS.write_text("5", encoding="ascii")
     before = resident("VmRSS")
     step(path, tensors)()
     return resident("VmHWM") - before
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
+@pytest.mark.skipif(not CLEAR_REFS.exists(), reason="peak memory is read from Linux's /proc")
 @pytest.mark.benchmark(group="cpu attention, T 4096, H 4, D 64, peak memory of forward and backward")
-def test_cpu_flash_peak_memory(benchmark: Any) -> None:
-    """At most a tenth of what materialised scores take; each in a process of its own."""
+def test_cpu_flash_peak_memory(benchmark: Any, full: bool) -> None:
+    """At most a tenth of what materialised scores take; each in a process of its own, three of each with `--full`."""
 
     def peak(name: str) -> int:
         command = [sys.executable, "-m", "benchmarks.test_cpu_flash", name]
@@ -183,7 +177,8 @@ def test_cpu_flash_peak_memory(benchmark: Any) -> None:
         return int(subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout)
 
     assert agrees("flash", 4, 4)
-    flash, plain = [peak("flash") for _ in range(3)], [peak("materialised") for _ in range(3)]
+    count = 3 if full else 1
+    flash, plain = [peak("flash") for _ in range(count)], [peak("materialised") for _ in range(count)]
     share = float(np.median(flash) / np.median(plain))
     said = f"flash / materialised {share:.3f}"
     for name, found in (("flash", flash), ("materialised", plain)):

@@ -65,8 +65,10 @@ def dense(x: Tensor, w_up: Tensor, w_down: Tensor, w_gate: Tensor) -> Tensor:
 
 @pytest.mark.benchmark(group=f"moe: d {D_MODEL}, {EXPERTS} experts of {D_FF}, top-{TOP_K}, {TOKENS} tokens, fwd_bwd")
 @pytest.mark.parametrize(("routing", "skew"), [("balanced", 0.0), ("skewed", 0.5)])
-def test_cpu_moe(benchmark: Any, capsys: Any, routing: str, skew: float) -> None:
+def test_cpu_moe(benchmark: Any, capsys: Any, routing: str, skew: float, full: bool) -> None:
     """A step of the mixture, a dense layer and all experts on all tokens, in turns."""
+    if skew and not full:
+        pytest.skip("half a minute; --full measures it")
     small = [tensor.detach().double().requires_grad_() for tensor in layer(64, 32, 48, skew)]
     for found, plain in zip(step(dispatched, small), step(every_expert, small), strict=True):
         torch.testing.assert_close(found, plain)

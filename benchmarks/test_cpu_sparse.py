@@ -1,6 +1,6 @@
 """Sparse attention on a CPU against dense causal attention, forward and backward, float32.
 
-    pytest benchmarks -k cpu_sparse --benchmark-only -s
+    pytest benchmarks -k cpu_sparse --benchmark-only --full -s
 
 Rivals are timed in turns in one process, so that a busy machine slows both; the ratio of each turn counts. A pattern
 whose output or gradients differ from the plain definition at a small size reports no time. Strided attention aims at
@@ -26,6 +26,8 @@ from kernels.block_sparse import sparse_attention
 from kernels.patterns import BlockMask, HeadPattern, head_patterns
 
 HEADS, WIDTH, BLOCK, REPEATS, SMALL = 4, 64, 64, 5, 320
+LONGEST = 4096
+"""Tokens, unless `--full`."""
 AIMS = {("strided", 4096): 0.8, ("strided", 16384): 0.25}
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 Pattern = BlockMask | tuple[HeadPattern, ...]
@@ -82,8 +84,10 @@ def check(name: str) -> None:
 @pytest.mark.benchmark(group="sparse attention, CPU, forward and backward")
 @pytest.mark.parametrize("tokens", [4096, 16384])
 @pytest.mark.parametrize("name", ["strided", "fixed", "window", "blocks"])
-def test_cpu_sparse(benchmark: Any, name: str, tokens: int) -> None:
+def test_cpu_sparse(benchmark: Any, name: str, tokens: int, full: bool) -> None:
     """Time of both passes against dense causal attention, in turns."""
+    if tokens > LONGEST and not full:
+        pytest.skip("half a minute; --full measures it")
     check(name)
     pattern = pattern_of(name, tokens)
     leaves, grad = problem(tokens)

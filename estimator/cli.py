@@ -268,9 +268,8 @@ def paper_command(as_json: bool) -> None:
 @single("--global-tokens", metavar="N", help="With --pattern window: first tokens, seen by all (0).")
 @single("--stride", metavar="N", help="With --pattern strided or fixed: near the root of --tokens by default.")
 @single("--summary", metavar="N", help="With --pattern fixed: columns of each block seen by all (a quarter).")
-@single("--kernels", metavar="FAMILY", help="Draw kernel times instead: flash, sparse, mqa, decode or moe.")
-@click.option("--roofline", is_flag=True, help="Draw all operations of a device under its roofline instead.")
-@single("--device", metavar="NAME", help="With --kernels or --roofline: the device, or a part of its name.")
+@single("--kernels", metavar="FAMILY", help="Draw kernel times of --device: flash, sparse, mqa, decode or moe.")
+@click.option("--roofline", is_flag=True, help="Draw all operations of --device under its roofline instead.")
 @single("--times", metavar="FILE.csv", help="With --kernels or --roofline: a table that `ceg bench collect` wrote.")
 @_optional_question_options
 @single("-o", "--output", required=True, metavar="FILE", help="Where to draw (.png, .svg, .pdf).")
@@ -285,9 +284,10 @@ def plot_command(output: str, runs: str | None, variant: str | None, pattern: st
     """
     from estimator import plot as drawing
 
-    of_kernels = {name: options.pop(name) for name in ("kernels", "roofline", "device", "times")}
+    of_kernels = {name: options.pop(name) for name in ("kernels", "roofline", "times")}
     if of_kernels["kernels"] is not None or of_kernels["roofline"]:
         given = {"runs": runs, "variant": variant, "pattern": pattern, **options}
+        of_kernels["device"] = given.pop("device")  # an answer's option too
         del given["interval"], given["seed"], given["currency"]  # these have defaults
         _draw_kernels(of_kernels, [name for name, value in given.items() if value], output)
         return
@@ -307,9 +307,8 @@ def plot_command(output: str, runs: str | None, variant: str | None, pattern: st
         problems.append("--variant: it goes with --runs. Add --runs RUNS.csv, or leave it out.")
     for name in (name for name, value in of_pattern.items() if value is not None):
         problems.append(f"--{name.replace('_', '-')}: it goes with --pattern. Add --pattern strided, or leave it out.")
-    for name in ("device", "times"):
-        if of_kernels[name] is not None:
-            problems.append(f"--{name}: it goes with --kernels or --roofline. Add one of them, or leave it out.")
+    if of_kernels["times"] is not None:
+        problems.append("--times: it goes with --kernels or --roofline. Add one of them, or leave it out.")
     budgets = parse_budgets(options["flops"], problems)
     if len(set(budgets)) > 1:
         options["flops"] = drawing.grid(min(budgets), max(budgets))

@@ -102,7 +102,7 @@ def append(path: Path, new: Iterable[TrainingRun]) -> int:
         EvidenceError: the table that is there is bad, or a new row is; nothing is written.
         OSError: the file cannot be written.
     """
-    with _locked(path.parent):
+    with locked(path.parent):
         there = {row.run_id: row for row in (load(path) if path.exists() else [])}
         before = dict(there)
         for row in new:
@@ -123,7 +123,7 @@ def append(path: Path, new: Iterable[TrainingRun]) -> int:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold a folder against other processes that append, where the system can (not on Windows)."""
     try:
         import fcntl

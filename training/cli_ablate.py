@@ -76,15 +76,16 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
 
     import torch
 
-    from estimator import arms
-    from training import ablate, collect, pool, run_dir, sweep
+    from estimator import arms, provenance
+    from estimator.training_runs import TRAINING_RUNS
+    from training import ablate, pool, run_dir, sweep
     from training.data import CorpusError, open_corpus
     from training.pace import Pace
 
     on_gpu = options["device"] != "cpu" and torch.cuda.is_available()
     if options["device"] == "cuda" and not on_gpu:
         problems.append("--device: a CUDA device is there (found none, asked for 'cuda'). Use cpu.")
-    table = table or collect.own_table()
+    table = table or provenance.own_table(TRAINING_RUNS)
     if table is None:
         problems.append("--out: a table is needed outside the project's checkout (none given). Try training_runs.csv.")
     runs = Path(options["runs"])

@@ -256,12 +256,12 @@ def curves_command(runs: tuple[str, ...], output: str) -> None:
 def collect_command(runs: str, out: str | None) -> None:
     """Add the runs that have ended, diverged ones too, to a training_runs.csv; one that is in it stays as it is."""
     _need_torch()
-    from estimator import training_runs
+    from estimator import provenance, training_runs
     from training import collect
     from training.run_dir import RunError
 
     problems: list[str] = []
-    target = output_path("--out", out, problems, (".csv",)) or collect.own_table()
+    target = output_path("--out", out, problems, (".csv",)) or provenance.own_table(training_runs.TRAINING_RUNS)
     if target is None and not problems:
         problems.append("--out: a table is needed outside the project's checkout (none given). Try training_runs.csv.")
     rows = []

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from estimator import architecture, arms
-from estimator.training_runs import TRAINING_RUNS, TrainingRun
+from estimator.training_runs import TrainingRun
 from training import config, repeat
 from training.run_dir import RunDir, RunError
 
@@ -61,12 +60,6 @@ def row(run: RunDir, role: str = "ladder") -> TrainingRun | None:
         role=role,
         command=command,
     )
-
-
-def own_table() -> Path | None:
-    """The project's table, for one who stands in its checkout; else None: other people's rows stay out of it."""
-    root = TRAINING_RUNS.parents[2]
-    return TRAINING_RUNS if (root / "pyproject.toml").exists() and Path.cwd().resolve() == root.resolve() else None
 
 
 def _number(value: float | None) -> float:

@@ -83,7 +83,7 @@ def test_one_point_can_be_drawn_and_bytes_repeat() -> None:
         (["--kernels", "flash", "--algo", "moe"], "--kernels: it goes without --algo"),
         (["--roofline", "--pattern", "fixed"], "--roofline: it goes without --pattern"),
         (["--kernels", "flash", "--device", "H900"], f"one device of {DEVICE} is needed (found 'H900')"),
-        (["--algo", "moe", "--flops", "1e20:1e24", "--device", "x"], "--device: it goes with --kernels or --roofline"),
+        (["--algo", "moe", "--flops", "1e20:1e24", "--times", "x"], "--times: it goes with --kernels or --roofline"),
     ],
 )
 def test_bad_questions_are_refused(arguments: list[str], said: str, table: Path, tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""What a benchmark is made of: a shape, the operation on it, and the implementations that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from kernels.costs import Cost
+
+PassName = Literal["fwd", "bwd", "fwd_bwd", "decode"]
+TRAINING: tuple[PassName, ...] = ("fwd", "bwd", "fwd_bwd")
+DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
+"""What is timed on a kind of device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An operation and its sizes, named as the columns of `estimator.kernel_times`; 0 where it has no such size."""
+
+    op: str
+    pattern: str = ""
+    batch: int = 0
+    heads_q: int = 0
+    heads_kv: int = 0
+    seq_q: int = 0
+    seq_kv: int = 0
+    head_dim: int = 0
+    d_model: int = 0
+    d_ff: int = 0
+    experts: int = 0
+    top_k: int = 0
+
+    def __str__(self) -> str:
+        letters = {"batch": "B", "heads_q": "H", "heads_kv": "KV", "seq_q": "T", "seq_kv": "S", "head_dim": "D",
+                   "d_model": "M", "d_ff": "F", "experts": "E", "top_k": "K"}  # fmt: skip
+        sizes = [f"{letter}{getattr(self, name)}" for name, letter in letters.items() if getattr(self, name)]
+        return "-".join([self.op, *([self.pattern] if self.pattern else []), *sizes])
+
+
+@dataclass(frozen=True, slots=True)
+class Implementation:
+    """One way to compute an operation: from its leaves to its output.
+
+    `cost` gives what a pass costs this way; `skips` says of passes why they cannot run here. Where one of somebody
+    else's raises an error, it is skipped; an error of ours is one. `only_full` says why it is left to `--full` runs.
+    """
+
+    name: str
+    run: Callable[..., Tensor]
+    cost: Callable[[PassName], Cost]
+    ours: bool = False
+    only_full: str = ""
+    skips: Mapping[PassName, str] = field(default_factory=dict)
+
+
+class Operation(Protocol):
+    """A case on a device. Nothing is allocated before `leaves` is called."""
+
+    case: Case
+    passes: tuple[PassName, ...]
+    density: float
+    """Share of query-key pairs that are not masked; NaN unless attention."""
+
+    def leaves(self, seed: int) -> list[Tensor]:
+        """Inputs and weights; those to be differentiated say so."""
+
+    def implementations(self) -> list[Implementation]:
+        """All that there are, those that cannot run here too."""
+
+    def selected(self, output: Tensor) -> Tensor:
+        """The part of an output that `plain` computes."""
+
+    def plain(self, leaves: list[Tensor]) -> Tensor:
+        """That part by the definition in `kernels.reference`, in the leaves' dtype; float64 is the truth."""
+
+
+def first_line(error: BaseException) -> str:
+    """An error in a line."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0][:160] if said else 'no message'}"

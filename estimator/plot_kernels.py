@@ -1,0 +1,439 @@
+"""Pictures of kernel times: time and rate against length under the roofline, and all operations in one roofline."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from estimator.kernel_times import KernelTime
+from estimator.plot import BLUE, GREY, STYLE, encode
+
+Test = Callable[[KernelTime], bool]
+OURS = ("flash", "block_sparse", "mqa", "moe_dispatch")
+# Okabe & Ito's colours, which colour-blind readers can tell apart; every line also has its name at its end.
+_COLOURS = {
+    "materialised": "#000000", "every_expert": "#000000", "sdpa_math": "#CC79A7", "sdpa_flash": "#D55E00",
+    "sdpa_efficient": "#E69F00", "sdpa_cudnn": "#009E73", "flex": "#56B4E9", "expert_loop": "#E69F00",
+    "grouped_mm": "#009E73", "dense_ffn": "#CC79A7",
+}  # fmt: skip
+_MARKERS = {
+    "materialised": "s", "every_expert": "s", "sdpa_math": "v", "sdpa_flash": "^", "sdpa_efficient": "<",
+    "sdpa_cudnn": ">", "flex": "D", "expert_loop": "D", "grouped_mm": ">", "dense_ffn": "X",
+}  # fmt: skip
+_GAP = 0.068
+"""Between two names at line ends, as a share of a panel's height."""
+_CHARACTERS = 17
+"""Of the source's small print, per inch."""
+
+
+class Family(NamedTuple):
+    """A group of operations that is drawn together; `main` is the implementation of ours that is made for it."""
+
+    title: str
+    main: str
+    belongs: Test
+    passes: tuple[str, ...]
+    x: str
+    label: str
+
+
+def _is_attention(row: KernelTime) -> bool:
+    return row.op == "attention"
+
+
+FAMILIES: Mapping[str, Family] = {
+    "flash": Family(
+        "Causal attention",
+        "flash",
+        lambda row: _is_attention(row) and row.pattern == "causal" and row.heads_kv == row.heads_q,
+        ("fwd", "bwd"),
+        "seq_q",
+        "sequence length (tokens)",
+    ),
+    "sparse": Family(
+        "Attention under a pattern, forward and backward",
+        "block_sparse",
+        lambda row: _is_attention(row) and row.pattern not in ("causal", "full"),
+        ("fwd_bwd",),
+        "seq_q",
+        "sequence length (tokens)",
+    ),
+    "mqa": Family(
+        "Causal attention with shared keys and values",
+        "mqa",
+        lambda row: _is_attention(row) and row.pattern == "causal" and row.heads_kv < row.heads_q,
+        ("fwd", "bwd"),
+        "seq_q",
+        "sequence length (tokens)",
+    ),
+    "decode": Family(
+        "One new token per sequence against a cache",
+        "mqa",
+        lambda row: row.op == "decode",
+        ("decode",),
+        "seq_kv",
+        "tokens in the cache",
+    ),
+    "moe": Family(
+        "Mixture of experts, forward and backward",
+        "moe_dispatch",
+        lambda row: row.op == "moe",
+        ("fwd_bwd",),
+        "seq_q",
+        "tokens",
+    ),
+}
+_PASS_WORDS = {"fwd": "forward", "bwd": "backward", "fwd_bwd": "forward and backward", "decode": "decoding"}
+
+
+class Ceilings(NamedTuple):
+    """The fastest matrix product (FLOP/s) and copy (bytes/s) of a session."""
+
+    flops_per_s: float
+    bytes_per_s: float
+
+    def least_seconds(self, row: KernelTime) -> float:
+        """Time of a row's useful work and traffic on the roofline."""
+        return max(row.flops / self.flops_per_s, row.bytes / self.bytes_per_s)
+
+
+class End(NamedTuple):
+    """The last point of a line, its name and colour."""
+
+    x: float
+    y: float
+    name: str
+    colour: str
+
+
+def choose(rows: Sequence[KernelTime], device: str | None, belongs: Test) -> tuple[list[KernelTime], list[KernelTime]]:
+    """The rows to draw, and all rows of their session: the latest one on the device that has any.
+
+    Args:
+        rows: of a table.
+        device: a device's name or a part of it, in any case; None where all rows are of one.
+        belongs: what is to be drawn.
+
+    Raises:
+        ValueError: no row, an unknown device, or several devices to choose from; the message lists them.
+    """
+    if not rows:
+        raise ValueError("there is a row (the table is empty). Measure, then `ceg bench collect`")
+    names = sorted({row.device for row in rows})
+    matching = [name for name in names if device is None or device.lower() in name.lower()]
+    if device is not None and device in names:
+        matching = [device]
+    if len(matching) != 1:
+        found = "none was given" if device is None else f"found {device!r}"
+        raise ValueError(f"one device of {'; '.join(names)} is needed ({found}). Name it with --device")
+    mine = [row for row in rows if row.device == matching[0] and belongs(row)]
+    if not mine:
+        kinds = ", ".join(sorted({row.op for row in rows if row.device == matching[0]}))
+        raise ValueError(f"there are such rows of {matching[0]} (found {kinds} only). Measure them")
+    session = max(mine, key=lambda row: row.date).session()
+    return [row for row in mine if row.session() == session], [row for row in rows if row.session() == session]
+
+
+def ceilings(session: Iterable[KernelTime]) -> Ceilings | None:
+    """Of a session's gemm and copy rows; None where one kind is missing."""
+    products = [row.flops / row.median_s for row in session if row.op == "gemm"]
+    copies = [row.bytes / row.median_s for row in session if row.op == "copy"]
+    return Ceilings(max(products), max(copies)) if products and copies else None
+
+
+def draw(rows: Sequence[KernelTime], family: str, device: str | None, ending: str) -> bytes:
+    """Draw one family: time above, rate below, a column for each shape and pass; returns the file's bytes.
+
+    Args:
+        rows: of a table.
+        family: a key of `FAMILIES`.
+        device: see `choose`.
+        ending: ".png", ".svg" or ".pdf".
+
+    Raises:
+        ValueError: see `choose`.
+    """
+    kind = FAMILIES[family]
+    mine, session = choose(rows, device, kind.belongs)
+    roof = ceilings(session)
+    columns = _columns(family, mine, session)
+    by_traffic = family == "decode"
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(max(5.2, 3.3 * len(columns)), 6.0), layout="constrained")
+        panels = figure.subplots(2, len(columns), squeeze=False, sharex="col")
+        for (title, lines), above, below in zip(columns.items(), panels[0], panels[1], strict=True):
+            _panel(above, lines, kind, roof, _milliseconds)
+            _panel(below, lines, kind, roof, _gigabytes if by_traffic else _teraflops)
+            above.set_title(title, fontsize=8.5, loc="left")
+            below.set_xlabel(kind.label)
+        panels[0, 0].set_ylabel("time (ms)")
+        panels[1, 0].set_ylabel("cache and queries read (GB/s)" if by_traffic else "useful TFLOP/s")
+        figure.suptitle(kind.title, x=0.01, ha="left", fontsize=10.5)
+        figure.supxlabel(_source(figure, mine, roof, dashed=True), fontsize=7, color=GREY)
+        return encode(figure, ending)
+
+
+Lines = dict[str, list[KernelTime]]
+_BESIDE = ("flash, all keys", "flash, own keys", "dense_ffn")
+"""Lines of other operations, which count their own work."""
+
+
+def _columns(family: str, mine: Sequence[KernelTime], session: Sequence[KernelTime]) -> dict[str, Lines]:
+    """Panels by title, and in each the lines by name, points by rising length."""
+    kind = FAMILIES[family]
+    found: dict[str, Lines] = {}
+    widest = max(row.head_dim for row in mine)
+    for row in sorted(mine, key=lambda row: _order(family, row)):
+        if row.pass_ not in kind.passes or (family in ("sparse", "mqa") and row.head_dim != widest):
+            continue
+        lines = found.setdefault(_title(family, row), {})
+        lines.setdefault(row.implementation, []).append(row)
+    for lines in found.values():
+        first = next(iter(lines.values()))[0]
+        for name, test in _companions(family, first):
+            others = [row for row in session if row.pass_ == first.pass_ and test(row)]
+            if others:
+                lines[name] = others
+        for points in lines.values():
+            points.sort(key=lambda row: getattr(row, kind.x))
+    return found
+
+
+def _order(family: str, row: KernelTime) -> tuple[object, ...]:
+    return (row.head_dim, row.heads_kv, row.experts, row.top_k, row.pattern, FAMILIES[family].passes.index(row.pass_)
+            if row.pass_ in FAMILIES[family].passes else 9)  # fmt: skip
+
+
+def _title(family: str, row: KernelTime) -> str:
+    """Of the panel that a row stands in."""
+    shape = f"{row.heads_q} heads of {row.head_dim}"
+    if family == "flash":
+        return f"{_PASS_WORDS[row.pass_]}, {shape}"
+    if family == "sparse":
+        return f"{row.pattern}, {shape}"
+    if family == "mqa":
+        return f"{_PASS_WORDS[row.pass_]}, {shape},\n{row.heads_kv} key head{'s' if row.heads_kv > 1 else ''}"
+    if family == "decode":
+        return f"{row.batch} sequences, {shape},\n{row.heads_kv} key head{'s' if row.heads_kv > 1 else ''}"
+    return f"{row.experts} experts of {row.d_ff}, top-{row.top_k},\nwidth {row.d_model}"
+
+
+def _companions(family: str, like: KernelTime) -> list[tuple[str, Test]]:
+    """Lines of other operations that belong beside a panel's own: our dense kernel, the layer of equal active FLOP."""
+    if family in ("sparse", "mqa"):
+
+        def dense(row: KernelTime) -> bool:
+            same = (row.heads_q, row.head_dim) == (like.heads_q, like.head_dim)
+            return FAMILIES["flash"].belongs(row) and row.implementation == "flash" and same
+
+        return [("flash, all keys" if family == "sparse" else "flash, own keys", dense)]
+    if family == "moe":
+
+        def active(row: KernelTime) -> bool:
+            return row.op == "feed_forward" and (row.d_model, row.d_ff) == (like.d_model, like.top_k * like.d_ff)
+
+        return [("dense_ffn", active)]
+    return []
+
+
+def _milliseconds(row: KernelTime, seconds: float) -> float:
+    return 1e3 * seconds
+
+
+def _teraflops(row: KernelTime, seconds: float) -> float:
+    return row.flops / seconds / 1e12
+
+
+def _gigabytes(row: KernelTime, seconds: float) -> float:
+    """What must be read at least, whatever an implementation reads."""
+    return row.bytes / seconds / 1e9
+
+
+def _panel(
+    axes: Axes, lines: Lines, kind: Family, roof: Ceilings | None, value: Callable[[KernelTime, float], float]
+) -> None:
+    """One line per implementation, with its name at its end, and the roofline."""
+    is_time = value is _milliseconds
+
+    def at(row: KernelTime) -> int:
+        return int(getattr(row, kind.x))
+
+    axes.set_xscale("log", base=2)
+    if is_time:
+        axes.set_yscale("log")
+    # The least traffic of any of them is what the operation needs; copies of keys, say, are an implementation's own.
+    least: dict[int, KernelTime] = {}
+    for row in (row for name, points in lines.items() if name not in _BESIDE for row in points):
+        least[at(row)] = min(least.get(at(row), row), row, key=lambda row: row.bytes)
+    ends: list[End] = []
+    for name, points in lines.items():
+        if name == "flash, all keys" and not is_time:
+            continue  # it does other work: only times compare
+        style, colour = _look(name, kind.main)
+        # Rates count what the operation needs, so that equal times are equal rates.
+        counted = [row if name in _BESIDE else least[at(row)] for row in points]
+        x = [at(row) for row in points]
+        middle, low, high = (
+            [value(counts, getattr(row, q)) for counts, row in zip(counted, points, strict=True)]
+            for q in ("median_s", "p20_s", "p80_s")
+        )
+        axes.plot(x, middle, color=colour, markersize=3.5, **style)
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        ends.append(End(x[-1], middle[-1], name, colour))
+    if roof is not None:
+        x = sorted(least)
+        best = [value(least[i], roof.least_seconds(least[i])) for i in x]
+        axes.plot(x, best, color=GREY, linewidth=1, linestyle=(0, (4, 2)), zorder=1)
+        ends.append(End(x[-1], best[-1], "roofline", GREY))
+    ticks = sorted({at(row) for points in lines.values() for row in points})
+    # Room for the names: a part of the axis, or an octave where there is one length only.
+    axes.set_xlim(ticks[0] / 1.15, ticks[-1] * max(2.0, ticks[-1] / ticks[0]) ** 0.55)
+    axes.spines["bottom"].set_bounds(ticks[0] / 1.15, ticks[-1])
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: _tokens(tokens)))
+    if is_time:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_ylim(0, None)
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+    _name_ends(axes, ends, ticks[-1])
+
+
+def _tokens(count: float) -> str:
+    return f"{count / 1024:g}k" if count >= 1024 and count % 1024 == 0 else f"{count:g}"
+
+
+def _look(name: str, main: str) -> tuple[dict[str, Any], str]:
+    """Line and colour of an implementation; ours are thick, the family's own blue."""
+    if name == main:
+        return {"marker": "o", "linewidth": 2.2, "zorder": 4}, BLUE
+    if name in OURS:
+        return {"marker": "o", "linewidth": 2.0, "zorder": 3}, GREY
+    if "," in name:
+        return {"marker": "o", "linewidth": 1.2, "linestyle": (0, (1, 1)), "markerfacecolor": "white"}, GREY
+    return {"marker": _MARKERS.get(name, "P"), "linewidth": 1.1}, _COLOURS.get(name, GREY)
+
+
+def _name_ends(axes: Axes, ends: Sequence[End], last: float) -> None:
+    """Write names right of the last points, moved apart where they would touch, with a hair line to their point."""
+    low, high = axes.get_ylim()
+    is_log = axes.get_yscale() == "log"
+
+    def height(y: float) -> float:
+        if is_log:
+            return float(np.log(y / low) / np.log(high / low))
+        return (y - low) / (high - low)
+
+    order = sorted(ends, key=lambda end: end.y)
+    places = [height(end.y) for end in order]
+    for _ in range(100):  # push neighbours apart, half each
+        for i in range(len(places) - 1):
+            missing = _GAP - (places[i + 1] - places[i])
+            if missing > 0:
+                places[i] -= missing / 2
+                places[i + 1] += missing / 2
+    shift = max(0.0, 0.01 - places[0]) - max(0.0, places[-1] - 0.99)
+    left, right = axes.get_xlim()
+    start = np.log(last / left) / np.log(right / left)
+    for (x, y, name, colour), place in zip(order, places, strict=True):
+        at = np.log(x / left) / np.log(right / left)
+        axes.plot([at, start + 0.05], [height(y), place + shift], color=colour, linewidth=0.5, alpha=0.6,
+                  transform=axes.transAxes, clip_on=False)  # fmt: skip
+        axes.text(start + 0.06, place + shift, name.replace("_", " "), color=colour, fontsize=7, va="center",
+                  transform=axes.transAxes, fontweight="bold" if name in OURS else "normal")  # fmt: skip
+
+
+def _source(figure: Figure, rows: Sequence[KernelTime], roof: Ceilings | None, dashed: bool) -> str:
+    """Device, versions, commit and ceilings, in lines that fit the figure."""
+    row = max(rows, key=lambda row: row.date)
+    versions = f"torch {row.torch}" + (f", triton {row.triton}" if row.triton else "")
+    versions += f", driver {row.driver}" if row.driver else ""
+    made = f"{row.device}; {row.dtype}; {versions}; commit {row.commit}, {row.date[:10]}"
+    said = [f"Source: ceg {metadata.version('ceg')}; {made}.", "No ceilings were measured in this session."]
+    if roof is not None:
+        said[1] = (
+            f"{'Dashed: roofline' if dashed else 'Ceilings'}, a matrix product at {_rate(roof.flops_per_s, 'FLOP/s')} "
+            f"and a copy at {_rate(roof.bytes_per_s, 'B/s')}, measured in the session."
+        )
+    said.append("Lines: medians of rounds; bands: 20% to 80%." if dashed else "Points: medians of rounds.")
+    return "\n".join(textwrap.wrap(" ".join(said), int(_CHARACTERS * figure.get_figwidth())))
+
+
+def _rate(value: float, unit: str) -> str:
+    for prefix, size in (("T", 1e12), ("G", 1e9)):
+        if value >= size:
+            return f"{value / size:.3g}\N{NO-BREAK SPACE}{prefix}{unit}"
+    return f"{value / 1e6:.3g}\N{NO-BREAK SPACE}M{unit}"
+
+
+_ROOFLINE = {
+    "flash": (BLUE, "o"), "sparse": ("#009E73", "s"), "mqa": ("#D55E00", "^"), "decode": ("#CC79A7", "D"),
+    "moe": ("#E69F00", "v"),
+}  # fmt: skip
+
+
+def draw_roofline(rows: Sequence[KernelTime], device: str | None, ending: str) -> bytes:
+    """Draw all operations of a device by intensity and rate under its ceilings; returns the file's bytes.
+
+    Raises:
+        ValueError: see `choose`; or there are no ceilings.
+    """
+    mine, session = choose(rows, device, lambda row: row.op not in ("gemm", "copy"))
+    roof = ceilings(session)
+    if roof is None:
+        raise ValueError("gemm and copy rows of the same session are there (found none). Measure test_ceilings too")
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 5.6), layout="constrained")
+        axes = figure.subplots()
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        shown = [row for row in mine if row.pass_ in ("fwd_bwd", "decode") and row.flops]
+        x = np.array([row.flops / row.bytes for row in shown])
+        ridge = roof.flops_per_s / roof.bytes_per_s
+        left, right = min(x.min(), ridge) / 2, max(x.max(), ridge) * 6
+        line = np.geomspace(left, right, 200)
+        axes.plot(line, np.minimum(roof.flops_per_s, line * roof.bytes_per_s) / 1e12, color=GREY, linewidth=1.4)
+        axes.set_xlim(left, right)
+        names: dict[str, tuple[float, float, str]] = {}
+        for family, (colour, marker) in _ROOFLINE.items():
+            part = [row for row in shown if FAMILIES[family].belongs(row)]
+            for ours in (False, True):
+                chosen = [row for row in part if (row.implementation in OURS) == ours]
+                at = [row.flops / row.bytes for row in chosen]
+                rates = [row.flops / row.median_s / 1e12 for row in chosen]
+                face, size, alpha = (colour, 5.0, 1.0) if ours else ("none", 4.0, 0.55)
+                axes.plot(at, rates, marker, color=colour, markerfacecolor=face, markersize=size,
+                          alpha=alpha, markeredgewidth=0.8)  # fmt: skip
+                if ours and chosen:
+                    best = max(range(len(chosen)), key=rates.__getitem__)
+                    names[family] = at[best], rates[best], colour
+        products = [row for row in session if row.op == "gemm"]
+        axes.plot([row.flops / row.bytes for row in products], [row.flops / row.median_s / 1e12 for row in products],
+                  "*", color="#000000", markersize=8)  # fmt: skip
+        looks = [*_ROOFLINE.values(), ("#000000", "*"), (GREY, "o"), (GREY, "o")]
+        handles = [Line2D([], [], color=colour, marker=marker, linestyle="none") for colour, marker in looks]
+        handles[-1].set_markerfacecolor("none")
+        labels = [*_ROOFLINE, "matrix product", "filled: ours", "hollow: others"]
+        axes.legend(handles, labels, frameon=False, fontsize=7.5, loc="lower right", ncols=2)
+        for family, (at_x, rate, colour) in names.items():
+            said = axes.annotate(family, (at_x, rate), xytext=(5, 5), textcoords="offset points", color=colour)
+            said.set_fontweight("bold")
+            said.set_path_effects([withStroke(linewidth=2, foreground="white")])
+        axes.set_xlabel("useful FLOP per byte that the implementation moves at least")
+        axes.set_ylabel("useful TFLOP/s")
+        title = "All operations under the roofline: forward and backward, and decoding"
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
+        figure.supxlabel(_source(figure, mine, roof, dashed=False), fontsize=7, color=GREY)
+        return encode(figure, ending)

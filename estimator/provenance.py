@@ -1,0 +1,46 @@
+"""Where a measurement comes from: the checkout's commit, versions, the CPU's name; and which table is the project's."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[1]
+
+
+def commit() -> str:
+    """The checkout's commit, `-dirty` where files differ from it; the package's version outside a checkout."""
+    if not ((_ROOT / ".git").exists() and (_ROOT / "pyproject.toml").exists()):  # installed, perhaps inside another's
+        return version("ceg")
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        said = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return version("ceg")
+    return said.stdout.strip()
+
+
+def version(package: str) -> str:
+    """A package's version; empty where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def cpu_name(threads: int) -> str:
+    """The CPU's model and the number of threads that were used."""
+    model = ""
+    if Path("/proc/cpuinfo").exists():
+        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        model = found[1].strip() if found else ""
+    return f"{model or platform.processor() or platform.machine()}, {threads} threads"
+
+
+def own_table(table: Path) -> Path | None:
+    """One of the project's tables, for one who stands in its checkout; else None: other people's rows stay out."""
+    in_checkout = (_ROOT / "pyproject.toml").exists() and Path.cwd().resolve() == _ROOT.resolve()
+    return table if in_checkout else None
