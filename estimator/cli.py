@@ -25,7 +25,7 @@ from estimator.cli_input import (
     single,
     write,
 )
-from estimator.evidence import Evidence, EvidenceError, load
+from estimator.evidence import Evidence, EvidenceError, load, published
 
 if TYPE_CHECKING:
     from estimator.gain import Estimate
@@ -415,7 +415,7 @@ def coverage_command(as_json: bool, store: bool, **options: Any) -> None:
     problems = []
     if store and options["evidence"]:
         problems.append("--write: settings are fitted on the shipped tables only. Leave --evidence out.")
-    tables = _load(options, problems)
+    tables = published(_load(options, problems))
     if store:
         content = json.dumps(prior.document(tables), indent=2) + "\n"
         write("--write", prior.PRIOR_FILE, content.encode())

@@ -23,6 +23,8 @@ from estimator.hardware import Device
 from estimator.step_time import StepTime, TokenTime
 from estimator.step_work import MOST_DEVICES
 
+MOST_FLOPS = 1e30
+"""Budgets above are not timed: far past any model that devices of today could train."""
 STACK: architecture.Stack = "modern"
 SEQ_LEN = 2048
 DECODE_BATCH = 16
@@ -161,6 +163,8 @@ def _fields(names: Sequence[str], baselines: Sequence[str]) -> tuple[dict[str, A
 
 
 def _shape(flops: float, fields: dict[str, Any], seq_len: int) -> ModelShape:
+    if flops > MOST_FLOPS:
+        raise NoShapeError(f"no model of more than {MOST_FLOPS:g} FLOP is timed, got {flops:g}")
     try:
         return architecture.compute_optimal_shape(flops, STACK, seq_len=seq_len, **fields)
     except ValueError as error:

@@ -117,6 +117,13 @@ def is_own(row: PublishedGain) -> bool:
     return _OWN_STUDY.fullmatch(row.study) is not None
 
 
+def published(tables: Evidence) -> Evidence:
+    """The rows that are not this project's own: what settings shared by all algorithms are fitted to and checked on, so
+    that toy models do not decide how far studies of large ones scatter."""
+    rows = tuple(row for row in tables.rows if not is_own(row))
+    return Evidence(rows, digest(dict.fromkeys(rows)), tables.remarks)
+
+
 def own_error(row: PublishedGain) -> float:
     """Standard error of ln CEG that the note of one of our own rows states; NaN where it states none."""
     found = _OWN_ERROR.search(row.note)
@@ -152,7 +159,7 @@ def load(paths: Iterable[str | os.PathLike[str]] = (), *, shipped: bool = True) 
     repeated = 0
     remarks = []
     for file in files:
-        if OWN_GAINS in files and file.resolve() == (DATA / "training_runs.csv").resolve():
+        if OWN_GAINS in files and _is_same(file, DATA / "training_runs.csv"):
             remarks.append(f"{file} counts already: {OWN_GAINS.name} is made from it")
             continue
         try:
@@ -169,6 +176,13 @@ def load(paths: Iterable[str | os.PathLike[str]] = (), *, shipped: bool = True) 
     if repeated:
         remarks.append(f"{repeated} row(s) stand in more than one table and count once")
     return Evidence(tuple(rows), digest(rows), tuple(remarks))
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # none, or a link to itself
+        return False
 
 
 def _not_ours(file: Path, table: Iterable[PublishedGain]) -> list[Problem]:

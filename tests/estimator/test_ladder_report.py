@@ -109,7 +109,7 @@ def test_a_picture_is_the_same_every_time(table: Path, tmp_path: Path) -> None:
 
 
 def test_bad_calls_name_everything(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "--algo: an algorithm is needed" in refused("--runs", table)
+    assert "--at: it goes with an algorithm" in refused("--runs", table, "--at", "1e14")
     assert "Did you mean rope?" in refused("--algo", "rop", "--runs", table)
     said = refused("--algo", "moe", "--runs", table)
     assert "there are: rope, layernorm, layernorm+rope, swiglu, transformer" in said
