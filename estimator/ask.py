@@ -190,16 +190,18 @@ def _setting(
     from estimator import device_gain, hardware
 
     found: list[Device] = []
-    for option, name in (("device", device or DEVICE), ("baseline_device", baseline_device)):
+    named = {"device": device or DEVICE}
+    if baseline_device is not None:
+        named["baseline_device"] = baseline_device
+    for option, name in named.items():
         try:
-            found.append(hardware.find(name) if name is not None else found[0])
-        except (ValueError, IndexError) as error:
-            if name is not None:
-                problems.append(str(error).replace("device", option, 1))
+            found.append(hardware.find(name))
+        except ValueError as error:
+            problems.append(str(error).replace("device", option, 1))
     length = device_gain.SEQ_LEN if seq_len is None else seq_len
     if length < 1:
         problems.append(f"seq_len: a whole number of at least 1 is needed (found {seq_len}). Try 2048.")
-    return device_gain.Setting(found[0], found[1], length) if len(found) == 2 else None
+    return device_gain.Setting(found[0], found[-1], length) if len(found) == len(named) else None
 
 
 @contextlib.contextmanager

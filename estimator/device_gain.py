@@ -131,9 +131,9 @@ def _token(shape: ModelShape, device: Device, context: int) -> TokenTime:
     while True:
         try:
             return step_time.decoded_token(shape, device, context=context, batch=DECODE_BATCH, devices=devices)
-        except ValueError:
+        except ValueError as error:
             if devices > MOST_DEVICES:
-                raise
+                raise NoShapeError(f"no token can be timed there: {error}") from None
         devices *= 2
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
-import io
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from estimator.evidence import DATA, EvidenceError, Problem, write_atomically
-from estimator.training_runs import locked
+from estimator import record_table
+from estimator.evidence import DATA, EvidenceError, Problem
 
 KERNEL_TIMES = DATA / "kernel_times.csv"
 PASSES = ("fwd", "bwd", "fwd_bwd", "decode")
@@ -99,23 +97,12 @@ def load(path: Path) -> list[KernelTime]:
     Raises:
         EvidenceError: with file, line, column, rule and remedy of everything that is wrong.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvidenceError([Problem(str(path), "the file can be read as UTF-8", str(error), "Correct it.")]) from None
-    table = list(csv.reader(io.StringIO(text)))
-    if not table or tuple(table[0]) != COLUMNS:
-        found = ",".join(table[0]) if table else "an empty file"
-        raise EvidenceError([Problem(f"{path}, line 1", f"the columns are {','.join(COLUMNS)}", found, "Correct it.")])
+    found, problems = record_table.read(path, COLUMNS)
     rows: list[KernelTime] = []
-    problems: list[Problem] = []
     seen: dict[tuple[object, ...], int] = {}
-    for line, cells in enumerate(table[1:], 2):
+    for line, row_cells in found:
         where = f"{path}, line {line}"
-        if len(cells) != len(COLUMNS):
-            problems.append(Problem(where, f"a row has {len(COLUMNS)} cells", str(len(cells)), "Correct the row."))
-            continue
-        row, wrong = parse(where, dict(zip(COLUMNS, cells, strict=True)))
+        row, wrong = parse(where, row_cells)
         problems += wrong
         if wrong:
             continue
@@ -139,7 +126,7 @@ def append(path: Path, new: Iterable[KernelTime]) -> int:
         EvidenceError: the table that is there is bad, or a new row is; nothing is written.
         OSError: the file cannot be written.
     """
-    with locked(path.parent):
+    with record_table.locked(path.parent):
         there = {row.key(): row for row in (load(path) if path.exists() else [])}
         before = len(there)
         for row in new:
@@ -149,11 +136,7 @@ def append(path: Path, new: Iterable[KernelTime]) -> int:
         if problems:
             raise EvidenceError(problems)
         if added or not path.exists():
-            buffer = io.StringIO()
-            table = csv.writer(buffer, lineterminator="\n")
-            table.writerow(COLUMNS)
-            table.writerows(list(cells(row).values()) for row in there.values())
-            write_atomically(path, buffer.getvalue().encode())
+            record_table.write(path, COLUMNS, map(cells, there.values()))
     return len(added)
 
 

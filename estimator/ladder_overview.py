@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from estimator import seed_ladder
+from estimator import own_runs, seed_ladder
 from estimator.seed_ladder import GainAt, StackRuns
 from estimator.text import number, wrap
 from estimator.training_runs import TrainingRun
@@ -50,15 +50,16 @@ def print_overview(console: Console, runs: StackRuns, table: Sequence[TrainingRu
     from rich.table import Table
 
     budgets = sorted({rung.budget for _, treatment, _ in runs.pairs for rung in runs.arms[treatment]})
-    gains = Table(title=f"Gains in FLOP on the {runs.stack} stack (se of ln CEG)", title_justify="left", box=None)
-    gains.add_column("arm", no_wrap=True)
-    gains.add_column("against", no_wrap=True)
+    title = f"Gains in FLOP on the {runs.stack} stack (se of ln CEG)"
+    gains = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), collapse_padding=True)
+    gains.add_column("arm, against baseline", no_wrap=True)
     for budget in budgets:
         gains.add_column(number(budget), justify="right", no_wrap=True)
     why: dict[str, None] = {}
     for _, treatment, against in runs.pairs:
         at = {gain.rung.budget: gain for gain in seed_ladder.gains(runs, treatment, against)}
-        gains.add_row(treatment, against, *(_cell(at.get(budget), why) for budget in budgets))
+        arm = treatment if against == own_runs.BASELINE else f"{treatment}, against {against}"
+        gains.add_row(arm, *(_cell(at.get(budget), why) for budget in budgets))
     console.print(gains)
     for line in why:
         console.out(wrap(line, console.width), highlight=False)
@@ -95,7 +96,7 @@ def _cell(gain: GainAt | None, why: dict[str, None]) -> str:
         if mark != "none":
             why[f"{mark}: the loss lies {mark} all of the other arm's, so the gain is not read"] = None
         return mark
-    error = f"({gain.read.se:.3f})" if not gain.why else "(one seed)"
+    error = f"({gain.read.se:.2g})" if not gain.why else "(one seed)"
     return f"{math.exp(gain.read.log_gain):.2f}x {error}"
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import io
 import math
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, get_type_hints
 
-from estimator.evidence import DATA, EvidenceError, Problem, write_atomically
+from estimator import record_table
+from estimator.evidence import DATA, EvidenceError, Problem
 
 TRAINING_RUNS = DATA / "training_runs.csv"
 STATUSES = ("finished", "diverged")
@@ -64,23 +61,11 @@ def load(path: Path) -> list[TrainingRun]:
     Raises:
         EvidenceError: with file, line, column, rule and remedy of everything that is wrong.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvidenceError([Problem(str(path), "the file can be read as UTF-8", str(error), "Correct it.")]) from None
-    table = list(csv.reader(io.StringIO(text)))
-    if not table or tuple(table[0]) != COLUMNS:
-        found = ",".join(table[0]) if table else "an empty file"
-        raise EvidenceError([Problem(f"{path}, line 1", f"the columns are {','.join(COLUMNS)}", found, "Correct it.")])
+    found, problems = record_table.read(path, COLUMNS)
     rows: list[TrainingRun] = []
-    problems: list[Problem] = []
     seen: dict[str, int] = {}
-    for line, cells in enumerate(table[1:], 2):
-        if len(cells) != len(COLUMNS):
-            rule = f"a row has {len(COLUMNS)} cells"
-            problems.append(Problem(f"{path}, line {line}", rule, str(len(cells)), "Correct the row."))
-            continue
-        row, wrong = _parse(f"{path}, line {line}", dict(zip(COLUMNS, cells, strict=True)))
+    for line, cells in found:
+        row, wrong = _parse(f"{path}, line {line}", cells)
         if row.run_id in seen:
             rule = f"a run_id stands once (line {seen[row.run_id]} has it too)"
             wrong.append(Problem(f"{path}, line {line}, column run_id", rule, repr(row.run_id), "Remove one row."))
@@ -102,7 +87,7 @@ def append(path: Path, new: Iterable[TrainingRun]) -> int:
         EvidenceError: the table that is there is bad, or a new row is; nothing is written.
         OSError: the file cannot be written.
     """
-    with locked(path.parent):
+    with record_table.locked(path.parent):
         there = {row.run_id: row for row in (load(path) if path.exists() else [])}
         before = dict(there)
         for row in new:
@@ -114,28 +99,8 @@ def append(path: Path, new: Iterable[TrainingRun]) -> int:
         if problems:
             raise EvidenceError(problems)
         if there != before or not path.exists():
-            buffer = io.StringIO()
-            table = csv.writer(buffer, lineterminator="\n")
-            table.writerow(COLUMNS)
-            table.writerows(list(_cells(row).values()) for row in there.values())
-            write_atomically(path, buffer.getvalue().encode())
+            record_table.write(path, COLUMNS, map(_cells, there.values()))
     return len(added)
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder against other processes that append, where the system can (not on Windows)."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _cells(row: TrainingRun) -> dict[str, str]:

@@ -14,6 +14,7 @@ import click
 
 from estimator.cli_input import BadInput, Command, console, number, output_path, parse_budgets, print_json, single
 from estimator.evidence import FLOPS_RANGE, EvidenceError
+from training.cli_train import need_torch
 
 if TYPE_CHECKING:
     from training.ablate import Job, Ladders, Ledger
@@ -56,6 +57,7 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
     Each arm gets a learning rate of its own, found at the lowest rung. A run that is in the table is never trained
     again; the same command goes on where a killed one stopped. A run that fails is recorded, and the rest goes on.
     """
+    need_torch()
     problems: list[str] = []
     rungs = _rungs(options["rungs"], problems)
     seeds = [_count("--seeds", text, problems, "3") for text in options["seeds"].split(",")]

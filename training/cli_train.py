@@ -185,7 +185,7 @@ def train_command(as_json: bool, dry_run: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout, and nothing else there.")
 def runs_command(runs: str, as_json: bool) -> None:
     """A table of runs: how far each is, its loss, its speed."""
-    _need_torch()
+    need_torch()
     from rich.table import Table
 
     from training.run_dir import RunError
@@ -223,7 +223,7 @@ def runs_command(runs: str, as_json: bool) -> None:
 @single("--output", "-o", required=True, metavar="FILE", help="The picture (.png, .svg, .pdf).")
 def curves_command(runs: tuple[str, ...], output: str) -> None:
     """Loss curves of runs (their folders), in one picture."""
-    _need_torch()
+    need_torch()
     from training import curves
     from training.run_dir import RunDir, RunError
 
@@ -255,7 +255,7 @@ def curves_command(runs: tuple[str, ...], output: str) -> None:
 )
 def collect_command(runs: str, out: str | None) -> None:
     """Add the runs that have ended, diverged ones too, to a training_runs.csv; one that is in it stays as it is."""
-    _need_torch()
+    need_torch()
     from estimator import provenance, training_runs
     from training import collect
     from training.run_dir import RunError
@@ -347,7 +347,8 @@ def _torch(problems: list[str]) -> Any:
     return torch
 
 
-def _need_torch() -> None:
+def need_torch() -> None:
+    """Refuse where torch is not installed."""
     problems: list[str] = []
     if _torch(problems) is None:
         raise BadInput(problems)

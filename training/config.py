@@ -109,12 +109,21 @@ def resolve(corpus: Corpus, *, seed: int = 0, **options: Any) -> Config:
     Raises:
         ValueError: with every problem that was found, one line each.
     """
-    made = fill_in(corpus.name, corpus.tokenizer, corpus.vocab_size, seed=seed, **options)
-    try:  # now rather than in the middle of a run
-        Batches(corpus, "train", made.shape.seq_len, seed)
-        validation_rows(corpus, made.shape.seq_len, made.eval_tokens)
-    except CorpusError as error:
-        raise ValueError("\n".join(error.problems)) from None
+    problems: list[str] = []
+    made = None
+    try:
+        made = fill_in(corpus.name, corpus.tokenizer, corpus.vocab_size, seed=seed, **options)
+    except ValueError as error:
+        problems += str(error).splitlines()
+    seq_len = (options.get("sizes") or {}).get("seq_len", DEFAULT_SEQ_LEN)
+    if seq_len >= 1:
+        try:  # now rather than in the middle of a run
+            Batches(corpus, "train", seq_len, seed)
+            validation_rows(corpus, seq_len, options.get("eval_tokens", Config.eval_tokens))
+        except CorpusError as error:
+            problems += error.problems
+    if made is None or problems:
+        raise ValueError("\n".join(problems))
     return made
 
 

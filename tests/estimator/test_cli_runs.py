@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 from estimator import synthetic
-from estimator.cli import ceg
+from tests.estimator.calls import Calls
 
-
-def call(*words: object) -> Result:
-    return CliRunner().invoke(ceg, [str(word) for word in words])
-
-
-def answer(*words: object) -> dict[str, Any]:
-    result = call(*words, "--json")
-    assert result.exit_code == 0, result.output
-    document: dict[str, Any] = json.loads(result.stdout)
-    return document
-
-
-def refused(*words: object) -> str:
-    result = call(*words)
-    assert result.exit_code == 2, result.output
-    assert "Traceback" not in result.output
-    return result.stderr
+RUN = Calls()
+call, answer, refused = RUN.call, RUN.answer, RUN.refused
 
 
 @pytest.fixture

@@ -6,37 +6,21 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 from estimator import step_time
-from estimator.cli import ceg
 from estimator.hardware import find
 from estimator.step_shapes import shape_of
 from estimator.step_work import Plan
 from tests.estimator import test_step_calibration
+from tests.estimator.calls import Calls
 
 SIZE = ("--layers", 24, "--width", 2048, "--heads", 16)
 
 
-def call(*words: object) -> Result:
-    return CliRunner().invoke(ceg, ["steptime", *map(str, words)])
-
-
-def answer(*words: object) -> dict[str, Any]:
-    result = call(*words, "--json")
-    assert result.exit_code == 0, result.output
-    document: dict[str, Any] = json.loads(result.stdout)
-    return document
-
-
-def refused(*words: object) -> str:
-    result = call(*words)
-    assert result.exit_code == 2, result.output
-    assert "Traceback" not in result.output
-    return result.stderr
+RUN = Calls("steptime")
+call, answer, refused = RUN.call, RUN.answer, RUN.refused
 
 
 def test_json_is_the_library_s_answer() -> None:

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 from estimator import training_runs
-from estimator.cli import ceg
 from tests.estimator import made_ladder
+from tests.estimator.calls import Calls
 from tests.estimator.made_ladder import GAINS, RUNGS, runs, write
 
-
-def call(*words: object) -> Result:
-    return CliRunner().invoke(ceg, ["ladder", *(str(word) for word in words)])
-
-
-def answer(*words: object) -> dict[str, Any]:
-    result = call(*words, "--json")
-    assert result.exit_code == 0, result.output
-    document: dict[str, Any] = json.loads(result.stdout)
-    return document
-
-
-def refused(*words: object) -> str:
-    result = call(*words)
-    assert result.exit_code == 2, result.output
-    assert "Traceback" not in result.output
-    return result.stderr
+RUN = Calls("ladder")
+call, answer, refused = RUN.call, RUN.answer, RUN.refused
 
 
 @pytest.fixture

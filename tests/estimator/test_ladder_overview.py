@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+
+from estimator import ladder_overview, seed_ladder, training_runs
+from tests.estimator.calls import Calls
+from tests.estimator.made_ladder import runs, write
+from tests.estimator.test_training_runs import RUN
+
+LADDER = Calls("ladder")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    return write(tmp_path / "runs.csv", runs())
+
+
+def test_all_gains_of_a_stack_are_those_of_each_arm(table: Path) -> None:
+    stack = seed_ladder.load(table)["bare"]
+    document = LADDER.answer("--runs", table)
+    assert {entry["algorithm"] for entry in document["gains"]} == {pair[0] for pair in stack.pairs}
+    for entry in document["gains"]:
+        one = LADDER.answer("--runs", table, "--algo", entry["algorithm"])
+        for short, full in zip(entry["rungs"], one["rungs"], strict=True):
+            assert {key: short[key] for key in ("rung_flops", "ceg", "ln_ceg_se", "why")} == {
+                key: full[key] for key in ("rung_flops", "ceg", "ln_ceg_se", "why")
+            }
+
+
+def test_words_are_whole(table: Path) -> None:
+    said = LADDER.call("--runs", table).stdout
+    assert "Seed noise" in said
+    assert "…" not in said
+    for marked in ("above", "below"):
+        assert (f"{marked}: the loss lies" in said) == (f" {marked} " in said.partition(f"{marked}: the")[0])
+
+
+@pytest.mark.parametrize(
+    ("losses", "interior"), [((2.1, 2.0, 2.2), True), ((2.0, 2.1, 2.2), False), ((2.2, 2.1, 2.0), False)]
+)
+def test_a_learning_rate_at_the_end_of_those_tried_is_no_optimum(losses: tuple[float, ...], interior: bool) -> None:
+    rows = [
+        RUN._replace(run_id=str(i), learning_rate=0.01 * 2**i, loss_nats_per_token=loss, role=role)
+        for i, (loss, role) in enumerate(zip(losses, ("learning_rate", "ladder", "learning_rate"), strict=True))
+    ]
+    other_seed = RUN._replace(run_id="seed", seed=1, learning_rate=0.08, loss_nats_per_token=1.0)
+    (found,) = ladder_overview.rates([*rows, other_seed], "bare")
+    assert found.interior == interior
+    assert found.taken == 0.02
+    assert [loss for _, loss in found.tried] == list(losses)
+    assert not ladder_overview.rates(rows, "modern")
+
+
+def test_our_own_learning_rates_are_interior() -> None:
+    found = ladder_overview.rates(training_runs.load(training_runs.TRAINING_RUNS), "bare")
+    lowest = min(search.budget for search in found)
+    assert all(search.interior for search in found if search.budget == lowest)
