@@ -9,9 +9,10 @@ from torch import Tensor
 
 from benchmarks.cases import Implementation, Operation
 
-ULPS = {torch.float32: 8.0, torch.bfloat16: 2.0}
+ULPS = {torch.float32: 64.0, torch.bfloat16: 2.0}
 """Roundings of the largest entry that are allowed beside twice the plain operation's error, by dtype. In float32
-torch's own fused attention on a CPU was seen to need five, in gradients under a strided mask."""
+torch's own fused attention on a CPU errs by up to 29 in gradients of 2,048 to 8,192 tokens, where the plain one errs by
+5; one key left out of 4,096 was seen to err by 40,000."""
 
 
 class WrongResultError(AssertionError):
