@@ -187,7 +187,7 @@ def _setting(
     device: str | None, baseline_device: str | None, seq_len: int | None, problems: list[str]
 ) -> Setting | None:
     """Devices and sequence length of a question, or None with problems added."""
-    from estimator import device_gain, hardware
+    from estimator import device_gain, device_speed
 
     found: list[Device] = []
     named = {"device": device or DEVICE}
@@ -195,7 +195,7 @@ def _setting(
         named["baseline_device"] = baseline_device
     for option, name in named.items():
         try:
-            found.append(hardware.find(name))
+            found.append(device_speed.find(name))
         except ValueError as error:
             problems.append(str(error).replace("device", option, 1))
     length = device_gain.SEQ_LEN if seq_len is None else seq_len

@@ -95,7 +95,7 @@ def steptime_command(
 
 def _time(options: dict[str, Any], problems: list[str], as_json: bool) -> None:
     """One training step or one decoded token."""
-    from estimator import hardware, step_text, step_time, step_work
+    from estimator import device_speed, hardware, step_text, step_time, step_work
 
     shape = _read_shape(options, problems)
     device = None
@@ -103,7 +103,7 @@ def _time(options: dict[str, Any], problems: list[str], as_json: bool) -> None:
         problems.append(f"--device: one of {', '.join(hardware.DEVICES)} is needed (found none). Try h100.")
     else:
         try:
-            device = hardware.find(options["device"])
+            device = device_speed.find(options["device"])
         except ValueError as error:
             problems += _flagged([str(error)])
     fields = _read_plan(options, problems)

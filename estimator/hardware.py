@@ -62,6 +62,10 @@ class Device:
     """Measured speed of fused attention, forward and backward, over `matmul`; None: by the calibrated constants."""
     score_rate: float | None = None
     """Measured bytes/s at which materialised scores pass through softmax and back; None: the copy rate."""
+    expert_speed: float | None = None
+    """Measured FLOP/s of a mixture of experts over those of the dense layer of its active width; None: assumed."""
+    kernel_times: str = ""
+    """Which kernel times the measured figures are of; empty: those of `sources`."""
     ceiling_sd: float = _MEASURED_SD
     """sd of ln(measured rates): assumed 5% where they were measured, 15% where they were not."""
 
@@ -75,13 +79,16 @@ class Device:
         """Bytes/s that a large copy reaches."""
         return COPY_SHARE * self.bandwidth if self.copy is None else self.copy
 
-    def with_ceilings(self, matmul: Mapping[Precision, float], copy: float, source: str) -> Device:
-        """This device with ceilings measured on it, such as the matmul and copy rows of a table of kernel times.
+    def with_ceilings(
+        self, matmul: Mapping[Precision, float], copy: float, source: str, *, spread: float = 0.0
+    ) -> Device:
+        """This device with ceilings measured on it, as `estimator.device_speed` reads them from kernel times.
 
         Args:
             matmul: FLOP/s by precision; precisions that are not named keep what they had.
             copy: bytes/s read and written.
-            source: what was measured, when, with which versions.
+            source: what was measured, when, with which versions; becomes `kernel_times`.
+            spread: sd of ln(time) between repeats, where it is more than measurements are taken to be wrong by.
 
         Raises:
             ValueError: a rate that is not positive.
@@ -95,8 +102,8 @@ class Device:
             self,
             matmul={**self.matmul, **matmul},
             copy=copy,
-            ceiling_sd=_MEASURED_SD,
-            sources=(*self.sources, source),
+            ceiling_sd=max(_MEASURED_SD, spread),
+            kernel_times=source,
         )
 
 

@@ -53,6 +53,7 @@ def document(step: StepTime) -> dict[str, Any]:
         "usd_per_million_tokens": _usd(hourly.usd_per_hour, throughput),
         "price": {"usd_per_hour": hourly.usd_per_hour, "date": hourly.date, "source": hourly.source},
         "device_sources": list(plan.device.sources),
+        "kernel_times": plan.device.kernel_times or None,
     }  # fmt: skip
 
 
@@ -137,6 +138,8 @@ def _model(time: StepTime | TokenTime) -> str:
 
 
 def _measured(device: Device) -> str:
+    if device.kernel_times:
+        return f"products, copies and kernels as measured ({device.kernel_times}), the rest calibrated on A100 and H100"
     known = {
         "ampere": "constants calibrated on end-to-end rows of this generation (Triton flash kernel)",
         "hopper": "constants calibrated on end-to-end rows of this generation, 8 GPUs",

@@ -76,6 +76,8 @@ SPARSE_SPEED, EXPERT_SPEED = (0.6, 0.2), (0.6, 0.2)
 """Speed over the dense kind, and sd of its logarithm; assumed. Attention in blocks with 10% kept takes 0.14-0.21 of
 dense FlashAttention-2's time on an A100 instead of 0.1; products grouped by expert reach 240-410 of 590-690 TFLOP/s on
 an H100."""
+OTHER_LAYER_SD = 0.1
+"""sd of the logarithm of experts' speed on a device where a layer of another size was measured; assumed."""
 MATERIALISED_SD, RECURRENT_SD, FP8_SD = 0.15, 0.3, 0.10
 """sd of the logarithm of a part of the step, assumed. fp8: measured products reach 71-78% of the peak on Hopper and
 Blackwell, bf16 78-84%; how much scaling and casting add is not known."""
@@ -107,6 +109,11 @@ class StepTime:
     """d ln(seconds) / d ln(constant)."""
     own_variance: float
     """What `log_variance` has besides the constants."""
+
+    @property
+    def device(self) -> Device:
+        """What it runs on."""
+        return self.plan.device
 
     @property
     def tokens(self) -> int:
@@ -223,7 +230,7 @@ def parts_of(count: Work, shape: ModelShape, plan: Plan, constants: Constants) -
     kernel = plan.kernel_for(shape)
     parts = {
         "layers": count.layers / rate,
-        "experts": count.experts / (rate * EXPERT_SPEED[0]),
+        "experts": count.experts / (rate * (device.expert_speed or EXPERT_SPEED[0])),
         "vocabulary": count.vocabulary / wide,
         "elementwise": c.elementwise * plan.value_bytes * count.elements / device.copy_rate,
         "cross_entropy": c.cross_entropy * plan.value_bytes / 2 * count.logits / device.copy_rate,
@@ -388,9 +395,10 @@ def _own_variance(shape: ModelShape, plan: Plan, parts: Mapping[str, float]) -> 
     attention = MATERIALISED_SD if kernel == "materialised" else KERNEL_SPEED[kernel][1]
     if _sparse(shape) and kernel != "materialised":
         attention = math.hypot(attention, SPARSE_SPEED[1])
-    shares = {"attention": attention, "experts": EXPERT_SPEED[1], "recurrence": RECURRENT_SD}
+    experts = EXPERT_SPEED[1] if plan.device.expert_speed is None else OTHER_LAYER_SD
+    shares = {"attention": attention, "experts": experts, "recurrence": RECURRENT_SD}
     if plan.used_precision == "fp8":
-        shares |= {"layers": FP8_SD, "experts": math.hypot(EXPERT_SPEED[1], FP8_SD)}
+        shares |= {"layers": FP8_SD, "experts": math.hypot(experts, FP8_SD)}
     own = sum((sd * parts[part] / seconds) ** 2 for part, sd in shares.items())
     return own + plan.device.ceiling_sd**2
 

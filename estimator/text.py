@@ -157,6 +157,8 @@ def _speeds(estimate: Estimate) -> list[str]:
     ]
     joined = f"joined with {len(measured)} row(s) measured in {estimate.currency}, " if measured else ""
     lines.append(f"  Speeds: {joined}model of docs/step_time.md, compute-optimal shapes of the modern stack.")
+    sources = dict.fromkeys(side.time.device.kernel_times for side in (found.treatment, found.baseline))
+    lines += [f"  Products, copies and kernels as measured on {source}." for source in sources if source]
     return lines
 
 

@@ -44,6 +44,6 @@ def test_measured_ceilings_replace_assumed_ones() -> None:
     cpu = hardware.find("cpu").with_ceilings({"fp32": 100e9}, 20e9, "kernel times of a test")
     assert (cpu.matmul["fp32"], cpu.copy_rate) == (100e9, 20e9)
     assert cpu.ceiling_sd < DEVICES["cpu"].ceiling_sd
-    assert cpu.sources[-1] == "kernel times of a test"
+    assert cpu.kernel_times == "kernel times of a test"
     with pytest.raises(ValueError, match=r"fp32 must be above 0, got -1\ncopy must be above 0, got 0"):
         cpu.with_ceilings({"fp32": -1}, 0, "")
