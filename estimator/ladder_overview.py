@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from estimator import own_runs, seed_ladder
+from estimator import own_runs, paper_tables, seed_ladder
 from estimator.seed_ladder import GainAt, StackRuns
 from estimator.text import number, wrap
 from estimator.training_runs import TrainingRun
@@ -65,6 +65,10 @@ def print_overview(console: Console, runs: StackRuns, table: Sequence[TrainingRu
         console.out(wrap(line, console.width), highlight=False)
     console.print()
 
+    beside = _beside_paper(runs)
+    if beside is not None:
+        console.print(beside)
+        console.print()
     noise = Table(title="Seed noise (sd of one run)", title_justify="left", box=None)
     for name in ("rung", "runs", "arms", "ln loss", "nats", "degrees of freedom"):
         noise.add_column(name, justify="right", no_wrap=True)
@@ -98,6 +102,32 @@ def _cell(gain: GainAt | None, why: dict[str, None]) -> str:
         return mark
     error = f"({gain.read.se:.2g})" if not gain.why else "(one seed)"
     return f"{math.exp(gain.read.log_gain):.2f}x {error}"
+
+
+def _beside_paper(runs: StackRuns) -> Any:
+    """The source paper's ablations in FLOP beside ours at the highest budgets; None where no arm is in both."""
+    from rich.table import Table
+
+    # FlashAttention computes the same function: an arm with it is, in FLOP, the arm without it.
+    paper = paper_tables.load_table3()
+    arms = {arm.algorithm.replace("+flash_attention", ""): arm for arm in paper.arms.values() if arm.algorithm}
+    title = f"Beside LLM-e Guess, table III ({number(paper_tables.paper_flops())} FLOP, one seed), gains in FLOP"
+    shown = Table(title=title, title_justify="left", box=None)
+    for name in ("arm", "at", "ours", "90%", "paper's, 25k steps", "50k steps"):
+        shown.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
+    for algorithm, treatment, against in runs.pairs:
+        read = [gain for gain in seed_ladder.gains(runs, treatment, against) if gain.read and not gain.why]
+        if algorithm not in arms or against != own_runs.BASELINE or not read:
+            continue
+        top, arm = read[-1], arms[algorithm]
+        assert top.read is not None
+        low, high = top.read.interval()
+        theirs = [paper.gain(arm.key, which) for which in paper_tables.CHECKPOINTS]
+        shown.add_row(
+            treatment, number(top.rung.budget), f"{math.exp(top.read.log_gain):.2f}x", f"{low:.2f}x - {high:.2f}x",
+            *(f"{gain.iterations:.2f}x" if gain else "-" for gain in theirs),
+        )  # fmt: skip
+    return shown if shown.row_count else None
 
 
 def _rate_table(searches: Iterable[Rates]) -> Any:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from estimator import ladder_overview, seed_ladder, training_runs
+from estimator import ladder_overview, paper_tables, seed_ladder, training_runs
 from tests.estimator.calls import Calls
 from tests.estimator.made_ladder import runs, write
 from tests.estimator.test_training_runs import RUN
@@ -33,6 +33,19 @@ def test_words_are_whole(table: Path) -> None:
     assert "…" not in said
     for marked in ("above", "below"):
         assert (f"{marked}: the loss lies" in said) == (f" {marked} " in said.partition(f"{marked}: the")[0])
+
+
+def test_the_papers_gains_in_flop_stand_beside_ours() -> None:
+    said = LADDER.call().stdout.partition("Beside LLM-e Guess")[2].partition("Seed noise")[0]
+    rows = {line.split()[0]: line.split()[1:] for line in said.splitlines()[2:] if line.strip()}
+    assert set(rows) == {"layernorm", "rope", "layernorm+rope", "mqa"}
+    table = paper_tables.load_table3()
+    for name, label in (("layernorm", "LayerNorm"), ("layernorm+rope", "LN+RoPE+FA")):
+        (key,) = [arm.key for arm in table.arms.values() if arm.label == label]
+        gains = [table.gain(key, which) for which in ("25k", "50k")]
+        assert rows[name][-2:] == [f"{gain.iterations:.2f}x" for gain in gains if gain]
+        top = [rung for rung in LADDER.answer("--algo", name)["rungs"] if rung["ceg"] is not None][-1]
+        assert rows[name][1] == f"{top['ceg']:.2f}x"
 
 
 @pytest.mark.parametrize(
