@@ -28,7 +28,7 @@ CEILINGS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 CPU_LENGTHS, GPU_LENGTHS = (256, 512, 1024, 2048, 4096), (512, 1024, 2048, 4096, 8192, 16384)
 # On a CPU unless --full or --seq-lens say otherwise: a default run should end within five minutes on two cores.
 _FEW: Mapping[str, tuple[int, ...]] = {
-    "flash": (256, 512, 2048, 4096),
+    "flash": (256, 1024, 4096),
     "sparse": (512, 2048),
     "mqa": (512, 2048),
     "decode": (256, 1024, 4096),

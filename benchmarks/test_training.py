@@ -28,7 +28,7 @@ from training import model, optim, train
 SHAPE = architecture.stack(
     "bare", n_layers=4, d_model=128, n_heads=4, vocab_size=4096, seq_len=256, norm="layer", attention="flash"
 )
-BATCH, LEARNING_RATE, ROUNDS = 16, 1e-3, 9
+BATCH, LEARNING_RATE, ROUNDS = 16, 1e-3, 7
 
 
 class Eager:
