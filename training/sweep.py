@@ -98,7 +98,7 @@ def run(
                 add(ladders.promoted(ledger))
                 held = {job.config.run_id for job in running.values()} | failed.keys()
                 due = [job for job in ladders.due(ledger) if job.config.run_id not in held]
-                for job in due[: engine.slots - len(running)]:
+                for job in due[: max(0, engine.slots - len(running))]:  # nodes may have gone
                     found[job.config.run_id] = _share_done(runs, job)
                     running[engine.submit(job)] = job
                 if not running:
