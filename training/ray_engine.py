@@ -101,7 +101,7 @@ class _Place:
 
 
 class RayEngine:
-    """Jobs as tasks on the cluster that this process is connected to (`connect`); `close` ends the connection.
+    """Jobs as tasks on the cluster that this process is connected to (`connect`).
 
     Args:
         corpus: what is trained on.
@@ -136,12 +136,16 @@ class RayEngine:
         self._shipping = threading.Lock()
         self._closed = False
         self._under_way: dict[Any, threading.Thread] = {}
+        # Ray would retry what runs out of memory for ever: who is lost is counted here.
+        how = {"num_cpus": threads, "num_gpus": self._needs.get("GPU", 0), "max_retries": 0}
+        self._remote = {function: ray.remote(**how)(function) for function in (_train_job, _measure)}
 
     @property
     def slots(self) -> int:
         """See `Engine`: what the nodes that are alive hold, at least one."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        fit = sum(int(min(node.get(name, 0.0) / amount for name, amount in self._needs.items())) for node in nodes)
+        held = [min(node.get(name, 0.0) / amount for name, amount in self._needs.items()) for node in nodes]
+        fit = sum(int(many + 1e-9) for many in held)  # 1 / 0.1 runs are ten
         return max(1, fit if self._most is None else min(fit, self._most))
 
     def submit(self, job: Job) -> Future[TrainingRun]:
@@ -169,13 +173,12 @@ class RayEngine:
         return found
 
     def close(self) -> None:
-        """See `Engine`."""
+        """See `Engine`. The connection stays."""
         self._closed = True
         for reference, thread in list(self._under_way.items()):
             with contextlib.suppress(Exception):
                 self._ray.cancel(reference, force=True)
             thread.join(timeout=10)
-        disconnect()
 
     def _train(self, job: Job) -> TrainingRun:
         found, files = self._call(_train_job, job)
@@ -196,11 +199,9 @@ class RayEngine:
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         """What a function returns in a worker, given another one if that is lost, and the corpus if it has none."""
         errors = self._ray.exceptions
-        gpus = self._needs.get("GPU", 0)
-        remote = self._ray.remote(function).options(num_cpus=self._needs["CPU"], num_gpus=gpus, max_retries=0)
         lost, parts = 0, None
         while True:
-            reference = remote.remote(self._place, parts, *args)
+            reference = self._remote[function].remote(self._place, parts, *args)
             self._under_way[reference] = threading.current_thread()
             try:
                 found = self._ray.get(reference)
