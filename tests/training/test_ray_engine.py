@@ -1,9 +1,11 @@
+import contextlib
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from estimator.cli import ceg
 from estimator.training_runs import TrainingRun
 from tests.training.test_ablate import ablation, ladders, losses
 from training import pool, ray_engine, sweep
+from training.ablate import Ladders
 from training.data import Corpus
 from training.run_dir import RunDir
 
@@ -43,8 +46,8 @@ def cluster(elsewhere: Path) -> Iterator[Any]:
     ray_engine.disconnect()
 
 
-def run(engine: pool.Engine, made: Any, folder: Path, report: Any = lambda progress: None) -> sweep.Outcome:
-    return sweep.run(made, folder / "training_runs.csv", folder / "runs", engine, lambda job: 1.0, report)
+def run(engine: pool.Engine, made: Ladders, folder: Path) -> sweep.Outcome:
+    return sweep.run(made, folder / "training_runs.csv", folder / "runs", engine, lambda job: 1.0)
 
 
 def rows(folder: Path) -> dict[str, TrainingRun]:
@@ -67,6 +70,28 @@ def workers() -> set[int]:
         except OSError:
             continue
     return found
+
+
+@contextlib.contextmanager
+def killing(most: int = sys.maxsize) -> Iterator[set[int]]:
+    """Kill workers as they are seen; gives the process ids."""
+    killed: set[int] = set()
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.05):
+            for pid in workers() - killed:
+                if len(killed) < most:
+                    killed.add(pid)
+                    os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()
 
 
 def until(condition: Any, seconds: float = 120) -> None:
@@ -233,28 +258,17 @@ def test_a_killed_worker_is_replaced_and_a_run_that_kills_its_workers_is_given_u
     tiny_corpus: Corpus, tmp_path: Path, cluster: Any
 ) -> None:
     made = ladders(tiny_corpus, find_rates=False, arms=("baseline",), rungs=(1e9,), seeds=(3,))
-    killed: set[int] = set()
-
-    def kill_one(progress: sweep.Progress) -> None:
-        if not killed and (found := workers()):
-            killed.add(min(found))
-            os.kill(min(found), signal.SIGKILL)
-
-    assert run(ray_engine.RayEngine(tiny_corpus, tmp_path / "runs", slots=2), made, tmp_path, kill_one).failed == ()
+    with killing(1) as killed:
+        outcome = run(ray_engine.RayEngine(tiny_corpus, tmp_path / "runs", slots=2), made, tmp_path)
     assert killed
+    assert outcome.failed == ()
     assert len(rows(tmp_path)) == 3
-
-    def kill_all(progress: sweep.Progress) -> None:
-        for pid in workers():
-            killed.add(pid)
-            os.kill(pid, signal.SIGKILL)
-
-    killed.clear()
     made = ladders(tiny_corpus, find_rates=False, arms=("rope",), rungs=(1e9,), seeds=(1,))
-    outcome = run(ray_engine.RayEngine(tiny_corpus, tmp_path / "runs", slots=1), made, tmp_path, kill_all)
+    with killing() as killed:
+        outcome = run(ray_engine.RayEngine(tiny_corpus, tmp_path / "runs", slots=1), made, tmp_path)
     ((job, error),) = outcome.failed
     assert f"lost {ray_engine.RETRIES + 1} times" in error
-    assert len(killed) >= ray_engine.RETRIES + 1
+    assert len(killed) == ray_engine.RETRIES + 1
     assert failures(tmp_path) == {job.config.run_id: error}
 
 
@@ -309,8 +323,7 @@ def test_killed_drivers_and_nodes_leave_every_run_once(tiny_corpus: Corpus, tmp_
     # A node that is killed gives its run to another one.
     third = subprocess.Popen(sweeping(tiny_corpus, folders[0], nodes.address), **quiet)
     until(lambda: workers(), 300)
-    node = nodes.worker_nodes and sorted(nodes.worker_nodes, key=str)[0]
-    nodes.remove_node(node, allow_graceful=False)
+    nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
     assert third.wait(timeout=600) == 0
     nodes.add_node(num_cpus=1, object_store_memory=ray_engine.OBJECT_STORE)
     assert losses(folders[0]) == losses(undisturbed)
