@@ -29,8 +29,8 @@ from training.run_dir import RunDir
 
 RUNG, SEQ_LEN, EVAL_TOKENS = 3e8, 32, 2048
 DRIVER = (
-    "import resource; from estimator.cli import ceg; ceg(standalone_mode=False); "
-    "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    "from estimator.cli import ceg; ceg(standalone_mode=False); "
+    "print(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')])"
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -146,7 +147,7 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
         _plan(ladders, ledger, pace, slots, as_json)
         return
     try:
-        with _progress() as report:
+        with _progress() as report, contextlib.redirect_stdout(sys.stderr):
             outcome = sweep.run(ladders, table, runs, engine, pace.seconds, report)
     except run_dir.RunError as error:
         raise BadInput([str(error)]) from None
@@ -156,6 +157,8 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
         raise BadInput([f"--out: the table can be written ({error.strerror}). Choose another."]) from None
     except KeyboardInterrupt:
         raise click.ClickException("stopped. The same command goes on from the last checkpoints.") from None
+    if options["ray"] is not None:
+        _disconnect()
     _say(ladders, sweep.read(table), outcome, table, runs, as_json)
 
 
@@ -187,8 +190,16 @@ def _has_gpus(address: str | None) -> bool:
         ray_engine.connect(address)
     except ray_engine.ClusterError as error:
         raise BadInput([f"--ray: {error}"]) from None
-    click.get_current_context().call_on_close(ray_engine.disconnect)
+    click.get_current_context().call_on_close(_disconnect)
     return ray_engine.has_gpus()
+
+
+def _disconnect() -> None:
+    """From the cluster, which may still be telling of processes that are lost."""
+    from training import ray_engine
+
+    with contextlib.redirect_stdout(sys.stderr):
+        ray_engine.disconnect()
 
 
 def _this_machine(
@@ -218,7 +229,8 @@ def _cluster(
         seconds=seconds,
     )  # fmt: skip
     try:
-        return engine, engine.pace(ladders, ledger.values())
+        with contextlib.redirect_stdout(sys.stderr):  # Ray tells there of processes that are lost
+            return engine, engine.pace(ladders, ledger.values())
     except JobError as error:
         raise BadInput([f"--ray: a worker can train there ({error}). Install the project on every node."]) from None
 

@@ -321,10 +321,13 @@ def test_killed_drivers_and_nodes_leave_every_run_once(tiny_corpus: Corpus, tmp_
     assert losses(folders[1]) == losses(undisturbed)
 
     # A node that is killed gives its run to another one.
-    third = subprocess.Popen(sweeping(tiny_corpus, folders[0], nodes.address), **quiet)
+    command = [*sweeping(tiny_corpus, folders[0], nodes.address), "--json"]
+    third = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     until(lambda: workers(), 300)
     nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
-    assert third.wait(timeout=600) == 0
+    said, _ = third.communicate(timeout=600)
+    assert third.returncode == 0
+    assert json.loads(said)["failed"] == []
     nodes.add_node(num_cpus=1, object_store_memory=ray_engine.OBJECT_STORE)
     assert losses(folders[0]) == losses(undisturbed)
     assert whole(folders[0])
