@@ -59,18 +59,19 @@ def connect(address: str) -> None:
     import ray
 
     host, _, port = address.rpartition(":")
-    options: dict[str, Any] = {}
-    if address == "local":
-        options = {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
-    try:
-        if host and port.isdecimal():  # Ray itself would try for a minute
-            socket.create_connection((host, int(port)), timeout=5).close()
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise ClusterError(
-            f"a Ray cluster answers at {address!r} ({said[0]}). Start one with `ray start --head`, or use local."
-        ) from None
+    here = address == "local"
+    options = {"include_dashboard": False, "object_store_memory": OBJECT_STORE} if here else {}
+    for last in (False, True) if here else (True,):  # it gives itself half a minute, too little on a busy machine
+        try:
+            if host and port.isdecimal():  # Ray itself would try for a minute
+                socket.create_connection((host, int(port)), timeout=5).close()
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
+            return
+        except Exception as error:  # of many kinds, plain Exception among them
+            ray.shutdown()
+            if last:
+                remedy = "Wait until this machine has less to do" if here else "Use `ray start --head`, or --ray local"
+                raise ClusterError(f"a Ray cluster answers at {address!r} ({_first_line(error)}). {remedy}.") from None
 
 
 def disconnect() -> None:
