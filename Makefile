@@ -1,6 +1,6 @@
 # make demo      the light core, then one answer
 # make test      everything, then linters, types and tests
-# make test-all  also the slow tests, and those of test-oldest
+# make test-all  also the slow tests, those on a Ray cluster of this machine, and those of test-oldest
 # make test-oldest  the kernels' tests with the oldest Triton that they support, in an environment of its own
 # make aot       every Triton kernel compiled without a GPU: registers, spills, shared memory, matrix instructions
 # All use .venv and only need Python 3.11 or newer.
@@ -18,7 +18,7 @@ demo: .venv/.light
 test: .venv/.full lint
 	$(BIN)/pytest -n 2 -m "not slow"
 
-test-all: .venv/.full lint test-oldest
+test-all: .venv/.sweeps lint test-oldest
 	$(BIN)/pytest -n 2
 
 test-oldest: .venv-oldest/.full
@@ -49,6 +49,11 @@ bench: .venv/.full
 	@echo "installing everything into .venv (one to two minutes) ..."
 	$(PIP) -e '.[torch,dev]'
 	@touch .venv/.light $@
+
+.venv/.sweeps: .venv/.full
+	@echo "installing Ray into .venv (about twenty seconds) ..."
+	$(PIP) -e '.[sweeps]'
+	@touch $@
 
 .venv-oldest/.full: constraints-oldest.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and none was found. Name one: make PYTHON=/path/to/python3" >&2; exit 1; }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +18,10 @@ from estimator.evidence import FLOPS_RANGE, EvidenceError
 from training.cli_train import need_torch
 
 if TYPE_CHECKING:
+    from estimator.hardware import Price
     from training.ablate import Job, Ladders, Ledger
-    from training.pace import Pace
+    from training.pace import Modelled, Pace
+    from training.pool import Engine
     from training.sweep import Outcome, Progress
 
 _TRY_RUNGS = "Try 3e11:3e12, or a list 1e12,3e12."
@@ -42,10 +45,14 @@ _TRY_RUNGS = "Try 3e11:3e12, or a list 1e12,3e12."
 @single("--compile", "compile_", default="off", metavar="auto|on|off", help="torch.compile (off).")
 @single("--device", default="auto", metavar="auto|cpu|cuda", help="Where to train (auto).")
 @single("--jobs", metavar="N", help="Runs at once (one per CPU core; one on a GPU).")
-@single("--threads", metavar="N", help="CPU threads of a run (the cores' share of a job).")
+@single("--threads", metavar="N", help="CPU threads of a run (the cores' share of a job; 1 on a cluster).")
+@single("--time-limit", metavar="SECONDS", help="What a run may take (any time).")
+@single("--ray", metavar="ADDRESS", help="On a Ray cluster: auto, HOST:PORT, or local to start one here.")
+@single("--gpus-per-run", metavar="N", help="With --ray: GPUs of a run; several share one at 0.5, 0.25, ... (1).")
 @single("--runs", default="runs", metavar="FOLDER", help="Where run folders go (runs).")
 @single("--out", metavar="FILE.csv", help="The table; in the project's own checkout its table by default.")
 @click.option("--dry-run", is_flag=True, help="Print runs, FLOP, time and disk, and stop.")
+@single("--on", metavar="GPU", help="With --dry-run: GPU-hours and dollars there, by the step-time model.")
 @click.option("--json", "as_json", is_flag=True, help="What was done as JSON on stdout, and nothing else there.")
 def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **options: Any) -> None:
     """Train every arm at every budget with several seeds, and add each run to a training_runs.csv.
@@ -53,11 +60,14 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
     \b
     ceg ablate --stack bare --arms all --rungs 3e11:3e12 --seeds 3 --dry-run
     ceg ablate --arms baseline,rope --rungs 3e11:3e12 --seeds 5,3 --further baseline:1e13,3e13
+    ceg ablate --arms baseline,rope --rungs 1e13:1e15 --ray auto --gpus-per-run 0.25
 
     Each arm gets a learning rate of its own, found at the lowest rung. A run that is in the table is never trained
     again; the same command goes on where a killed one stopped. A run that fails is recorded, and the rest goes on.
     """
-    need_torch()
+    elsewhere = options["ray"] is not None or options["on"] is not None
+    if not elsewhere:
+        need_torch()
     problems: list[str] = []
     rungs = _rungs(options["rungs"], problems)
     seeds = [_count("--seeds", text, problems, "3") for text in options["seeds"].split(",")]
@@ -66,6 +76,13 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
     threads = _count("--threads", options["threads"], problems, "1")
     seq_len = _count("--seq-len", options["seq_len"], problems, "128")
     eval_tokens = _count("--eval-tokens", options["eval_tokens"], problems, "262144")
+    seconds = _above_zero("--time-limit", options["time_limit"], problems, "3600")
+    gpus = _above_zero("--gpus-per-run", options["gpus_per_run"], problems, "0.25")
+    if gpus is not None and options["ray"] is None:
+        problems.append("--gpus-per-run: it goes with --ray. Add --ray local, or leave it out.")
+    if gpus is not None and gpus > 1 and gpus % 1:
+        problems.append(f"--gpus-per-run: a fraction below 1, or whole GPUs, are needed (found {gpus:g}). Try 0.25.")
+    price = _priced(options["on"], dry_run, problems)
     for name, choices in (("stack", ("bare", "modern")), ("learning_rates", ("sweep", "default")),
                           ("compile_", ("auto", "on", "off")), ("device", ("auto", "cpu", "cuda"))):  # fmt: skip
         if options[name] not in choices:
@@ -76,15 +93,15 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
     if problems:
         raise BadInput(problems)
 
-    import torch
-
     from estimator import arms, provenance
     from estimator.training_runs import TRAINING_RUNS
-    from training import ablate, pool, run_dir, sweep
+    from training import ablate, run_dir, sweep
     from training.data import CorpusError, open_corpus
-    from training.pace import Pace
 
-    on_gpu = options["device"] != "cpu" and torch.cuda.is_available()
+    if price is not None:
+        on_gpu = price.device.generation != "cpu"
+    else:
+        on_gpu = _has_gpus(options["ray"]) and options["device"] != "cpu"
     if options["device"] == "cuda" and not on_gpu:
         problems.append("--device: a CUDA device is there (found none, asked for 'cuda'). Use cpu.")
     table = table or provenance.own_table(TRAINING_RUNS)
@@ -116,15 +133,21 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
     if problems or ladders is None or table is None:
         raise BadInput(problems)
 
-    slots = jobs or (1 if on_gpu else os.cpu_count() or 1)
-    device = torch.device("cuda" if on_gpu else "cpu")
-    pace = Pace(ladders, ledger.values(), device)
+    if price is not None:
+        _plan(ladders, ledger, price, jobs or 1, as_json, price.device.price)
+        return
+    engine: Engine
+    if options["ray"] is not None:
+        engine, pace = _cluster(ladders, ledger, runs, on_gpu, gpus or 1.0, jobs, threads or 1, seconds)
+    else:
+        engine, pace = _this_machine(ladders, ledger, runs, on_gpu, jobs, threads, seconds)
     if dry_run:
+        slots = engine.slots
+        engine.close()
         _plan(ladders, ledger, pace, slots, as_json)
         return
-    engine = pool.LocalPool(slots, corpus.folder, runs, device=device.type, threads=threads)
     try:
-        with _progress() as report:
+        with _progress() as report, contextlib.redirect_stdout(sys.stderr):
             outcome = sweep.run(ladders, table, runs, engine, pace.seconds, report)
     except run_dir.RunError as error:
         raise BadInput([str(error)]) from None
@@ -134,7 +157,82 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
         raise BadInput([f"--out: the table can be written ({error.strerror}). Choose another."]) from None
     except KeyboardInterrupt:
         raise click.ClickException("stopped. The same command goes on from the last checkpoints.") from None
+    if options["ray"] is not None:
+        _disconnect()
     _say(ladders, sweep.read(table), outcome, table, runs, as_json)
+
+
+def _priced(name: str | None, dry_run: bool, problems: list[str]) -> Modelled | None:
+    """The pace of `--on`."""
+    from estimator import hardware
+    from training.pace import Modelled
+
+    if name is None:
+        return None
+    if not dry_run:
+        problems.append("--on: it goes with --dry-run. Add --dry-run, or leave it out.")
+    try:
+        return Modelled(hardware.find(name))
+    except ValueError as error:
+        problems.append(f"--on: {error}")
+        return None
+
+
+def _has_gpus(address: str | None) -> bool:
+    """Whether runs could be trained on GPUs; connects to the cluster at an address."""
+    if address is None:
+        import torch
+
+        return torch.cuda.is_available()
+    from training import ray_engine
+
+    try:
+        ray_engine.connect(address)
+    except ray_engine.ClusterError as error:
+        raise BadInput([f"--ray: {error}"]) from None
+    click.get_current_context().call_on_close(_disconnect)
+    return ray_engine.has_gpus()
+
+
+def _disconnect() -> None:
+    """From the cluster, which may still be telling of processes that are lost."""
+    from training import ray_engine
+
+    with contextlib.redirect_stdout(sys.stderr):
+        ray_engine.disconnect()
+
+
+def _this_machine(
+    ladders: Ladders, ledger: Ledger, runs: Path, on_gpu: bool, jobs: int | None, threads: int | None,
+    seconds: float | None,
+) -> tuple[Engine, Pace]:  # fmt: skip
+    import torch
+
+    from training import pace, pool
+
+    device = torch.device("cuda" if on_gpu else "cpu")
+    slots = jobs or (1 if on_gpu else os.cpu_count() or 1)
+    folder = ladders.corpus.folder
+    engine = pool.LocalPool(slots, folder, runs, device=device.type, threads=threads, seconds=seconds)
+    return engine, pace.measure(ladders, ledger.values(), device)
+
+
+def _cluster(
+    ladders: Ladders, ledger: Ledger, runs: Path, on_gpu: bool, gpus: float, jobs: int | None, threads: int,
+    seconds: float | None,
+) -> tuple[Engine, Pace]:  # fmt: skip
+    from training.pool import JobError
+    from training.ray_engine import RayEngine
+
+    engine = RayEngine(
+        ladders.corpus, runs, device="cuda" if on_gpu else "cpu", threads=threads, gpus=gpus, slots=jobs,
+        seconds=seconds,
+    )  # fmt: skip
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # Ray tells there of processes that are lost
+            return engine, engine.pace(ladders, ledger.values())
+    except JobError as error:
+        raise BadInput([f"--ray: a worker can train there ({error}). Install the project on every node."]) from None
 
 
 def _rungs(text: str, problems: list[str]) -> list[float]:
@@ -177,6 +275,13 @@ def _count(option: str, text: str | None, problems: list[str], example: str) -> 
     return value
 
 
+def _above_zero(option: str, text: str | None, problems: list[str], example: str) -> float | None:
+    value: float | None = None if text is None else number(option, text, problems, example)
+    if value is not None and not 0 < value < math.inf:
+        problems.append(f"{option}: a number above 0 is needed (found {text!r}). Try {example}.")
+    return value
+
+
 def _canonical(stack: Any, names: tuple[str, ...], problems: list[str]) -> list[str]:
     from estimator import arms
 
@@ -189,8 +294,8 @@ def _canonical(stack: Any, names: tuple[str, ...], problems: list[str]) -> list[
     return found
 
 
-def _plan(ladders: Ladders, ledger: Ledger, pace: Pace, slots: int, as_json: bool) -> None:
-    """Print what would be trained."""
+def _plan(ladders: Ladders, ledger: Ledger, pace: Pace, slots: int, as_json: bool, price: Price | None = None) -> None:
+    """Print what would be trained, and what it costs where an hour of a device has a price."""
     ahead = ladders.ahead(ledger)
     groups: dict[tuple[str, float], list[Job]] = {}
     for job in sorted(ahead, key=lambda job: (job.role == "ladder", job.config.rung_flops)):
@@ -208,9 +313,11 @@ def _plan(ladders: Ladders, ledger: Ledger, pace: Pace, slots: int, as_json: boo
         for (role, rung), jobs in groups.items()
     ]
     total: dict[str, float] = {key: sum(row[key] for row in rows) for key in ("runs", "flops", "seconds", "bytes")}
+    hours = total["seconds"] / 3600
     total["seconds"] /= slots
     if as_json:
-        print_json({"groups": rows, "total": total, "jobs": slots, "pace": pace.source})
+        cost = {"gpu_hours": hours, "usd": hours * price.usd_per_hour} if price else {}
+        print_json({"groups": rows, "total": {**total, **cost}, "jobs": slots, "pace": pace.source})
         return
     from rich.table import Table
 
@@ -228,6 +335,11 @@ def _plan(ladders: Ladders, ledger: Ledger, pace: Pace, slots: int, as_json: boo
         f"{pace.source}), {total['bytes'] / 1e6:,.0f} MB on disk; what is in the table is not counted. A "
         "search for a learning rate may take a few runs more"
     )
+    if price is not None:
+        click.echo(
+            f"{hours:,.1f} GPU-hours, ${hours * price.usd_per_hour:,.0f} at ${price.usd_per_hour:.2f} an hour "
+            f"({price.source}, {price.date})"
+        )
 
 
 def _bytes(job: Job) -> int:

@@ -6,13 +6,15 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from estimator import architecture, arms
 from estimator.architecture import ModelShape, Stack
-from kernels.backend import Backend
 from training import budget, run_dir
 from training.data import Batches, Corpus, CorpusError, validation_rows
+
+if TYPE_CHECKING:
+    from kernels.backend import Backend
 
 Schedule = Literal["wsd", "cosine"]
 Precision = Literal["float32", "bfloat16", "float64"]

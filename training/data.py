@@ -14,12 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -270,6 +271,8 @@ class Batches:
         Returns:
             tokens int64 [count, seq_len], and targets int64 [count, seq_len], each the token after.
         """
+        import torch
+
         windows = np.empty((count, self.seq_len + 1), dtype=np.int64)
         for row, start in zip(windows, self.starts(first, count), strict=True):
             row[:] = self._tokens[start : start + self.seq_len + 1]
@@ -291,6 +294,8 @@ class ValidationRows:
         return self.corpus.tokens("val")
 
     def __getitem__(self, rows: slice) -> tuple[Tensor, Tensor]:
+        import torch
+
         start, stop, step = rows.indices(self._count)
         if step != 1:
             raise ValueError(f"rows must be a slice of step 1, got step {step}; leave the step out")

@@ -1,54 +1,46 @@
-"""How long runs take here, from runs that have ended or from a few steps."""
+"""How long runs take: from runs that have ended, from a few steps, or from the step-time model."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Iterable
-
-import torch
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from estimator.training_runs import TrainingRun
-from training import environment, model, optim
-from training.ablate import Job, Ladders
-from training.config import Config
-from training.data import Batches, Corpus
-from training.processes import Processes
-from training.train import Objective, accumulate
+
+if TYPE_CHECKING:
+    import torch
+
+    from estimator.hardware import Device
+    from training.ablate import Job, Ladders
+    from training.config import Config
+    from training.data import Corpus
 
 STEPS = 5
 """Timed, after two that are not."""
 
 
-class Pace:
-    """Seconds of a job: its FLOP at the rate of the nearest budget known on this device, of the same arm if possible.
+class Pace(Protocol):
+    """Seconds of a job, alone on its device, and where they come from."""
 
-    Runs of the table set the rates; where it has none of this device, a few steps of the first arm at the lowest and
-    the highest rung do.
-    """
-
-    def __init__(self, ladders: Ladders, table: Iterable[TrainingRun], device: torch.device) -> None:
-        here = environment.device_name(device).partition(",")[0]
-        self.rates = [
-            (run.arm, math.log(run.rung_flops), run.flops / run.wall_s)
-            for run in table
-            if run.device.partition(",")[0] == here and run.status == "finished"
-        ]
-        self.source = f"{len(self.rates)} runs in the table"
-        if not self.rates:
-            places = [ladders.configuration(ladders.arms[0], rung) for rung in {ladders.rungs[0], ladders.rungs[-1]}]
-            self.rates = [
-                (
-                    made.arm,
-                    math.log(made.rung_flops),
-                    made.flops / made.steps / step_seconds(made, ladders.corpus, device),
-                )
-                for made in places
-            ]
-            self.source = f"{STEPS} steps of {ladders.arms[0]}"
+    @property
+    def source(self) -> str:
+        """In words."""
 
     def seconds(self, job: Job) -> float:
-        """Of one job, alone on its device."""
+        """Of one job."""
+
+
+class Measured(NamedTuple):
+    """A job's FLOP at the rate of the nearest budget known on this device, of the same arm if possible."""
+
+    rates: tuple[tuple[str, float, float], ...]
+    """(arm, ln budget, FLOP/s)"""
+    source: str
+
+    def seconds(self, job: Job) -> float:
+        """See `Pace`."""
         made = job.config
 
         def distance(known: tuple[str, float, float]) -> float:
@@ -57,8 +49,58 @@ class Pace:
         return made.flops / min(self.rates, key=distance)[2]
 
 
+class Modelled(NamedTuple):
+    """A job's steps at the step-time model's speed on one device that need not be here."""
+
+    device: Device
+
+    @property
+    def source(self) -> str:
+        """See `Pace`."""
+        return f"the step-time model on one {self.device.title}"
+
+    def seconds(self, job: Job) -> float:
+        """See `Pace`. The held-out text at the end is not counted."""
+        from estimator import step_time, step_work
+
+        made = job.config
+        plan = step_work.Plan(
+            device=self.device, devices=1, sharding="none", micro_batch=made.micro_batch,
+            accumulate=made.batch // made.micro_batch,
+        )  # fmt: skip
+        return made.steps * step_time.training_step(made.shape, plan, fits=False).seconds
+
+
+def measure(ladders: Ladders, table: Iterable[TrainingRun], device: torch.device) -> Measured:
+    """From the table's runs; where it has none of this device, from a few steps of the first arm at the lowest and the
+    highest rung."""
+    from training import environment
+
+    here = environment.device_name(device).partition(",")[0]
+    rates = tuple(
+        (run.arm, math.log(run.rung_flops), run.flops / run.wall_s)
+        for run in table
+        if run.device.partition(",")[0] == here and run.status == "finished"
+    )
+    if rates:
+        return Measured(rates, f"{len(rates)} runs in the table")
+    places = [ladders.configuration(ladders.arms[0], rung) for rung in {ladders.rungs[0], ladders.rungs[-1]}]
+    rates = tuple(
+        (made.arm, math.log(made.rung_flops), made.flops / made.steps / step_seconds(made, ladders.corpus, device))
+        for made in places
+    )
+    return Measured(rates, f"{STEPS} steps of {ladders.arms[0]}")
+
+
 def step_seconds(made: Config, corpus: Corpus, device: torch.device) -> float:
     """Median of a few training steps of one CPU thread or GPU."""
+    import torch
+
+    from training import model, optim
+    from training.data import Batches
+    from training.processes import Processes
+    from training.train import Objective, accumulate
+
     one = Processes(0, 1, device)
     lm = model.build(made.shape, seed=made.seed, backend=made.backend).to(device)
     objective = Objective(lm, torch.bfloat16 if made.precision == "bfloat16" else None)

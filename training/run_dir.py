@@ -22,8 +22,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from estimator.evidence import write_atomically
 
 CLOCK_FIELDS = ("seconds", "tokens_per_s", "mfu")
@@ -165,6 +163,8 @@ class RunDir:
         """
         with self._refused("metrics.jsonl"), self.metrics_path.open("a") as file:
             os.fsync(file.fileno())
+        import torch
+
         buffer = io.BytesIO()
         torch.save({"step": step, **state}, buffer)
         content = buffer.getvalue()
@@ -179,6 +179,8 @@ class RunDir:
 
         Warns about each that is truncated or changed, or that metrics do not reach, and goes on with the one before.
         """
+        import torch
+
         reached = max((line["step"] for line in self.metrics()), default=0)
         for path in self.checkpoints():
             content = path.read_bytes()

@@ -88,6 +88,8 @@ def run(
             file.write(json.dumps(line) + "\n")
 
     def add(rows: list[TrainingRun]) -> int:
+        if not rows and table.exists():
+            return 0  # reading a long table for nothing would keep workers waiting
         new = training_runs.append(table, rows)
         ledger.update(read(table))
         return new
@@ -98,7 +100,7 @@ def run(
                 add(ladders.promoted(ledger))
                 held = {job.config.run_id for job in running.values()} | failed.keys()
                 due = [job for job in ladders.due(ledger) if job.config.run_id not in held]
-                for job in due[: engine.slots - len(running)]:
+                for job in due[: max(0, engine.slots - len(running))]:  # nodes may have gone
                     found[job.config.run_id] = _share_done(runs, job)
                     running[engine.submit(job)] = job
                 if not running:

@@ -1,0 +1,44 @@
+"""docs/scale.md: its costs are what the command prints, and its errors are those of our own runs."""
+
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from estimator import hardware, training_runs
+from tests.test_documents import ROOT, printed_blocks, run, same
+from tests.training.conftest import made_up
+from training import config, data
+from training.ablate import Job
+from training.pace import Modelled
+from training.prepare import prepare
+
+DOCUMENT = ROOT / "docs" / "scale.md"
+pytestmark = pytest.mark.skipif(not DOCUMENT.exists(), reason="installed without the repository")
+
+
+def test_the_cost_of_a_ladder_is_what_its_command_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FLOP and shapes follow from a corpus's name and vocabulary: a small one stands in for `mini`."""
+    monkeypatch.setenv("CEG_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    prepare(data.corpus_folder("mini", "byte"), "mini", made_up())
+    ((command, output),) = printed_blocks(DOCUMENT)
+    assert same(run(command)) == same(output)
+
+
+def test_what_our_own_runs_took_over_the_model() -> None:
+    """The document's sentence: medians by budget."""
+    pace, ratios = Modelled(hardware.find("cpu")), defaultdict(list)
+    for row in training_runs.load(training_runs.TRAINING_RUNS):
+        if row.status == "finished":
+            made = config.fill_in(
+                "mini", row.tokenizer, row.vocab, stack=row.stack, arm=row.arm, flops=row.rung_flops,
+                sizes={"seq_len": row.seq_len},
+            )  # fmt: skip
+            ratios[row.rung_flops].append(row.wall_s / pace.seconds(Job(made, row.role)))
+    medians = {rung: statistics.median(found) for rung, found in ratios.items()}
+    assert len(medians) > 3
+    for rung, found in medians.items():
+        low, high = (1, 1.3) if rung >= 3e12 else (1.3, 2) if rung >= 1e12 else (1.5, 5)
+        assert low < found < high, rung
