@@ -19,7 +19,7 @@ import numpy as np
 from estimator import algorithms, chain, contrasts, interaction, mixture, prior
 from estimator.evidence import PublishedGain
 from estimator.hierarchy import X0, Array, Spread
-from estimator.interaction import Interaction
+from estimator.interaction import Interaction, Joint
 from estimator.mixture import Mixture
 
 if TYPE_CHECKING:
@@ -158,6 +158,8 @@ class Estimate:
     """In time, dollars and per token: the two models whose speeds are compared, None where rows alone answer."""
     gain_in_flop: float | None = None
     """What `speeds` are multiplied with: the median of the average setting."""
+    interaction: Interaction | None = field(default=None, compare=False, repr=False)
+    """Of a combination: ln(stack / product of parts) at `flops`; None for one part, or where all but one are exact."""
 
     @property
     def equivalent_flops(self) -> float | None:
@@ -180,7 +182,7 @@ class Prepared(NamedTuple):
     currency: str
     questions: tuple[contrasts.Question, ...]
     curves: tuple[Curve, ...]
-    joint: Interaction
+    joint: Joint
     missing: str
     notes: tuple[str, ...]
 
@@ -234,10 +236,10 @@ def prepare(
         notes += _misspelt(asked, baseline)
     joint = interaction.none()
     if not missing:
-        inexact = [name for name, curve in zip(names, curves, strict=True) if not curve.exact]
+        parts = zip(names, baselines, curves, strict=True)
+        inexact = [(name, baseline) for name, baseline, curve in parts if not curve.exact]
         if len(inexact) > 1:
-            joint = interaction.estimate(rows, names, baselines, inexact, currency)
-            notes.append(joint.note)
+            joint = interaction.estimate(rows, inexact, currency)
     return Prepared(
         tuple(names),
         tuple(baselines),
@@ -274,15 +276,15 @@ def evaluate(
         label=label,
         classes=classes,
         above=above if prepared.currency == "flop" else None,
+        interaction=prepared.joint.at(flops) if prepared.joint.target else None,
     )
 
 
 def distributions(prepared: Prepared, flops: float) -> tuple[Mixture, Mixture]:
     """ln CEG at a budget: in the average setting, and as a new study would find it."""
-    curves, joint = prepared.curves, prepared.joint
-    mean = mixture.total([c.mean(flops) for c in curves]).shifted(joint.mean).widened(joint.mean_sd)
-    predictive = mixture.total([c.predictive(flops) for c in curves]).shifted(joint.mean)
-    return mean, predictive.widened(math.hypot(joint.mean_sd, joint.study_sd))
+    curves, joint = prepared.curves, prepared.joint.at(flops)
+    mean = mixture.total([*(c.mean(flops) for c in curves), joint.mean])
+    return mean, mixture.total([*(c.predictive(flops) for c in curves), joint.predictive])
 
 
 def refused(
