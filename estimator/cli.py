@@ -149,6 +149,16 @@ def _load(options: dict[str, Any], problems: list[str]) -> Evidence:
             "ladder_command",
             "What our own runs say: gains by rung, forecast.",
         ),
+        "classify": (
+            "estimator.cli_classify",
+            "classify_command",
+            "Does a gain depend on compute? The source paper's classes beside ours.",
+        ),
+        "scenario": (
+            "estimator.cli_scenario",
+            "scenario_command",
+            "Hardware frozen at a budget: what algorithms alone still bring.",
+        ),
         "speedup": (_RUNS, "speedup_command", "The gain behind one pair of losses, with all it depends on."),
         "steptime": ("estimator.cli_steptime", "steptime_command", "Time of a training step or of a decoded token."),
         "synthetic": (_RUNS, "synthetic_command", "Write a table of made-up runs with a known gain."),

@@ -76,6 +76,23 @@ class Curve(NamedTuple):
         means, covariances = chain.state(self.studies, x)
         return Mixture(self.weights, means[:, 0], np.sqrt(covariances[:, 0, 0]))
 
+    def together(self, low: float, high: float) -> tuple[Array, Array]:
+        """ln CEG in the average setting at two budgets (FLOP): mean [2] and covariance [2, 2] of the mixture.
+
+        Means and variances are those of `mean`; how far both move together is the chain's (`chain.joint`).
+        """
+        if self.studies is None:
+            return np.zeros(2), np.zeros((2, 2))
+        ends = [self.mean(low), self.mean(high)]
+        _, apart = chain.joint(self.studies, math.log10(low) - X0, math.log10(high) - X0)
+        correlation = apart[:, 0, 1] / np.sqrt(apart[:, 0, 0] * apart[:, 1, 1])
+        means, sds = np.stack([m.means for m in ends], axis=1), np.stack([m.sds for m in ends], axis=1)
+        within = sds[:, :, None] * sds[:, None, :]
+        within[:, [0, 1], [1, 0]] *= correlation[:, None]
+        mean = self.weights @ means
+        away = means - mean
+        return mean, np.einsum("k,kij->ij", self.weights, within + away[:, :, None] * away[:, None, :])
+
     def predictive(self, flops: float) -> Mixture:
         """ln CEG that a new, independent study would find."""
         average = self.mean(flops)
