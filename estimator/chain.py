@@ -100,11 +100,41 @@ def line_at_centre(chain: Chain) -> Lines:
 def state(chain: Chain, x: float) -> tuple[Array, Array]:
     """Posterior of (f, slope) at x in every scenario: means [k, 2], covariances [k, 2, 2]."""
     start = min(max(x, chain.core[0]), chain.core[1])
-    at = np.clip(x, chain.low, chain.high)
+    return _state_from(chain, start, np.clip(x, chain.low, chain.high), x)
+
+
+def joint(chain: Chain, x: float, other: float) -> tuple[Array, Array]:
+    """Posterior of f at two places in every scenario: means [k, 2], covariances [k, 2, 2].
+
+    Two questions need one place from which w is counted, and one where each study speaks: here the centre, or the point
+    of the study's span nearest to it. A reading of f at the one place moves f at the other by their covariance.
+    """
+    start = chain.centre
+    at = np.clip(start, chain.low, chain.high)
+    first, second = (_state_from(chain, start, at, place) for place in (x, other))
+    sd = np.sqrt(first[1][:, 0, 0])
+    view = np.array([1.0, x])
+    precision = (view[:, None] * view) / sd[:, None, None] ** 2
+    score = ((first[0][:, 0] + sd) / sd**2)[:, None] * view  # one sd above what is expected, as sure as that is
+    read = chain._replace(
+        low=np.append(chain.low, x),
+        high=np.append(chain.high, x),
+        precision=np.concatenate([chain.precision, precision[:, None]], axis=1),
+        score=np.concatenate([chain.score, score[:, None]], axis=1),
+    )
+    moved = _state_from(read, start, np.append(at, x), other)[0][:, 0] - second[0][:, 0]
+    shared = 2 * sd * moved
+    covariances = np.array([[first[1][:, 0, 0], shared], [shared, second[1][:, 0, 0]]])
+    return np.stack([first[0][:, 0], second[0][:, 0]], axis=1), np.moveaxis(covariances, -1, 0)
+
+
+def _state_from(chain: Chain, start: float, at: Array, x: float) -> tuple[Array, Array]:
+    """Posterior of (f, slope) at x, with w counted from a point of the core; `at` [g]: where each group speaks."""
     if x == start:
         lines = _at_core(chain, x, at, (-1, 1))
         return lines.means, lines.covariances
     side = 1 if x > start else -1
+    length = _core_left(chain, start, side)
     lines = _at_core(chain, start, at, (-side,))
     k = len(lines.means)
     mean, covariance = np.zeros((k, 3)), np.zeros((k, 3, 3))
@@ -113,15 +143,15 @@ def state(chain: Chain, x: float) -> tuple[Array, Array]:
     end = abs(x - start)
     here = 0.0
     for i in np.flatnonzero(points.t < end):
-        mean, covariance = _carry(mean, covariance, here, points.t[i], 0.0, side)
+        mean, covariance = _carry(mean, covariance, here, points.t[i], length, side)
         mean, covariance = _update(mean, covariance, points.precision[:, i], points.score[:, i])
         here = points.t[i]
-    mean, covariance = _carry(mean, covariance, here, end, 0.0, side)
+    mean, covariance = _carry(mean, covariance, here, end, length, side)
     beyond = points.t >= end
     if beyond.any():
         outer = _Points(points.t[beyond], points.precision[:, beyond], points.score[:, beyond], points.views[beyond])
-        mean, covariance = _update(mean, covariance, *_pull(outer, end, 0.0, side)[:2])
-    view = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, float(np.exp(-FADING * end))]])
+        mean, covariance = _update(mean, covariance, *_pull(outer, end, length, side)[:2])
+    view = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, float(np.exp(-FADING * max(0.0, end - length)))]])
     return mean @ view.T, view @ covariance @ view.T
 
 

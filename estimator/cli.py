@@ -149,6 +149,16 @@ def _load(options: dict[str, Any], problems: list[str]) -> Evidence:
             "ladder_command",
             "What our own runs say: gains by rung, forecast.",
         ),
+        "classify": (
+            "estimator.cli_classify",
+            "classify_command",
+            "Does a gain depend on compute? The source paper's classes beside ours.",
+        ),
+        "scenario": (
+            "estimator.cli_scenario",
+            "scenario_command",
+            "Hardware frozen at a budget: what algorithms alone still bring.",
+        ),
         "speedup": (_RUNS, "speedup_command", "The gain behind one pair of losses, with all it depends on."),
         "steptime": ("estimator.cli_steptime", "steptime_command", "Time of a training step or of a decoded token."),
         "synthetic": (_RUNS, "synthetic_command", "Write a table of made-up runs with a known gain."),
@@ -402,10 +412,11 @@ def _draw_pattern(pattern: str, options: dict[str, str | None], others: list[str
 
 
 @ceg.command("coverage")
+@click.option("--stacks", is_flag=True, help="Leave one measured combination out instead, and predict it.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.option("--write", "store", is_flag=True, help="Store the settings fitted on all studies (for maintainers).")
 @_evidence_options
-def coverage_command(as_json: bool, store: bool, **options: Any) -> None:
+def coverage_command(stacks: bool, as_json: bool, store: bool, **options: Any) -> None:
     """Leave one study out and predict its rows: are the intervals honest on the literature?"""
     from rich.console import Console
     from rich.progress import track
@@ -415,7 +426,19 @@ def coverage_command(as_json: bool, store: bool, **options: Any) -> None:
     problems = []
     if store and options["evidence"]:
         problems.append("--write: settings are fitted on the shipped tables only. Leave --evidence out.")
-    tables = published(_load(options, problems))
+    if store and stacks:
+        problems.append("--write: settings are fitted on single algorithms. Leave --stacks out.")
+    tables = _load(options, problems)
+    if stacks:
+        from estimator import stack_coverage
+
+        of_stacks = stack_coverage.leave_one_combination_out(tables.rows)
+        if as_json:
+            print_json(stack_coverage.document(of_stacks))
+        else:
+            stack_coverage.print_report(console(), of_stacks)
+        return
+    tables = published(tables)
     if store:
         content = json.dumps(prior.document(tables), indent=2) + "\n"
         write("--write", prior.PRIOR_FILE, content.encode())

@@ -114,7 +114,7 @@ def _arrays(kept: Sequence[Used], n_contrasts: int) -> Rows:
     x = np.log10([u.row.flops for u in kept]) - X0
     basis = np.array([BASIS_SD[u.row.basis] for u in kept]) ** 2
     conversion = np.array([u.conversion.sd for u in kept]) ** 2
-    variance = np.array([_reading_sd(u.row) for u in kept]) ** 2
+    variance = np.array([reading_sd(u.row) for u in kept]) ** 2
 
     shared = np.full(n_contrasts, np.inf)
     np.minimum.at(shared, contrast, basis)
@@ -143,7 +143,7 @@ def _arrays(kept: Sequence[Used], n_contrasts: int) -> Rows:
     return Rows(y, x, variance, first, study, shared + extra, fixes, runs)
 
 
-def _reading_sd(row: PublishedGain) -> float:
+def reading_sd(row: PublishedGain) -> float:
     """sd of ln gain from the row's own interval, taken as log-normal; `ROW_SD` or `BOUND_SD` where there is none."""
     if math.isnan(row.interval):
         return BOUND_SD if math.isnan(row.low) != math.isnan(row.high) else ROW_SD

@@ -52,6 +52,7 @@ INTERVAL_RANGE = (0.01, 0.9999)
 
 _OWN_STUDY = re.compile(r"own \w+ ladder")
 _OWN_ERROR = re.compile(r"se of ln CEG (\d[\d.]*(?:e-?\d+)?)")
+_OWN_EXCESS_ERROR = re.compile(r"se of ln\(stack / parts\) (\d[\d.]*(?:e-?\d+)?)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
@@ -127,6 +128,13 @@ def published(tables: Evidence) -> Evidence:
 def own_error(row: PublishedGain) -> float:
     """Standard error of ln CEG that the note of one of our own rows states; NaN where it states none."""
     found = _OWN_ERROR.search(row.note)
+    return float(found[1]) if found else math.nan
+
+
+def own_excess_error(row: PublishedGain) -> float:
+    """Standard error of ln(gain / product of its parts' gains at that rung) that the note of a combination of our own
+    states, seeds in common counted; NaN where it states none."""
+    found = _OWN_EXCESS_ERROR.search(row.note) if is_own(row) else None
     return float(found[1]) if found else math.nan
 
 

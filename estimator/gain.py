@@ -19,7 +19,7 @@ import numpy as np
 from estimator import algorithms, chain, contrasts, interaction, mixture, prior
 from estimator.evidence import PublishedGain
 from estimator.hierarchy import X0, Array, Spread
-from estimator.interaction import Interaction
+from estimator.interaction import Interaction, Joint
 from estimator.mixture import Mixture
 
 if TYPE_CHECKING:
@@ -75,6 +75,23 @@ class Curve(NamedTuple):
             x = self.studies.centre + math.copysign(max(UNKNOWN_DECADES, abs(away)), away)
         means, covariances = chain.state(self.studies, x)
         return Mixture(self.weights, means[:, 0], np.sqrt(covariances[:, 0, 0]))
+
+    def together(self, low: float, high: float) -> tuple[Array, Array]:
+        """ln CEG in the average setting at two budgets (FLOP): mean [2] and covariance [2, 2] of the mixture.
+
+        Means and variances are those of `mean`; how far both move together is the chain's (`chain.joint`).
+        """
+        if self.studies is None:
+            return np.zeros(2), np.zeros((2, 2))
+        ends = [self.mean(low), self.mean(high)]
+        _, apart = chain.joint(self.studies, math.log10(low) - X0, math.log10(high) - X0)
+        correlation = apart[:, 0, 1] / np.sqrt(apart[:, 0, 0] * apart[:, 1, 1])
+        means, sds = np.stack([m.means for m in ends], axis=1), np.stack([m.sds for m in ends], axis=1)
+        within = sds[:, :, None] * sds[:, None, :]
+        within[:, [0, 1], [1, 0]] *= correlation[:, None]
+        mean = self.weights @ means
+        away = means - mean
+        return mean, np.einsum("k,kij->ij", self.weights, within + away[:, :, None] * away[:, None, :])
 
     def predictive(self, flops: float) -> Mixture:
         """ln CEG that a new, independent study would find."""
@@ -158,6 +175,8 @@ class Estimate:
     """In time, dollars and per token: the two models whose speeds are compared, None where rows alone answer."""
     gain_in_flop: float | None = None
     """What `speeds` are multiplied with: the median of the average setting."""
+    interaction: Interaction | None = field(default=None, compare=False, repr=False)
+    """Of a combination: ln(stack / product of parts) at `flops`; None for one part, or where all but one are exact."""
 
     @property
     def equivalent_flops(self) -> float | None:
@@ -180,7 +199,7 @@ class Prepared(NamedTuple):
     currency: str
     questions: tuple[contrasts.Question, ...]
     curves: tuple[Curve, ...]
-    joint: Interaction
+    joint: Joint
     missing: str
     notes: tuple[str, ...]
 
@@ -234,10 +253,10 @@ def prepare(
         notes += _misspelt(asked, baseline)
     joint = interaction.none()
     if not missing:
-        inexact = [name for name, curve in zip(names, curves, strict=True) if not curve.exact]
+        parts = zip(names, baselines, curves, strict=True)
+        inexact = [(name, baseline) for name, baseline, curve in parts if not curve.exact]
         if len(inexact) > 1:
-            joint = interaction.estimate(rows, names, baselines, inexact, currency)
-            notes.append(joint.note)
+            joint = interaction.estimate(rows, inexact, currency)
     return Prepared(
         tuple(names),
         tuple(baselines),
@@ -274,15 +293,15 @@ def evaluate(
         label=label,
         classes=classes,
         above=above if prepared.currency == "flop" else None,
+        interaction=prepared.joint.at(flops) if prepared.joint.target else None,
     )
 
 
 def distributions(prepared: Prepared, flops: float) -> tuple[Mixture, Mixture]:
     """ln CEG at a budget: in the average setting, and as a new study would find it."""
-    curves, joint = prepared.curves, prepared.joint
-    mean = mixture.total([c.mean(flops) for c in curves]).shifted(joint.mean).widened(joint.mean_sd)
-    predictive = mixture.total([c.predictive(flops) for c in curves]).shifted(joint.mean)
-    return mean, predictive.widened(math.hypot(joint.mean_sd, joint.study_sd))
+    curves, joint = prepared.curves, prepared.joint.at(flops)
+    mean = mixture.total([*(c.mean(flops) for c in curves), joint.mean])
+    return mean, mixture.total([*(c.predictive(flops) for c in curves), joint.predictive])
 
 
 def refused(

@@ -1,113 +1,141 @@
-"""Combinations: how far a stack of algorithms falls short of, or exceeds, the product of its parts."""
+"""Combinations: the distribution of ln(stack / product of its parts), learnt from every measured one.
+
+The interaction of a stack is the sum over its pairs (`combinations`). Seen at x = log10 C in study s, a pair p has
+
+    I_p,s(x) = mu + a_p(x) + u_p,s + r_p,s(x)
+
+mu, the mean of all pairs, normal(0, `MEAN_SD`); a_p, the pair's own, which forgets at `chain.FADING` per decade of
+compute, as a slope does: toys say little of a frontier run; u, the study's; r, the rung's (all combinations of a study
+there have it in common). a, u and r share one variance, sd^2, as `SHARES` says. sd is log-normal, and what the
+combinations say of it, with mu integrated out, weighs seven values (Gauss-Hermite nodes). All else is Gaussian and
+closed form. `mean` is mu + a; `predictive` adds u and r of a new study. Pairs nobody measured have their whole
+variance; measured ones less.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from estimator import algorithms
-from estimator.conversion import convert
+import numpy as np
+
+from estimator import combinations, mixture
+from estimator.chain import FADING
+from estimator.combinations import Member, Observation, Pair
 from estimator.evidence import PublishedGain
+from estimator.hierarchy import X0, Array
+from estimator.mixture import Mixture
 
 PAIR_SD = 0.25
-"""sd of ln(stack / product) per algorithm added, before a measured combination is seen. See `observations`:
-the literature's combinations have a root mean square of this order; half its variance differs between studies."""
-
-
-NEAR_DECADES = 1.0
+"""Median of sd, before any combination is seen. Assumed: a quarter either way for two algorithms together."""
+PAIR_LOG_SD = 0.5
+MEAN_SD = 0.05
+"""sd of mu. Assumed: ten pairs, five algorithms, then lose or gain a factor of 1.6 or so on average, not of ten."""
+SHARES = (0.5, 0.25, 0.25)
+"""Of a pair's variance: its own; of the study; of the rung. Assumed: few pairs were measured twice."""
+MAX_OBSERVATIONS = 400
+"""Beyond, only those that share most with the question are used."""
+_RUNG = 0.1  # decades; combinations of a study that stand in one such step share their rung's quirk
+_NODES = 7
+_NEGLIGIBLE = 1e-3  # values of sd less likely than this are left out
 
 
 class Interaction(NamedTuple):
-    """ln(stack / product of parts): its mean, the mean's sd, how much a new study's differs, and a note."""
-
-    mean: float
-    mean_sd: float
-    study_sd: float
-    note: str
-
-
-class Observation(NamedTuple):
-    """One study's combination against its own parts: members (without exact ones), ln(stack / product), study."""
-
-    members: tuple[str, ...]
-    baselines: tuple[str, ...]
-    value: float
-    study: str
-
-
-def none() -> Interaction:
-    """No interaction: one part only."""
-    return Interaction(0.0, 0.0, 0.0, "")
-
-
-def observations(rows: Iterable[PublishedGain], currency: str) -> list[Observation]:
-    """Combinations whose parts the same study measured one by one, so that study effects cancel.
-
-    A row of a combination is compared with the nearest rows in compute of each part, at most `NEAR_DECADES` away
-    (gains change with compute); a study counts once per combination, by the mean of its rows.
+    """ln(stack / product of parts) at one budget: in the average setting and in a new study; the measured
+    combinations that share a pair with the stack, and its pairs that nobody measured together.
     """
-    singles: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
-    stacks: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
-    for row in rows:
-        factor = convert(row, currency).factor
-        if not (math.isnan(factor) or math.isnan(row.flops)):
-            table = stacks if "+" in row.algorithm else singles
-            point = math.log10(row.flops), math.log(row.ceg * factor)
-            table.setdefault((row.study, row.algorithm, row.baseline), []).append(point)
-    found = []
-    for (study, names, baselines), gains in sorted(stacks.items()):
-        pairs = sorted(zip(names.split("+"), baselines.split("+"), strict=True))
-        pairs = [p for p in pairs if not (currency == "flop" and algorithms.get(p[0]).exact_in_flop)]
-        if len(pairs) < 2:
-            continue
-        excess = []
-        for x, gain in sorted(gains):
-            parts = [_nearest(singles.get((study, *pair), []), x) for pair in pairs]
-            if not any(math.isnan(part) for part in parts):
-                excess.append(gain - math.fsum(parts))
-        if excess:
-            members, against = zip(*pairs, strict=True)
-            found.append(Observation(members, against, math.fsum(excess) / len(excess), study))
-    return found
+
+    mean: Mixture
+    predictive: Mixture
+    seen: tuple[Observation, ...]
+    unmeasured: tuple[Pair, ...]
 
 
-def _nearest(gains: Sequence[tuple[float, float]], x: float) -> float:
-    """Mean ln gain of the rows nearest to x (log10 FLOP); NaN when none is near."""
-    distance = min((abs(at - x) for at, _ in gains), default=math.inf)
-    if distance > NEAR_DECADES:
-        return math.nan
-    near = sorted(gain for at, gain in gains if abs(at - x) == distance)
-    return math.fsum(near) / len(near)
+class Joint(NamedTuple):
+    """How the parts of a stack interact, at any budget: the terms of k values of sd.
+
+    target: coefficient of each of the stack's pairs; weights [k], sds [k]; solved: per sd (K^-1 [n, n], K^-1 y [n]).
+    """
+
+    target: dict[Pair, float]
+    seen: tuple[Observation, ...]
+    weights: Array
+    sds: Array
+    solved: tuple[tuple[Array, Array], ...]
+
+    def at(self, flops: float) -> Interaction:
+        """The interaction at a budget (FLOP)."""
+        x = math.log10(flops) - X0
+        if not self.target:
+            return Interaction(mixture.point(0.0), mixture.point(0.0), (), ())
+        c = np.array(list(self.target.values()))
+        cross = _products(self.seen, self.target)
+        near = np.exp(-FADING * np.abs(np.array([o.x for o in self.seen]) - x))
+        totals = np.array([sum(o.pairs.values()) for o in self.seen])
+        means, variances = np.zeros(len(self.sds)), np.zeros(len(self.sds))
+        for i, (sd, (inverse, solved)) in enumerate(zip(self.sds, self.solved, strict=True)):
+            k = MEAN_SD**2 * totals * c.sum() + SHARES[0] * sd**2 * near * cross
+            means[i] = k @ solved
+            variances[i] = MEAN_SD**2 * c.sum() ** 2 + SHARES[0] * sd**2 * (c @ c) - k @ inverse @ k
+        new = (1 - SHARES[0]) * self.sds**2 * (c @ c)
+        variances = np.maximum(variances, 0.0)
+        measured = {pair for o in self.seen for pair, coefficient in o.pairs.items() if coefficient}
+        return Interaction(
+            Mixture(self.weights, means, np.sqrt(variances)),
+            Mixture(self.weights, means, np.sqrt(variances + new)),
+            tuple(o for o, shared in zip(self.seen, cross, strict=True) if shared),
+            tuple(pair for pair in self.target if pair not in measured),
+        )
 
 
-def estimate(
-    rows: Iterable[PublishedGain],
-    names: Sequence[str],
-    baselines: Sequence[str],
-    inexact: Sequence[str],
-    currency: str,
-) -> Interaction:
-    """Interaction of `inexact`, the members of the stack that change loss per FLOP; conjugate normal update.
+def estimate(rows: Iterable[PublishedGain], members: Iterable[Member], currency: str) -> Joint:
+    """What all measured combinations among `rows` say of a stack.
 
     Args:
         rows: all evidence.
-        names, baselines: every member of the stack, in the same order.
-        inexact: the members whose gain is not 1 by construction.
+        members: (algorithm, baseline) of those parts of the stack whose gain is not 1 by construction; two or more.
         currency: of the answer.
     """
-    pairs = sorted((n, b) for n, b in zip(names, baselines, strict=True) if n in inexact)
-    variance = PAIR_SD**2 * (len(pairs) - 1) / 2
-    seen = [o for o in observations(rows, currency) if list(zip(o.members, o.baselines, strict=True)) == pairs]
-    n = len(seen)
-    mean = math.fsum(o.value for o in seen) / (n + 1)
-    sd = math.sqrt(variance / (n + 1))
-    if seen:
-        studies = ", ".join(f"{o.study} {math.exp(o.value):.2f}" for o in seen)
-        note = f"interaction: stack / product of parts = {math.exp(mean):.2f}, from {studies}"
-    else:
-        note = (
-            f"interaction unknown: no study measured {' + '.join(p[0] for p in pairs)} together and apart; "
-            f"the product is widened by a factor of {math.exp(math.sqrt(2 * variance)):.2f} (sd)"
-        )
-    return Interaction(mean, sd, math.sqrt(variance), note)
+    target = dict.fromkeys(combinations.pairs_of(members), 1.0)
+    return from_observations(combinations.observations(rows, currency), target)
+
+
+def from_observations(seen: Sequence[Observation], target: Mapping[Pair, float]) -> Joint:
+    """What observations say of a sum of pairs with the given coefficients."""
+    target = dict(target)
+    if len(seen) > MAX_OBSERVATIONS:
+        shared = np.abs(_products(seen, target))
+        seen = [seen[i] for i in np.argsort(-shared, kind="stable")[:MAX_OBSERVATIONS]]
+    nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    sds = PAIR_SD * np.exp(PAIR_LOG_SD * nodes)
+    y = np.array([o.value for o in seen])
+    products = np.array([_products(seen, o.pairs) for o in seen]).reshape(len(seen), len(seen))
+    x = np.array([o.x for o in seen])
+    apart = np.abs(x[:, None] - x)
+    study = np.array([[o.study == p.study for p in seen] for o in seen]).reshape(apart.shape)
+    rung = np.equal.outer(np.round(x / _RUNG), np.round(x / _RUNG))
+    totals = np.array([sum(o.pairs.values()) for o in seen])
+    fixed = combinations.noise(seen) + MEAN_SD**2 * np.outer(totals, totals) if seen else np.zeros((0, 0))
+    own, by_study, by_rung = SHARES
+    shape = products * (own * np.exp(-FADING * apart) + study * (by_study + by_rung * rung))
+    solved, logs = [], []
+    for sd in sds:
+        covariance = fixed + sd**2 * shape
+        inverse = np.linalg.inv(covariance) if len(seen) else covariance
+        inverse = (inverse + inverse.T) / 2
+        solved.append((inverse, inverse @ y))
+        logs.append(-0.5 * float(y @ inverse @ y) - 0.5 * float(np.linalg.slogdet(covariance)[1]))
+    weights = weights * np.exp(np.array(logs) - max(logs))
+    kept = np.flatnonzero(weights > _NEGLIGIBLE * weights.sum())
+    return Joint(target, tuple(seen), weights[kept] / weights[kept].sum(), sds[kept], tuple(solved[i] for i in kept))
+
+
+def none() -> Joint:
+    """No interaction: one part only."""
+    return Joint({}, (), np.ones(1), np.zeros(1), ())
+
+
+def _products(seen: Sequence[Observation], target: Mapping[Pair, float]) -> Array:
+    """sum_p c_p c'_p of the coefficients of each observation [n] with those of another."""
+    return np.array([sum(c * target.get(pair, 0.0) for pair, c in o.pairs.items()) for o in seen])

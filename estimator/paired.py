@@ -35,6 +35,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from estimator.hierarchy import Array
@@ -172,7 +173,7 @@ def read(
     gain = float(compute_at(baseline, np.array([y]))[0]) - log_flops
     slope, weights = _derivatives(baseline, y, [noise.of_arm(against).sd for noise in at])
     lone = [f"{treatment} has one seed there"] if len(seeds) < 2 else []
-    used = np.abs(weights) > NEGLIGIBLE * np.abs(weights).sum()
+    used = _decide(weights)
     for noise, x, needed in zip(at, baseline.x, used, strict=True):
         if needed and len(noise.losses[against]) < 2:
             lone.append(f"{against} has one seed at {number(math.exp(x))} FLOP, where the gain is read")
@@ -194,6 +195,45 @@ def read(
     # Satterthwaite's degrees of freedom of a sum of variances.
     freedom = variance**2 / sum(part.variance**2 / part.freedom for part in parts)
     return Read(gain, math.sqrt(variance), float(freedom), slope, weights, "")
+
+
+def combined_error(
+    terms: Sequence[tuple[float, str, Read]], at: Sequence[Noise], against: str, rung: Noise, r: float
+) -> float:
+    """Standard error of a sum of ln CEGs of several treatments at one rung, over one baseline; NaN where one has none.
+
+    The errors of all readings hold the baseline's noise, and what seeds do to all arms of the rung:
+
+        sum_i f_i (g_i e_i + sum_j w_ij e_bj),    a stack less its parts: f = 1, -1, -1, ...
+
+    Args:
+        terms: factor f_i, arm and reading of each treatment.
+        at: the noise at each of the baseline's rungs, as in `read`.
+        against: the baseline's arm.
+        rung: the noise at the treatments' rung.
+        r: correlation of arms at one seed.
+    """
+    if any(math.isnan(read.se) for _, _, read in terms):
+        return math.nan
+    weights = np.sum([f * read.weights for f, _, read in terms], axis=0)
+    used = np.any([_decide(read.weights) for _, _, read in terms], axis=0)
+    arms = [(f * read.slope, arm) for f, arm, read in terms]
+    variance = 0.0
+    for noise, w, needed in zip(at, weights, used, strict=True):
+        if needed and noise is rung:
+            arms.append((float(w), against))
+        elif needed:
+            variance += w**2 * noise.of_arm(against).variance / len(noise.losses[against])
+    for i, (g, a) in enumerate(arms):
+        variance += g**2 * rung.of_arm(a).variance / len(rung.losses[a])
+        for h, b in arms[:i]:
+            variance += 2 * g * h * _covariance(rung, a, b, r) * _both(rung, (a, b))
+    return math.sqrt(max(variance, 0.0))
+
+
+def _decide(weights: Array) -> NDArray[np.bool_]:
+    """Which of the baseline's rungs a reading rests on."""
+    return np.asarray(np.abs(weights) > NEGLIGIBLE * np.abs(weights).sum())
 
 
 def _covariance(noise: Noise, a: str, b: str, r: float) -> float:

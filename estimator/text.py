@@ -49,7 +49,7 @@ def budget(flops: float) -> str:
 
 def share(probability: float) -> str:
     """A probability in whole percent, never rounded to certainty."""
-    probability = max(0.0, probability)  # 1 - cdf may fall below 0 in its last digit
+    probability = max(0.0, round(probability, 12))  # 1 - cdf may miss 0 in its last digit
     if 0 < probability < 0.01:
         return "<1%"
     if 0.99 < probability < 1:
@@ -101,6 +101,7 @@ def plain(estimate: Estimate, shared: Mapping[str, float] | None = None) -> str:
         "",
         *_meaning(estimate, percent),
         *_speeds(estimate),
+        *_interaction(estimate, percent),
         *_growth(estimate, percent),
         *_evidence(estimate),
         *_shares(shared),
@@ -159,6 +160,31 @@ def _speeds(estimate: Estimate) -> list[str]:
     lines.append(f"  Speeds: {joined}model of docs/step_time.md, compute-optimal shapes of the modern stack.")
     sources = dict.fromkeys(side.time.device.kernel_times for side in (found.treatment, found.baseline))
     lines += [f"  Products, copies and kernels as measured on {source}." for source in sources if source]
+    return lines
+
+
+def _interaction(estimate: Estimate, percent: str) -> list[str]:
+    """How far the combination is from the product of its parts, and what is known of that."""
+    found = estimate.interaction
+    if found is None:
+        return []
+    ends = found.predictive.central(estimate.interval)
+    lines = [
+        f"  Interaction, stack / product of parts: {number(math.exp(found.predictive.quantile(0.5)))}x "
+        f"({percent}: {span((math.exp(ends[0]), math.exp(ends[1])))}); it is in the gains above."
+    ]
+    measured: dict[str, dict[str, list[float]]] = {}
+    for o in found.seen:
+        measured.setdefault(o.label, {}).setdefault(o.study, []).append(math.exp(o.value))
+    for label, studies in measured.items():
+        told = ", ".join(
+            f"{study} {number(v[0])}x" if len(v) == 1 else f"{study} {span((min(v), max(v)))} at {len(v)} budgets"
+            for study, v in studies.items()
+        )
+        lines.append(f"    {label} against its parts: {told}.")
+    if found.unmeasured:
+        pairs = ", ".join(f"{a[0]} + {b[0]}" for a, b in found.unmeasured)
+        lines.append(f"    No study measured together and apart: {pairs}.")
     return lines
 
 
@@ -302,9 +328,32 @@ def _one(e: Estimate, shared: Mapping[str, float]) -> dict[str, object]:
                 for row in (u.row for u in fixing if is_own(u.row))
             ],
         },
+        "interaction": _interaction_document(e),
         "setting": _setting(e),
         "conversions": sorted({u.conversion.how for u in fixing if u.conversion.how}),
         "notes": list(e.notes),
+    }
+
+
+def _interaction_document(e: Estimate) -> dict[str, object] | None:
+    """A combination's interaction: factors, and what it is learnt from."""
+    found = e.interaction
+    if found is None:
+        return None
+    return {
+        "stack_over_product_median": math.exp(found.predictive.quantile(0.5)),
+        "stack_over_product_interval": [math.exp(end) for end in found.predictive.central(e.interval)],
+        "stack_over_product_mean_interval": [math.exp(end) for end in found.mean.central(e.interval)],
+        "measured": [
+            {
+                "what": o.label,
+                "study": o.study,
+                "flops": o.flops,
+                "over_product_of_parts": math.exp(o.value),
+            }
+            for o in found.seen
+        ],
+        "pairs_never_measured_together": [[a[0], b[0]] for a, b in found.unmeasured],
     }
 
 

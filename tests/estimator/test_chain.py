@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from estimator.chain import CORE, FADING, WANDER_SD, line_at_centre, link, row_weights, state
+from estimator.chain import CORE, FADING, WANDER_SD, joint, line_at_centre, link, row_weights, state
 from estimator.hierarchy import LEVEL_SD, X0, Array, Rows
 from tests.estimator.test_hierarchy import SCATTER, SEEDS, SLOPE, SPREAD, TREES, covariance_of_gains, random_rows
 
@@ -82,33 +82,41 @@ def wander(a: Place, b: Place) -> Array:
 def dense(rows: Rows, x: float, scatter: float, slope: float) -> tuple[Array, Array, float]:
     """Posterior mean and covariance of (f, slope) at x, and the log likelihood, by conditioning on all rows at once."""
     ends = core(rows)
-    start = min(max(x, ends[0]), ends[1])
-    standing = [min(max(x, low), high) for low, high in spans(rows)]
-    places = [place(q, start, ends) for q in [*standing, x]]
+    return dense_from(rows, min(max(x, ends[0]), ends[1]), x, [x], scatter, slope)
+
+
+def dense_from(
+    rows: Rows, start: float, speak: float, xs: list[float], scatter: float, slope: float
+) -> tuple[Array, Array, float]:
+    """The same at several places, with w counted from `start` and studies speaking at their points nearest `speak`."""
+    ends = core(rows)
+    standing = [min(max(speak, low), high) for low, high in spans(rows)]
+    places = [place(q, start, ends) for q in [*standing, *xs]]
     # (f, slope) of every place from (f, b) at the start, and the covariance that w adds.
     from_start = np.array([[[1.0, p.side * p.growth], [0.0, p.share]] for p in places])
     prior_mean = np.array([0.0, SPREAD.slope_mean])
     prior_cov = np.diag([LEVEL_SD**2, (slope * SPREAD.slope_sd) ** 2])
     n = len(places)
-    joint = np.zeros((2 * n, 2 * n))
+    prior_joint = np.zeros((2 * n, 2 * n))
     for i in range(n):
         for j in range(n):
             there = from_start[i] @ prior_cov @ from_start[j].T + wander(places[i], places[j])
-            joint[2 * i : 2 * i + 2, 2 * j : 2 * j + 2] = there
+            prior_joint[2 * i : 2 * i + 2, 2 * j : 2 * j + 2] = there
     means = (from_start @ prior_mean).ravel()
     counts = [rows.contrast[a] for a in rows.study]
     study_of = np.searchsorted(counts, np.arange(len(rows.y)), side="right") - 1
     design = np.zeros((len(rows.y), 2 * n))
     for i, s in enumerate(study_of):
         design[i, 2 * s : 2 * s + 2] = 1.0, rows.x[i] - standing[s]
-    total = covariance_of_gains(rows, SPREAD, scatter, slope) + design @ joint @ design.T
+    total = covariance_of_gains(rows, SPREAD, scatter, slope) + design @ prior_joint @ design.T
     residual = rows.y - design @ means
-    towards = np.linalg.solve(total, design @ joint[:, -2:]).T
+    asked = slice(-2 * len(xs), None)
+    towards = np.linalg.solve(total, design @ prior_joint[:, asked]).T
     sign, log_determinant = np.linalg.slogdet(2 * np.pi * total)
     assert sign == 1
     return (
-        means[-2:] + towards @ residual,
-        joint[-2:, -2:] - towards @ design @ joint[:, -2:],
+        means[asked] + towards @ residual,
+        prior_joint[asked, asked] - towards @ design @ prior_joint[:, asked],
         -0.5 * (log_determinant + float(residual @ np.linalg.solve(total, residual))),
     )
 
@@ -119,6 +127,25 @@ def scattered_rows(tree: list[list[int]], seed: int, other_baselines: bool = Tru
     rng = np.random.default_rng(seed + 1)
     n = len(rows.y)
     return rows._replace(x=np.round(rng.uniform(-width, width, n) * 50) / 50, runs=rng.random(n) < 0.8)
+
+
+@given(TREES, SEEDS, st.floats(-9, 9), st.floats(-9, 9))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_two_places_are_the_dense_posterior(tree: list[list[int]], seed: int, x: float, other: float) -> None:
+    rows = scattered_rows(tree, seed, other_baselines=False)
+    chain = link(rows, SPREAD, SCATTER, SLOPE)
+    means, covariances = joint(chain, x, other)
+    for k, (scatter, slope) in enumerate(zip(SCATTER, SLOPE, strict=True)):
+        mean, covariance, _ = dense_from(rows, chain.centre, chain.centre, [x, other], scatter, slope)
+        np.testing.assert_allclose(means[k], mean[::2], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(covariances[k], covariance[::2, ::2], rtol=1e-5, atol=1e-6)
+
+
+def test_two_places_are_one_where_they_meet() -> None:
+    rows = scattered_rows([[3, 2], [4]], 5, other_baselines=False)
+    chain = link(rows, SPREAD, ONE, ONE)
+    (at_centre,) = joint(chain, chain.centre, chain.centre)[1]
+    np.testing.assert_allclose(at_centre, state(chain, chain.centre)[1][0, 0, 0], rtol=1e-9)
 
 
 @given(TREES, SEEDS, st.booleans(), st.floats(-9, 9))

@@ -73,6 +73,17 @@ def test_a_row_per_arm_and_rung_inside_the_baseline(project: Path) -> None:
     assert [row.flops for row in rows if row.algorithm == "transformer"] == [3e11, 1e12]
 
 
+def test_a_combination_states_the_error_of_its_excess(project: Path) -> None:
+    """Not that of independent readings: the three share seeds and a baseline, which may cancel or add up."""
+    rows = {(row.algorithm, row.flops): row for row in own_gains.rows(project / "training_runs.csv")}
+    for flops in made_ladder.RUNGS:
+        both = rows["layernorm+rope", flops]
+        independent = math.hypot(*(own_error(rows[name, flops]) for name in ("layernorm", "rope", "layernorm+rope")))
+        assert 0.3 < evidence.own_excess_error(both) / independent < 1.5
+        assert evidence.own_excess_error(both) != pytest.approx(independent, rel=0.01)
+        assert math.isnan(evidence.own_excess_error(rows["rope", flops]))
+
+
 def test_no_row_rests_on_one_seed(tmp_path: Path) -> None:
     lonely = made_ladder.runs({"rope": 3.3}, seeds={1e12: 1, 3e12: 2})  # at 3e12 it is read at 1e13
     rows = own_gains.rows(made_ladder.write(tmp_path / "training_runs.csv", lonely))

@@ -159,6 +159,23 @@ def test_stated_errors_are_the_scatter_of_made_up_ladders(gain: float) -> None:
     assert inside > 0.82
 
 
+@pytest.mark.parametrize(("gain", "shared"), [(1.2, 0.9), (2.5, 0.6)])
+def test_the_error_of_a_difference_counts_what_readings_share(gain: float, shared: float) -> None:
+    """A treatment less another of gain 1.3 at one rung: its stated error is the scatter over made-up ladders."""
+    rng = np.random.default_rng(3)
+    at, found = RUNGS[1], []
+    for _ in range(100):
+        base, rungs = ladders(rng, gain, shared, others=2)
+        noises, r = list(rungs.values()), paired.correlation(list(rungs.values()))
+        reads = [paired.read(base, noises, (arm, "baseline"), math.log(at), rungs[at], r) for arm in ("t", "o0")]
+        terms = [(f, arm, one) for f, arm, one in zip((1.0, -1.0), ("t", "o0"), reads, strict=True) if one is not None]
+        assert len(terms) == 2
+        value = terms[0][2].log_gain - terms[1][2].log_gain
+        found.append((value, paired.combined_error(terms, noises, "baseline", rungs[at], r)))
+    values, errors = np.array(found).T
+    assert math.sqrt((errors**2).mean()) == pytest.approx(values.std(), rel=0.25)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("gain", "shared", "others"),

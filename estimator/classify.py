@@ -1,0 +1,289 @@
+"""`ceg classify`: the source paper's classes and gains beside ours, and where they differ and why, from the data.
+
+Paper: arXiv 2505.04075v1, Table I (classes; here the registry's `paper_class`) and Table II (gains). A class of ours is
+by the slope of ln CEG over 1e18-1e26 FLOP (`gain.classify`). What would settle an open class is found by trying:
+made-up ladders that find what is expected today are added to the evidence until the class has its probability.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from estimator import algorithms, contrasts, gain, prior
+from estimator.evidence import Evidence, PublishedGain, is_own
+from estimator.gain import CLASS_SLOPE, UNDETERMINED, Curve, Estimate
+from estimator.hierarchy import Array
+from estimator.paper_tables import Claim, load_table2
+
+LOW, HIGH = 1e18, 1e24
+"""Budgets (FLOP) whose gains are compared: the paper's own, and a frontier run's."""
+AGREES, DIFFERS, OPEN, NO_CLASS, NOT_STUDIED = "same", "differs", "open", "no answer", "not in the paper"
+_LADDER_FROM, _LADDER_DECADES, _LADDERS = 1e18, (2, 3, 4), (1, 2, 3, 5, 8)
+"""Made-up ladders: their lowest rung (FLOP), decades, numbers of them; cheapest first, by what a top rung costs."""
+
+
+class Settles(NamedTuple):
+    """So many further ladders, from `_LADDER_FROM` FLOP over so many decades, would give `label` a `probability`."""
+
+    ladders: int
+    decades: int
+    label: str
+    probability: float
+
+
+class Verdict(NamedTuple):
+    """One algorithm: what the paper says, what we find, and why they differ.
+
+    claim: the paper's Table II, if it has the algorithm; low and high: our answers at the two budgets; mean [2] and
+    covariance [2, 2] of ln CEG at both in the average setting, None without an answer; why: sentences from the data.
+    """
+
+    name: str
+    paper_class: str
+    claim: Claim | None
+    verdict: str
+    low: Estimate
+    high: Estimate
+    mean: Array | None
+    covariance: Array | None
+    settles: Settles | None
+    why: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """Our class, or `unlocking`, or `no answer`."""
+        if self.low.label is not None:
+            return self.low.label
+        return "unlocking" if algorithms.get(self.name).unlocking else NO_CLASS
+
+
+def classify(tables: Evidence, low: float = LOW, high: float = HIGH) -> list[Verdict]:
+    """Every algorithm, those of the paper first; gains in FLOP at two budgets (FLOP), low below high."""
+    claims = {claim.algorithm: claim for claim in load_table2()}
+    names = sorted(algorithms.names(), key=lambda name: (algorithms.get(name).paper_class == "not_studied", name))
+    return [_verdict(tables, name, claims.get(name), low, high) for name in names]
+
+
+def _verdict(tables: Evidence, name: str, claim: Claim | None, low: float, high: float) -> Verdict:
+    entry = algorithms.get(name)
+    prepared = gain.prepare(tables.rows, [name], [entry.replaces[0]], currency="flop", spread=prior.frozen())
+    ends = [gain.evaluate(prepared, c, interval=0.9, thresholds=(), sha256=tables.sha256) for c in (low, high)]
+    mean = covariance = settled = None
+    if prepared.curves:
+        mean, covariance = prepared.curves[0].together(low, high)
+        if ends[0].label == "undetermined":
+            settled = settles(prepared.questions[0], prepared.curves[0], name)
+    first = ends[0]
+    if entry.paper_class == "not_studied":
+        verdict = NOT_STUDIED
+    elif entry.unlocking:
+        verdict = AGREES
+    elif first.label is None:
+        verdict = NO_CLASS
+    else:
+        verdict = {"undetermined": OPEN, entry.paper_class: AGREES}.get(first.label, DIFFERS)
+    found = Verdict(name, entry.paper_class, claim, verdict, ends[0], ends[1], mean, covariance, settled, ())
+    return found._replace(why=tuple(_why(found)))
+
+
+def settles(asked: contrasts.Question, curve: Curve, name: str) -> Settles | None:
+    """The cheapest further ladders, rungs half a decade apart, that would decide a class; None: none of those tried.
+
+    Each is a study of its own that finds the mean curve's medians, read to `contrasts.ROW_SD`.
+    """
+    baseline = algorithms.get(name).replaces[0]
+    rows = [used.row for used in asked.used]
+    weights = prior.frozen_weights(name, baseline, "flop")
+    for decades in _LADDER_DECADES:
+        for n in _LADDERS:
+            budgets = [_LADDER_FROM * 10 ** (i / 2) for i in range(2 * decades + 1)]
+            more = [_made_up(name, baseline, f"ladder {i}", c, curve) for i in range(n) for c in budgets]
+            fitted = gain.fit_curve(contrasts.question([*rows, *more], name, baseline, "flop"), prior.frozen(), weights)
+            if fitted is None:
+                continue
+            label, classes = gain.classify(fitted.slope())
+            if label != "undetermined":
+                return Settles(n, decades, label, classes[label])
+    return None
+
+
+def _made_up(name: str, baseline: str, study: str, flops: float, curve: Curve) -> PublishedGain:
+    expected = math.exp(curve.mean(flops).quantile(0.5))
+    nan = math.nan
+    return PublishedGain(
+        name, study, baseline, study, flops, "useful", expected, nan, nan, nan, "flop", nan, "measured", "made up", ""
+    )
+
+
+def _why(v: Verdict) -> list[str]:
+    """What the class rests on, and what would settle it; empty where the paper and we agree."""
+    e, entry = v.low, algorithms.get(v.name)
+    if v.verdict == AGREES or entry.unlocking:
+        return []
+    if e.status == "no_evidence":
+        return [e.reason]
+    assert e.growth_interval is not None
+    assert e.growth_per_decade is not None
+    assert e.classes is not None
+    fixing = [u for q in e.questions for u in q.used if u.fixes_level and u.contrast >= 0]
+    if not fixing:
+        return ["its gain in FLOP is 1 by construction"]
+    cut = math.exp(CLASS_SLOPE)
+    low, high = e.growth_interval
+    inside = [label for label, a, b in _BANDS if low < b and high > a]
+    said = f"growth {e.growth_per_decade:.2f}x per decade, 90% {low:.2f}x to {high:.2f}x: "
+    if len(inside) == 1:
+        said += f"{inside[0]} alone"
+    else:
+        said += f"{' or '.join(inside)} (the classes part at {1 / cut:.2f}x and {cut:.2f}x)"
+    if v.paper_class in e.classes:
+        said += f"; the paper's class has {e.classes[v.paper_class]:.2f}"
+    lines = [said, _rests_on(fixing)]
+    if v.claim is not None and v.claim.currency != "flop":
+        lines.append(f"the paper's figure is a gain in {v.claim.currency.replace('_', ' x ')}, ours are in FLOP")
+    if e.label == "undetermined":
+        lines.append(_to_settle(v.settles))
+    return lines
+
+
+_SHORT = {"dependent": "dep", "independent": "indep"}
+_BANDS = (
+    ("fading", 0.0, math.exp(-CLASS_SLOPE)),
+    ("independent", math.exp(-CLASS_SLOPE), math.exp(CLASS_SLOPE)),
+    ("dependent", math.exp(CLASS_SLOPE), math.inf),
+)
+
+
+def _rests_on(fixing: Sequence[contrasts.Used]) -> str:
+    """Studies, rows, budgets, and how much of them lies where a class is meant to hold."""
+    from estimator.chain import CORE
+    from estimator.text import number
+
+    studies = {u.row.study for u in fixing}
+    own = len({u.row.study for u in fixing if is_own(u.row)})
+    flops = contrasts.budgets(fixing)
+    said = f"{len(fixing)} row(s) of {len(studies)} study(ies)" + f", {own} of them ours" * bool(own)
+    if not flops:
+        return f"{said}, compute not stated"
+    inside = [c for c in flops if 10 ** CORE[0] <= c <= 10 ** CORE[1]]
+    said += f", {number(flops[0])} to {number(flops[-1])} FLOP"
+    if not inside:
+        return f"{said}; none between 1e18 and 1e26, where a class is meant to hold"
+    decades = math.log10(inside[-1] / inside[0])
+    return f"{said}; {len(inside)} of them, over {decades:.1f} decades, between 1e18 and 1e26"
+
+
+def _to_settle(found: Settles | None) -> str:
+    if found is None:
+        most, longest = _LADDERS[-1], _LADDER_DECADES[-1]
+        return (
+            f"would settle it: not even {most} further ladders over {longest} decades that found what is expected "
+            "today; its slope is near a class's edge, or its studies tilt apart"
+        )
+    number = "a further ladder" if found.ladders == 1 else f"{found.ladders} further ladders"
+    return (
+        f"would settle it: {number} of {found.decades} decades from 1e18 FLOP that found what is expected today "
+        f"({found.label}, {found.probability:.2f})"
+    )
+
+
+def document(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """As JSON: gains as factors, moments of ln CEG at the two budgets in the average setting."""
+    first = verdicts[0]
+
+    def end(e: Estimate) -> dict[str, Any]:
+        keys = ("status", "reason", "median", "predictive", "mean_median", "mean_interval")
+        return {"flops": e.flops} | {key: getattr(e, key) for key in keys}
+
+    return {
+        "schema": "ceg.classify",
+        "schema_version": 1,
+        "paper": "arXiv 2505.04075v1, Tables I and II",
+        "class_slope_ln_per_decade": CLASS_SLOPE,
+        "undetermined_below": UNDETERMINED,
+        "interval_probability": 0.9,
+        "evidence_sha256": first.low.evidence_sha256,
+        "algorithms": [
+            {
+                "algorithm": v.name,
+                "paper_class": v.paper_class,
+                "paper_gain": None if v.claim is None else _claim(v.claim),
+                "class": v.label,
+                "class_probabilities": v.low.classes,
+                "verdict": v.verdict,
+                "growth_factor_per_decade": v.low.growth_per_decade,
+                "growth_factor_per_decade_interval": v.low.growth_interval,
+                "low": end(v.low),
+                "high": end(v.high),
+                "ln_ceg_mean": None if v.mean is None else v.mean.tolist(),
+                "ln_ceg_covariance": None if v.covariance is None else v.covariance.tolist(),
+                "settles": None if v.settles is None else v.settles._asdict(),
+                "why": list(v.why),
+            }
+            for v in verdicts
+        ],
+    }
+
+
+def _claim(claim: Claim) -> dict[str, Any]:
+    given = dataclasses.asdict(claim)
+    return {
+        key: None if isinstance(value, float) and not np.isfinite(value) else value
+        for key, value in given.items()
+        if key in ("ceg", "low", "high", "currency")
+    }
+
+
+def print_report(console: Any, verdicts: Sequence[Verdict]) -> None:
+    """The table, and why we differ."""
+    from rich.table import Table
+
+    from estimator.text import budget, number, wrap
+
+    low, high = verdicts[0].low.flops, verdicts[0].high.flops
+    title = "Classes and gains: the source paper's (arXiv 2505.04075, Tables I and II) and ours, in FLOP"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    ours = ("class", "dep/ind/fad", "per decade", f"at {budget(low)}", f"at {budget(high)}")
+    for name in ("algorithm", "paper", "its gain", *ours, "verdict"):
+        table.add_column(name, no_wrap=name != "its gain")
+    for v in verdicts:
+        if v.low.classes is None or v.low.growth_interval is None:
+            continue
+        cells = [v.name, _SHORT.get(v.paper_class, "-"), _gain_there(v.claim), v.label]
+        cells.append("/".join(f"{p:.2f}" for p in v.low.classes.values()))
+        cells.append("{:.2f}-{:.2f}x".format(*v.low.growth_interval))
+        for e in (v.low, v.high):
+            assert e.median is not None
+            assert e.predictive is not None
+            gains = "-".join(number(end) for end in e.predictive) + "x"
+            exactly = e.predictive[0] == e.predictive[1]
+            known = "1 exactly" if exactly else f"{number(e.median)} ({gains})"
+            cells.append(known if e.status == "ok" else f"({gains}) far")
+        table.add_row(*cells, "" if v.verdict == NOT_STUDIED else v.verdict)
+    console.print(table)
+    console.print(
+        "90% intervals; gains: median and what a new study would find; far: far extrapolated, interval only.\n"
+    )
+    unlocking = [v.name for v in verdicts if algorithms.get(v.name).unlocking]
+    console.print(
+        wrap(f"Unlocking, in the paper and here, with no gain to fit: {', '.join(unlocking)}.", console.width)
+    )
+    for v in verdicts:
+        if v.why and v.verdict != NOT_STUDIED:
+            console.print(wrap(f"{v.name}, {v.verdict}: {'; '.join(v.why)}.", console.width))
+    same = sum(v.verdict == AGREES for v in verdicts)
+    differ, still = (sum(v.verdict == what for v in verdicts) for what in (DIFFERS, OPEN))
+    studied = sum(v.verdict != NOT_STUDIED for v in verdicts)
+    console.print(f"\nOf {studied} that the paper classes: {same} the same, {differ} differ, {still} open.")
+
+
+def _gain_there(claim: Claim | None) -> str:
+    if claim is None:
+        return ""
+    value = f">= {claim.low:g}x" if math.isnan(claim.ceg) else f"{claim.ceg:g}x"
+    return f"{value} {claim.currency.replace('_', ' x ')}"

@@ -1,0 +1,76 @@
+"""`ceg classify`: the source paper's classes beside ours. Imported by name when it is called."""
+
+from __future__ import annotations
+
+import math
+
+import click
+
+from estimator.cli_input import (
+    IMAGE_TYPES,
+    BadInput,
+    Command,
+    console,
+    output_path,
+    parse_budgets,
+    print_json,
+    single,
+    write,
+)
+from estimator.evidence import Evidence, EvidenceError, load
+
+
+@click.command("classify", cls=Command)
+@single("--low", default="1e18", metavar="C", help="The lower of the two budgets that are compared (1e18 FLOP).")
+@single("--high", default="1e24", metavar="C", help="The higher one (1e24 FLOP).")
+@single(
+    "-o", "--output", metavar="FILE", help="Also draw gain at one budget against gain at the other (.png, .svg, .pdf)."
+)
+@click.option("--only-evidence", is_flag=True, help="Leave the shipped tables out; needs --evidence.")
+@click.option("--evidence", multiple=True, metavar="PATH", help="A table of gains of your own, file or folder.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout, and nothing else there.")
+def classify_command(
+    low: str, high: str, output: str | None, only_evidence: bool, evidence: tuple[str, ...], as_json: bool
+) -> None:
+    """Does a gain depend on compute? The source paper's classes and gains, ours, and why they differ.
+
+    \b
+    ceg classify
+    ceg classify --low 1e18 --high 1e24 -o class.png
+    """
+    problems: list[str] = []
+    picture = output_path("--output", output, problems, IMAGE_TYPES)
+    ends = [budget(option, text, problems) for option, text in (("--low", low), ("--high", high))]
+    if ends[0] >= ends[1]:
+        problems.append(f"--high: a budget above --low is needed (found {high}, not above {low}). Try 1e24.")
+    if only_evidence and not evidence:
+        problems.append("--only-evidence: leaves no evidence without --evidence PATH. Add a table.")
+    tables = Evidence((), "", ())
+    try:
+        tables = load(evidence, shipped=not only_evidence)
+    except EvidenceError as error:
+        problems += map(str, error.problems)
+    if problems:
+        raise BadInput(problems)
+    from estimator import classify
+
+    found = classify.classify(tables, *ends)
+    if picture is not None:
+        from estimator import plot_classes
+
+        write("--output", picture, plot_classes.draw(found, picture.suffix.lower()))
+    if as_json:
+        print_json(classify.document(found))
+    else:
+        classify.print_report(console(), found)
+        if picture is not None:
+            click.echo(f"wrote {output}")
+
+
+def budget(option: str, text: str, problems: list[str]) -> float:
+    """One budget (FLOP), or NaN with a problem added."""
+    before = len(problems)
+    found = parse_budgets(text, problems, option)
+    if len(found) != 1 and len(problems) == before:
+        problems.append(f"{option}: one budget is needed (found {text!r}). Try 1e24.")
+    return found[0] if len(found) == 1 else math.nan

@@ -1,0 +1,219 @@
+"""`ceg scenario`: hardware frozen at a budget. Imported by name when it is called."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from estimator.cli_classify import budget
+from estimator.cli_input import IMAGE_TYPES, BadInput, Command, console, number, output_path, print_json, single, write
+from estimator.evidence import Evidence, EvidenceError, load
+
+if TYPE_CHECKING:
+    from estimator.scenario import Assumptions, Scenario
+
+MAX_YEARS = 50
+
+
+@click.command("scenario", cls=Command)
+@single("--freeze", metavar="C", help="The budget of the largest run from now on (FLOP); needed.")
+@single("--years", default="10", metavar="N", help="How long (10).")
+@single("--pace", default="registry", metavar="registry|literature|R", help="Which pace, or R algorithms a year.")
+@single("--from", "names", metavar="NAME[,NAME...]", help="Algorithms that new ones are like (all with an answer).")
+@single("--stack", metavar="NAME[,NAME...]", help="Algorithms in use already: they multiply the start (none).")
+@single("--interaction", metavar="SD", help="sd of ln per algorithm adopted: stacks are no products (0.25).")
+@single("--halving", metavar="A:B", help="With --pace literature: months to double, 95% range (5:14).")
+@single("--share", metavar="A:B", help="With --pace literature: share that goes on without more compute (0.23:0.46).")
+@single("--seed", default="0", metavar="N", help="Of the draws (0).")
+@single("-o", "--output", metavar="FILE", help="Also draw it (.png, .svg, .pdf).")
+@click.option("--only-evidence", is_flag=True, help="Leave the shipped tables out; needs --evidence.")
+@click.option("--evidence", multiple=True, metavar="PATH", help="A table of gains of your own, file or folder.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout, and nothing else there.")
+def scenario_command(only_evidence: bool, evidence: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Hardware frozen at a budget: what algorithms alone still bring, and how much of it needs no scale.
+
+    \b
+    ceg scenario --freeze 1e26
+    ceg scenario --freeze 1e26 --pace literature -o frozen.png
+    ceg scenario --freeze 1e24 --pace 3 --from rope,moe,muon --years 5 --json
+    """
+    problems: list[str] = []
+    picture = output_path("--output", options["output"], problems, IMAGE_TYPES)
+    if only_evidence and not evidence:
+        problems.append("--only-evidence: leaves no evidence without --evidence PATH. Add a table.")
+    tables = Evidence((), "", ())
+    try:
+        tables = load(evidence, shipped=not only_evidence)
+    except EvidenceError as error:
+        problems += map(str, error.problems)
+    assumed = _assumptions(options, problems)
+    names = None if options["names"] is None else _names("--from", options["names"], problems)
+    if problems:
+        raise BadInput(problems)
+    from estimator import scenario
+
+    members = scenario.population(tables, assumed.freeze, names)
+    known = {m.name for m in members}
+    for option, asked in (("--from", names or ()), ("--stack", assumed.stack)):
+        others = known if option == "--from" else {m.name for m in scenario.population(tables, assumed.freeze, asked)}
+        problems += [
+            f"{option}: algorithms with a gain in FLOP are needed (found {name}, which has none). See `ceg classify`."
+            for name in asked
+            if name not in others
+        ]
+    if not members and assumed.pace != scenario.LITERATURE:
+        problems.append("--evidence: some algorithm has a gain in FLOP (found none). Use --pace literature.")
+    if problems:
+        raise BadInput(problems)
+    found = scenario.run(tables, assumed, members)
+    if picture is not None:
+        from estimator import plot_scenario
+
+        write("--output", picture, plot_scenario.draw(found, picture.suffix.lower()))
+    if as_json:
+        print_json(scenario.document(found))
+        return
+    _print(found)
+    if picture is not None:
+        click.echo(f"wrote {options['output']}")
+
+
+def _assumptions(options: dict[str, Any], problems: list[str]) -> Assumptions:
+    """The assumptions that the options state; their defaults where wrong, with problems added."""
+    from estimator import scenario
+    from estimator.interaction import PAIR_SD
+
+    freeze = math.nan
+    if options["freeze"] is None:
+        problems.append("--freeze: the budget of the largest run is needed. Try --freeze 1e26.")
+    else:
+        freeze = budget("--freeze", options["freeze"], problems)
+    years = number("--years", options["years"], problems, "10", int)
+    if years is not None and not 1 <= years <= MAX_YEARS:
+        problems.append(f"--years: 1 to {MAX_YEARS} (found {years}). Try 10.")
+        years = None
+    pace, per_year = options["pace"].lower(), None
+    if pace not in (scenario.REGISTRY, scenario.LITERATURE):
+        rate = number("--pace", options["pace"], problems, "registry, literature or 1.5")
+        if rate is not None and not 0 < rate <= 100:
+            problems.append(f"--pace: registry, literature, or 0 to 100 algorithms a year (found {rate:g}). Try 1.5.")
+        pace, per_year = scenario.REGISTRY, rate
+    lists = pace == scenario.LITERATURE
+    for option in ("halving", "share") if not lists else ("names", "interaction"):
+        if options[option] is not None:
+            which = "literature" if not lists else "registry"
+            problems.append(f"--{option.replace('names', 'from')}: it goes with --pace {which}. Leave it out.")
+    spread = None
+    if options["interaction"] is not None:
+        spread = number("--interaction", options["interaction"], problems, "0.25")
+        if spread is not None and not 0 <= spread <= 2:
+            problems.append(f"--interaction: 0 to 2 (found {spread:g}). Try 0.25.")
+    seed = number("--seed", options["seed"], problems, "0", int)
+    if seed is not None and seed < 0:
+        problems.append(f"--seed: a whole number from 0 (found {seed}). Try 0.")
+    return scenario.Assumptions(
+        freeze=freeze,
+        years=years or 1,
+        pace=pace,
+        per_year=per_year,
+        halving_months=_range(
+            "--halving", options["halving"], scenario.HALVING_MONTHS, (0.1, 1200.0), "5:14", problems
+        ),
+        share=_range("--share", options["share"], scenario.SHARE, (0.0, 1.0), "0.23:0.46", problems),
+        interaction_sd=PAIR_SD if spread is None else spread,
+        stack=() if options["stack"] is None else tuple(_names("--stack", options["stack"], problems)),
+        seed=seed or 0,
+    )
+
+
+def _range(
+    option: str,
+    text: str | None,
+    default: tuple[float, float],
+    limits: tuple[float, float],
+    example: str,
+    problems: list[str],
+) -> tuple[float, float]:
+    """Two ends, low:high."""
+    if text is None:
+        return default
+    try:
+        low, high = (float(part) for part in text.split(":"))
+    except ValueError:
+        low, high = math.nan, math.nan
+    if limits[0] <= low <= high <= limits[1]:
+        return low, high
+    problems.append(f"{option}: two ends, low:high, of {limits[0]:g} to {limits[1]:g} (found {text!r}). Try {example}.")
+    return default
+
+
+def _names(option: str, text: str, problems: list[str]) -> list[str]:
+    from estimator import algorithms
+
+    names = []
+    for part in text.replace("+", ",").split(","):
+        try:
+            names.append(algorithms.resolve(part))
+        except algorithms.UnknownAlgorithm as error:
+            problems.append(f"{option}: {error}")
+    return list(dict.fromkeys(names))
+
+
+def _print(found: Scenario) -> None:
+    """The answer, the table by year, shares, and all that is assumed."""
+    from rich.table import Table
+
+    from estimator import scenario
+    from estimator.text import budget as said
+    from estimator.text import number as short
+    from estimator.text import share, span, wrap
+
+    screen, a, last = console(), found.assumptions, found.years[-1]
+    screen.print(f"Hardware frozen at {said(a.freeze)} FLOP per largest run, for {a.years} years; pace: {a.pace}")
+    screen.print(wrap(f"status: {found.status}" + f" - {found.reason}" * bool(found.reason)) + "\n")
+    wide = span((last.interval_90[0] / a.freeze, last.interval_90[1] / a.freeze))
+    median = f"{short(last.median / a.freeze)}x"
+    gains = f"{wide} (90%; median {median})" if found.status != "ok" else f"{median} (90%: {wide})"
+    answer = (
+        f"After {a.years} years of algorithms alone a run of {said(a.freeze)} FLOP is worth {gains} what it is today"
+    )
+    if a.stack:
+        answer += f" without {' + '.join(a.stack)}, in use from the start"
+    if found.no_scale is not None and a.pace == scenario.LITERATURE:
+        answer += f"; {share(found.no_scale)} of the literature's pace (in ln) goes on without more compute"
+    elif found.no_scale is not None:
+        answer += f"; {share(found.no_scale)} of the gain that arrives (in ln) does not depend on scale"
+    screen.print(wrap(f"{answer}.") + "\n")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in ("year", "worth (FLOP)", "gain", "50%", "90%"):
+        table.add_column(name, justify="right")
+    for y in found.years:
+        spans = (span((low / a.freeze, high / a.freeze)) for low, high in (y.interval_50, y.interval_90))
+        table.add_row(str(y.year), short(y.median), f"{short(y.median / a.freeze)}x", *spans)
+    screen.print(table)
+    screen.print()
+    if found.shares:
+        parts = ", ".join(f"{name} {share(part)}" for name, part in found.shares.items())
+        whole = "the pace, in ln" if a.pace == scenario.LITERATURE else "the expected ln gain by class"
+        screen.print(wrap(f"Share of {whole}: {parts}."))
+    if found.without is not None:
+        most, part, end = found.without
+        rest = f"without such ones the median is {short(end / a.freeze)}x"
+        screen.print(wrap(f"Algorithms like {most} bring most, {share(part)}; {rest}."))
+    if found.other is not None:
+        rival = scenario.LITERATURE if a.pace != scenario.LITERATURE else scenario.REGISTRY
+        low, high = found.other.interval_90
+        ends = span((low / a.freeze, high / a.freeze))
+        screen.print(wrap(f"With --pace {rival}: {short(found.other.median / a.freeze)}x (90%: {ends})."))
+    screen.print("Assumed:")
+    for line in (f"pace: {found.rate_said}", *scenario.sources(a)):
+        screen.print(wrap(f"  {line}."))
+    if found.members:
+        names = ", ".join(f"{m.name} {short(_median(m))}x" for m in found.members)
+        screen.print(wrap(f"New algorithms are like one of these, at {said(a.freeze)} FLOP: {names}."))
+
+
+def _median(member: Any) -> float:
+    return math.exp(member.gain.quantile(0.5))

@@ -1,0 +1,234 @@
+"""Measured combinations: how far a stack of algorithms fell short of, or exceeded, the product of its parts.
+
+The model behind it is the analysis of a factorial experiment, with pairs only:
+
+    ln CEG(stack) = sum_i ln CEG(i alone) + sum_(i<j) I_ij
+
+A part may instead have been *taken out* of the whole stack; its gain then holds the pairs with all others. With o_i = 1
+for such a part and 0 for one added alone, ln CEG(stack) - sum_i y_i = sum_(i<j) (1 - o_i - o_j) I_ij. A second kind of
+observation is one algorithm on two of our own stacks: its gain on `modern` less that on `bare` is the sum of its pairs
+with everything that `modern` has and `bare` lacks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from estimator import algorithms, arms, contrasts
+from estimator.architecture import STACKS
+from estimator.conversion import convert
+from estimator.evidence import PublishedGain, is_own, own_excess_error
+from estimator.hierarchy import X0, Array
+
+NEAR_DECADES = 1.0
+"""Published parts are compared with a stack at most this far away in compute."""
+SAME_RUNG = 0.1
+"""Our own runs are compared at one rung only (decades): its arms' FLOP differ by less."""
+SLOPE_SD = 0.15
+"""sd of ln gain per decade between a stack's compute and its parts': the usual slope. Assumed."""
+TAKEN_OUT = "taken out"
+"""What the treatment of a row says whose algorithm was left out of a stack, not added to a baseline."""
+
+Member = tuple[str, str]
+"""An algorithm and its baseline."""
+Pair = tuple[Member, Member]
+"""Two members, in alphabetical order."""
+
+
+class Observation(NamedTuple):
+    """What one study says of some pairs, as ln gain over the product of parts, at x = log10 FLOP - X0.
+
+    members: of the stack, without those that are exact; context: what the second stack has besides, where one algorithm
+    was measured on two stacks. pairs: coefficient of each pair. sources: weight of each row in `value`. error: its
+    standard error where the rows' own are not independent (NaN: they are); slack: variance since parts stood apart.
+    """
+
+    members: tuple[Member, ...]
+    context: tuple[Member, ...]
+    study: str
+    x: float
+    value: float
+    pairs: Mapping[Pair, float]
+    sources: tuple[tuple[PublishedGain, float], ...]
+    error: float
+    slack: float
+
+    @property
+    def flops(self) -> float:
+        """Compute of the stack (FLOP)."""
+        return float(10.0 ** (self.x + X0))
+
+    @property
+    def label(self) -> str:
+        """What was measured: `layernorm + rope`, or `rope on rmsnorm + swiglu`."""
+        names = " + ".join(name for name, _ in self.members)
+        return f"{names} on {' + '.join(name for name, _ in self.context)}" if self.context else names
+
+
+class _Reading(NamedTuple):
+    """A row in the currency asked for: x = log10 FLOP - X0, and ln gain."""
+
+    x: float
+    gain: float
+    row: PublishedGain
+
+
+def pairs_of(members: Iterable[Member]) -> list[Pair]:
+    """All pairs of a stack."""
+    return list(itertools.combinations(sorted(members), 2))
+
+
+def observations(rows: Iterable[PublishedGain], currency: str) -> list[Observation]:
+    """Every measured combination whose parts the same study measured, and every algorithm on two of our own stacks.
+
+    A row of a combination is compared with the nearest rows in compute of each part (gains change with compute).
+    """
+    table: dict[tuple[str, str, str], list[_Reading]] = {}
+    for row in rows:
+        factor = convert(row, currency).factor
+        if not (math.isnan(factor) or math.isnan(row.flops)):
+            reading = _Reading(math.log10(row.flops) - X0, math.log(row.ceg * factor), row)
+            table.setdefault((row.study, row.algorithm, row.baseline), []).append(reading)
+    found = []
+    for key in sorted(table):
+        if "+" in key[1]:
+            found += _stacks(table, key, currency)
+    return found + _on_two_stacks(table, currency)
+
+
+def noise(seen: Sequence[Observation]) -> Array:
+    """Covariance [n, n] of the observations' reading errors; those that share a row err together.
+
+    Where an observation states its own error (paired seeds), the correlations stay and the sd is the stated one.
+    """
+    rows = {row: i for i, row in enumerate(dict.fromkeys(row for o in seen for row, _ in o.sources))}
+    weights = np.zeros((len(seen), len(rows)))
+    for i, o in enumerate(seen):
+        for row, weight in o.sources:
+            weights[i, rows[row]] += weight
+    shared = weights @ (np.array([contrasts.reading_sd(row) ** 2 for row in rows])[:, None] * weights.T)
+    sds = np.sqrt(np.diag(shared))
+    stated = np.array(
+        [sd if math.isnan(o.error) else max(contrasts.ROW_SD, o.error) for o, sd in zip(seen, sds, strict=True)]
+    )
+    scale = stated / sds
+    covariance: Array = shared * scale[:, None] * scale + np.diag([o.slack for o in seen])
+    return covariance
+
+
+def _stacks(
+    table: Mapping[tuple[str, str, str], Sequence[_Reading]], key: tuple[str, str, str], currency: str
+) -> list[Observation]:
+    """The rows of one study's combination against their parts."""
+    study, names, baselines = key
+    members = sorted(zip(names.split("+"), baselines.split("+"), strict=True))
+    members = [m for m in members if not _exact(m[0], currency)]
+    if len(members) < 2:
+        return []
+    found = []
+    for stack in sorted(table[key]):
+        parts = [_nearest(table.get((study, *m), ()), stack) for m in members]
+        if not all(parts):
+            continue
+        out = {m: float(all(_taken_out(r.row) for r in near)) for m, near in zip(members, parts, strict=True)}
+        pairs = {(a, b): 1.0 - out[a] - out[b] for a, b in pairs_of(members)}
+        if not any(pairs.values()):
+            continue
+        away = max(abs(r.x - stack.x) for near in parts for r in near)
+        found.append(
+            Observation(
+                tuple(members),
+                (),
+                study,
+                stack.x,
+                stack.gain - math.fsum(_mean(near) for near in parts),
+                pairs,
+                ((stack.row, 1.0), *((r.row, -1.0 / len(near)) for near in parts for r in near)),
+                own_excess_error(stack.row),
+                len(members) * (SLOPE_SD * away) ** 2,
+            )
+        )
+    return found
+
+
+def _on_two_stacks(table: Mapping[tuple[str, str, str], Sequence[_Reading]], currency: str) -> list[Observation]:
+    """Our own algorithms on `modern` against the same on `bare`, rung by rung; the ladders share no run."""
+    added = [m for m in _between_stacks() if not _exact(m[0], currency)]
+    found = []
+    for study, name, baseline in sorted(table):
+        if study != _own("modern") or "+" in name:
+            continue
+        context = tuple(m for m in added if m[0] != name and m[1] != baseline)
+        for modern in sorted(table[study, name, baseline]):
+            near = _nearest(table.get((_own("bare"), name, baseline), ()), modern)
+            if near and context:
+                member = (name, baseline)
+                found.append(
+                    Observation(
+                        (member,),
+                        context,
+                        f"{_own('bare')} and {_own('modern')}",
+                        modern.x,
+                        modern.gain - _mean(near),
+                        dict.fromkeys((_pair(member, other) for other in context), 1.0),
+                        ((modern.row, 1.0), *((r.row, -1.0 / len(near)) for r in near)),
+                        math.nan,
+                        0.0,
+                    )
+                )
+    return found
+
+
+def _between_stacks() -> list[Member]:
+    """What the modern stack has and the bare one lacks, each against what the bare one has there."""
+    found = []
+    for name in algorithms.names():
+        entry = algorithms.get(name)
+        if not entry.arm or not _contains("modern", name) or _contains("bare", name):
+            continue
+        # What `bare` has instead is no algorithm of the registry: no_norm and not layernorm for RMSNorm.
+        found.append((name, next((b for b in entry.replaces if b not in algorithms.names()), entry.replaces[0])))
+    return found
+
+
+def _contains(stack: str, name: str) -> bool:
+    arm = algorithms.get(name).arm
+    return all(arms.of_stack(stack, field) == value for field, value in arm.items())  # type: ignore[arg-type]
+
+
+def _own(stack: str) -> str:
+    return f"own {stack} ladder"
+
+
+def _pair(a: Member, b: Member) -> Pair:
+    return (a, b) if a < b else (b, a)
+
+
+def _exact(name: str, currency: str) -> bool:
+    return currency == "flop" and algorithms.get(name).exact_in_flop
+
+
+def _taken_out(row: PublishedGain) -> bool:
+    """Whether a gain is that of leaving an algorithm out of a stack."""
+    if is_own(row):
+        stack = re.split(r"\s", row.study)[1]
+        return stack in STACKS and bool(algorithms.get(row.algorithm).arm) and _contains(stack, row.algorithm)
+    return TAKEN_OUT in row.treatment
+
+
+def _nearest(readings: Sequence[_Reading], to: _Reading) -> list[_Reading]:
+    """The readings nearest in compute, by name; none where all are too far away."""
+    distance = min((abs(r.x - to.x) for r in readings), default=math.inf)
+    if distance > (SAME_RUNG if is_own(to.row) else NEAR_DECADES):
+        return []
+    return sorted(r for r in readings if abs(r.x - to.x) == distance)
+
+
+def _mean(readings: Sequence[_Reading]) -> float:
+    return math.fsum(r.gain for r in readings) / len(readings)

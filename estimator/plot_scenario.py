@@ -1,0 +1,78 @@
+"""Picture of `ceg scenario`: effective compute by year with its bands, and the share of each class."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+from estimator.plot import BLUE, GREY, STYLE, encode
+from estimator.scenario import GROWING, LITERATURE, Scenario
+from estimator.text import budget, share
+
+# Okabe & Ito's colours, and hatches that say the same in black and white.
+_PARTS = {
+    "independent": ("#0072B2", ""),
+    "fading": ("#009E73", "\\\\\\\\"),
+    "dependent": ("#D55E00", "////"),
+    GROWING: ("#BBBBBB", "...."),
+}
+
+
+def draw(found: Scenario, ending: str) -> bytes:
+    """Draw a scenario and return the file's bytes.
+
+    Args:
+        found: `scenario.run`.
+        ending: ".png", ".svg" or ".pdf".
+    """
+    a = found.assumptions
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.8, 5.4), layout="constrained")
+        above, below = figure.subplots(2, 1, height_ratios=(8, 1))
+        _fan(above, found)
+        above.set_title(f"Hardware frozen at {budget(a.freeze)} FLOP: what algorithms alone bring", loc="left")
+        _shares(below, found)
+        pace = "the literature's" if a.pace == LITERATURE else "the registry's" if a.per_year is None else "as given"
+        reading = f"Line: median. Bands: 50% and 90%. Pace: {pace}; a scenario, not a forecast."
+        source = f"Source: ceg {metadata.version('ceg')}, evidence {found.evidence_sha256[:8]}"
+        figure.supxlabel(f"{reading}\n{source}", fontsize=7.5)
+        return encode(figure, ending)
+
+
+def _fan(axes: Axes, found: Scenario) -> None:
+    years = np.array([y.year for y in found.years])
+    wide, narrow = (np.array([getattr(y, f"interval_{p}") for y in found.years]) for p in (90, 50))
+    for ends, alpha in ((wide, 0.18), (narrow, 0.30)):
+        axes.fill_between(years, *ends.T, color=BLUE, alpha=alpha, linewidth=0)
+    axes.plot(years, [y.median for y in found.years], color=BLUE, linewidth=2.0)
+    axes.axhline(found.assumptions.freeze, color=GREY, linewidth=0.8)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(10, numticks=10))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(0, years[-1])
+    axes.set_xlabel("years after the freeze")
+    axes.set_ylabel("effective compute (FLOP of today)")
+
+
+def _shares(axes: Axes, found: Scenario) -> None:
+    """One bar of the expected ln gain, with its parts named where they have room."""
+    left = 0.0
+    for name, (colour, hatch) in _PARTS.items():
+        part = found.shares.get(name, 0.0)
+        if not part:
+            continue
+        axes.barh(0, part, left=left, color=colour, edgecolor="white", hatch=hatch, linewidth=0.8, label=name)
+        left += part
+    handles, labels = axes.get_legend_handles_labels()
+    named = [f"{name} {share(found.shares[name])}" for name in labels]
+    axes.legend(handles, named, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4, frameon=False, fontsize=8)
+    axes.set_xlim(0, 1)
+    axes.set_axis_off()
+    whole = "the literature's pace" if found.assumptions.pace == LITERATURE else "the expected gain"
+    axes.set_title(f"share of {whole}, in ln, by what it needs", loc="left", fontsize=8.5)
