@@ -20,7 +20,12 @@ MAX_YEARS = 50
 @click.command("scenario", cls=Command)
 @single("--freeze", metavar="C", help="The budget of the largest run from now on (FLOP); needed.")
 @single("--years", default="10", metavar="N", help="How long (10).")
-@single("--pace", default="registry", metavar="registry|literature|R", help="Which pace, or R algorithms a year.")
+@single(
+    "--pace",
+    default="literature",
+    metavar="literature|registry|R",
+    help="Which pace, or R algorithms a year (literature).",
+)
 @single("--from", "names", metavar="NAME[,NAME...]", help="Algorithms that new ones are like (all with an answer).")
 @single("--stack", metavar="NAME[,NAME...]", help="Algorithms in use already: they multiply the start (none).")
 @single("--interaction", metavar="SD", help="sd of ln per algorithm adopted: stacks are no products (0.25).")
@@ -36,7 +41,7 @@ def scenario_command(only_evidence: bool, evidence: tuple[str, ...], as_json: bo
 
     \b
     ceg scenario --freeze 1e26
-    ceg scenario --freeze 1e26 --pace literature -o frozen.png
+    ceg scenario --freeze 1e26 --pace registry -o frozen.png
     ceg scenario --freeze 1e24 --pace 3 --from rope,moe,muon --years 5 --json
     """
     problems: list[str] = []

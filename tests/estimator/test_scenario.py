@@ -124,7 +124,7 @@ def test_the_command_says_what_it_assumes_and_draws(tmp_path: Path) -> None:
         ((), ("--freeze",)),
         (("--freeze", "x", "--years", "0", "--pace", "fast"), ("--freeze", "--years", "--pace")),
         (("--freeze", "1e26", "--pace", "-1", "--seed", "-1"), ("--pace", "--seed")),
-        (("--freeze", "1e26", "--halving", "5:14"), ("--halving: it goes with --pace literature",)),
+        (("--freeze", "1e26", "--pace", "2", "--halving", "5:14"), ("--halving: it goes with --pace literature",)),
         (("--freeze", "1e26", "--pace", "literature", "--share", "2:1"), ("--share",)),
         (("--freeze", "1e26", "--from", "roope", "--stack", "zero"), ("--from", "Did you mean rope")),
         (("--freeze", "1e26", "--stack", "zero"), ("--stack", "zero")),
