@@ -175,10 +175,12 @@ class Ladders:
         return [job for _, _, job in sorted(jobs, key=lambda entry: entry[:2])]
 
     def _checks(self, arm: str, factor: float) -> list[Job]:
-        """Half and twice the learning rate at the highest rung."""
-        if not self.find_rates or len(self.rungs) < 2 or arm not in self.arms:
+        """Half and twice the learning rate at the highest rung, and at the arm's budgets beyond the rungs."""
+        if not self.find_rates:
             return []
-        made = [self.configuration(arm, self.rungs[-1], 0, factor * by) for by in (1 / FACTOR, FACTOR)]
+        places = [rung for name, rung in self.further if name == arm and rung not in self.rungs]
+        places += self.rungs[-1:] if arm in self.arms and len(self.rungs) > 1 else ()
+        made = [self.configuration(arm, rung, 0, factor * by) for rung in sorted(places) for by in (1 / FACTOR, FACTOR)]
         return [Job(one, "learning_rate") for one in made]
 
     def carried(self, arm: str, factor: float, ledger: Ledger) -> tuple[float, float] | None:
