@@ -72,7 +72,7 @@ class Group(click.Group):
             if (error.name or "").split(".")[0] in _OURS:
                 raise
             raise BadInput(
-                [f"ceg {name}: {error.name} is installed (found none). Try: pip install 'ceg[torch]'."]
+                [f"ceg {name}: {error.name} is installed (found none). Try: pip install '.[torch]' in the checkout."]
             ) from None
         return command
 

@@ -243,7 +243,9 @@ def described(side: Side) -> str:
     where = ", ".join(f"{name.replace('_', ' ')} {seconds / time.seconds:.0%}" for name, seconds in parts)
     size = f"{shape.n_layers} layers, {shape.d_model} wide"
     if isinstance(time, TokenTime):
-        speed = f"{1e3 * time.seconds_per_token:.3g} ms per token, {time.batch} x {time.context} tokens in caches"
+        speed = (
+            f"{1e3 * time.seconds_per_token:.3g} device-ms per token, {time.batch} x {time.context} tokens in caches"
+        )
         return f"{size}, {time.devices} {time.device.title}: {speed}; {where}"
     length = f"sequences of {shape.seq_len}"
     speed = f"{time.achieved_flops / 1e12:.0f} TFLOP/s each"

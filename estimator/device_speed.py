@@ -10,13 +10,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from estimator import hardware, kernel_times
 from estimator.hardware import Device, Precision
 from estimator.kernel_times import KERNEL_TIMES, KernelTime
-from estimator.step_work import SCORE_BYTES, TILE
+from estimator.step_work import TILE
 from kernels import costs, patterns
 
 REPORTED: Mapping[str, str] = {
@@ -31,6 +30,9 @@ REPORTED: Mapping[str, str] = {
 }
 """What devices call themselves in a table of kernel times, and what they are called here."""
 _PRECISIONS: Mapping[str, Precision] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_SCORE_BYTES: Mapping[str, int] = {"float32": 13 * 4, "bfloat16": 13 * 2, "float16": 13 * 2}
+"""That the benchmark's materialised attention moves per score, forward and backward. It keeps 16 bits throughout, where
+training under autocast (`step_work.SCORE_BYTES`) casts to fp32 and back."""
 _P20_TO_P80 = 2 * 0.8416
 """Standard deviations of a normal between these quantiles."""
 
@@ -44,55 +46,61 @@ def find(name: str) -> Device:
     return measured(hardware.find(name), _shipped())
 
 
-def measured(device: Device, rows: Sequence[KernelTime]) -> Device:
-    """The device as the latest session of `rows` that has its ceilings measured it; unchanged where none has."""
-    own = [row for row in rows if REPORTED.get(row.device) == device.name]
-    with_ceilings = {row.session() for row in own if row.op == "gemm"} & {
-        row.session() for row in own if row.op == "copy"
-    }
-    if not with_ceilings:
-        return device
-    latest = max((row for row in own if row.session() in with_ceilings), key=lambda row: row.date).session()
-    session = [row for row in own if row.session() == latest]
-    best: dict[Precision, KernelTime] = {}
-    for row in session:
-        precision = _PRECISIONS.get(row.dtype)
-        if row.op == "gemm" and precision in device.matmul and precision is not None:
-            best[precision] = max(best.get(precision, row), row, key=_rate)
-    matmul = {precision: _rate(row) for precision, row in best.items()}
-    copy = max(row.bytes / row.median_s for row in session if row.op == "copy")
-    versions = f"torch {session[0].torch}, commit {session[0].commit[:9]}, {max(row.date for row in session)[:10]}"
-    found = device.with_ceilings(
-        matmul,
-        copy,
-        f"{session[0].device}: {versions}",
-        spread=max((math.log(row.p80_s / row.p20_s) / _P20_TO_P80 for row in best.values()), default=0.0),
+def measured(device: Device, rows: Iterable[KernelTime]) -> Device:
+    """The device as `rows` measured it; unchanged where they have no matrix products and copies of it.
+
+    Ceilings are those of the latest session that has both. A kernel's speed is a share of its own session's best
+    product, and taken from the latest session that has the kernel.
+    """
+    sessions: dict[tuple[str, ...], list[KernelTime]] = {}
+    for row in rows:
+        if REPORTED.get(row.device) == device.name:
+            sessions.setdefault(row.session(), []).append(row)
+    kernels: dict[str, float] = {}
+    found = device
+    for session in sorted(sessions.values(), key=lambda session: max(row.date for row in session)):
+        best: dict[Precision, KernelTime] = {}
+        for row in session:
+            precision = _PRECISIONS.get(row.dtype)
+            if row.op == "gemm" and precision is not None and precision in device.matmul:
+                best[precision] = max(best.get(precision, row), row, key=_rate)
+        copies = [row.bytes / row.median_s for row in session if row.op == "copy"]
+        if not best or not copies:
+            continue
+        matmul = {precision: _rate(row) for precision, row in best.items()}
+        kernels |= _kernels(session, matmul)
+        versions = f"torch {session[0].torch}, commit {session[0].commit[:9]}, {max(row.date for row in session)[:10]}"
+        spread = max(math.log(row.p80_s / row.p20_s) / _P20_TO_P80 for row in best.values())
+        found = device.with_ceilings(matmul, max(copies), f"{session[0].device}: {versions}", spread=spread)
+    return dataclasses.replace(
+        found,
+        fused_attention=kernels.get("fused_attention", device.fused_attention),
+        score_rate=kernels.get("score_rate", device.score_rate),
+        expert_speed=kernels.get("expert_speed", device.expert_speed),
     )
-    return dataclasses.replace(found, **_kernels(session, matmul))
 
 
-def _kernels(session: Iterable[KernelTime], matmul: Mapping[Precision, float]) -> dict[str, Any]:
+def _kernels(session: Iterable[KernelTime], matmul: Mapping[Precision, float]) -> dict[str, float]:
     """Fields of a Device, those for which there are rows."""
-    found: dict[str, Any] = {}
+    found: dict[str, float] = {}
     rows = [row for row in session if row.pass_ == "fwd_bwd" and _PRECISIONS.get(row.dtype) in matmul]
     causal = [row for row in rows if row.pattern == "causal" and row.heads_kv == row.heads_q]
     fused = [row for row in causal if row.implementation == "flash"]
     if fused:
-        row = max(fused, key=lambda row: row.seq_q)
+        row = max(fused, key=_size)
         heads = patterns.head_patterns("causal", row.heads_q, row.seq_q)
         tiles = patterns.visited_scores(heads, row.seq_q, row.seq_kv, block_q=TILE, block_kv=TILE)
         work = row.batch * tiles * 2 * row.head_dim * (2 + costs.FLASH_BACKWARD_MATMULS)
         found["fused_attention"] = work / row.median_s / matmul[_PRECISIONS[row.dtype]]
     materialised = [row for row in causal if row.implementation == "materialised"]
     if materialised:
-        row = max(materialised, key=lambda row: row.seq_q)
+        row = max(materialised, key=_size)
         scores = row.batch * row.heads_q * row.seq_q * row.seq_kv
         products = scores * 2 * row.head_dim * (2 + costs.ATTENTION_BACKWARD_MATMULS)
         # What the products leave of the time goes into moving the scores.
         moving = row.median_s - products / matmul[_PRECISIONS[row.dtype]]
-        size = 4 if row.dtype == "float32" else 2
         if moving > 0:
-            found["score_rate"] = scores * sum(SCORE_BYTES[way][size] for way in ("forward", "backward")) / moving
+            found["score_rate"] = scores * _SCORE_BYTES[row.dtype] / moving
     dense = {(row.dtype, row.seq_q, row.d_model, row.d_ff): row for row in rows if row.op == "feed_forward"}
     mixtures = [
         (row, dense[of_active_width])
@@ -104,6 +112,11 @@ def _kernels(session: Iterable[KernelTime], matmul: Mapping[Precision, float]) -
         row, layer = max(mixtures, key=lambda pair: pair[0].flops)
         found["expert_speed"] = _rate(row) / _rate(layer)
     return found
+
+
+def _size(row: KernelTime) -> tuple[int, int]:
+    """Of attention, for the longest sequence and then the widest heads."""
+    return row.seq_q, row.head_dim
 
 
 def _rate(row: KernelTime) -> float:

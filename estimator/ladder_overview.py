@@ -108,10 +108,12 @@ def _beside_paper(runs: StackRuns) -> Any:
     """The source paper's ablations in FLOP beside ours at the highest budgets; None where no arm is in both."""
     from rich.table import Table
 
+    if runs.stack != "bare":
+        return None
     # FlashAttention computes the same function: an arm with it is, in FLOP, the arm without it.
     paper = paper_tables.load_table3()
     arms = {arm.algorithm.replace("+flash_attention", ""): arm for arm in paper.arms.values() if arm.algorithm}
-    title = f"Beside LLM-e Guess, table III ({number(paper_tables.paper_flops())} FLOP, one seed), gains in FLOP"
+    title = f"Beside LLM-e Guess, table III (up to {number(paper_tables.paper_flops())} FLOP, one seed), gains in FLOP"
     shown = Table(title=title, title_justify="left", box=None)
     for name in ("arm", "at", "ours", "90%", "paper's, 25k steps", "50k steps"):
         shown.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
@@ -123,8 +125,10 @@ def _beside_paper(runs: StackRuns) -> Any:
         assert top.read is not None
         low, high = top.read.interval()
         theirs = [paper.gain(arm.key, which) for which in paper_tables.CHECKPOINTS]
+        doubtful = " (see `ceg paper`, 8)" if arm.key == "mqa" else ""
         shown.add_row(
-            treatment, number(top.rung.budget), f"{math.exp(top.read.log_gain):.2f}x", f"{low:.2f}x - {high:.2f}x",
+            treatment + doubtful, number(top.rung.budget), f"{math.exp(top.read.log_gain):.2f}x",
+            f"{low:.2f}x - {high:.2f}x",
             *(f"{gain.iterations:.2f}x" if gain else "-" for gain in theirs),
         )  # fmt: skip
     return shown if shown.row_count else None

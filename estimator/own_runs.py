@@ -43,6 +43,9 @@ def gains(path: Path) -> list[PublishedGain]:
                     Problem(str(path), rule, f"{found.status}: {found.reason}", "Add runs at more budgets.")
                 )
             note = f"read off ladders against {against}" + (f" on the {stack} stack" if stack else "")
+            rungs = len(arms[treatment].x)
+            if len(found.at) < rungs:
+                note += f"; {rungs - len(found.at)} of {rungs} budgets not read: the loss is outside the other's ladder"
             label = name if treatment == BASELINE else treatment
             rows += [
                 PublishedGain(

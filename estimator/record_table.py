@@ -25,7 +25,9 @@ def read(path: Path, columns: Sequence[str]) -> tuple[list[tuple[int, dict[str, 
     table = list(csv.reader(io.StringIO(text)))
     if not table or table[0] != list(columns):
         found = ",".join(table[0]) if table else "an empty file"
-        raise EvidenceError([Problem(f"{path}, line 1", f"the columns are {','.join(columns)}", found, "Correct it.")])
+        raise EvidenceError(
+            [Problem(f"{path}, line 1", f"the columns are {','.join(columns)}", found, "Name another file.")]
+        )
     rows, problems = [], []
     for line, cells in enumerate(table[1:], 2):
         if len(cells) == len(columns):

@@ -124,7 +124,7 @@ def token_plain(token: TokenTime) -> str:
 
 def _kernel(step: StepTime) -> str:
     kernel = step.plan.kernel_for(step.shape)
-    return kernel if kernel == "materialised" or step.plan.device.fused_attention is None else "fused"
+    return "fused" if kernel == "flash-triton" and step.plan.device.fused_attention is not None else kernel
 
 
 def _usd(hourly: float, tokens_per_second: float) -> float:
@@ -139,12 +139,22 @@ def _model(time: StepTime | TokenTime) -> str:
 
 def _measured(device: Device) -> str:
     if device.kernel_times:
-        return f"products, copies and kernels as measured ({device.kernel_times}), the rest calibrated on A100 and H100"
+        return f"as measured ({device.kernel_times}): {measured(device)}; the rest calibrated on A100 and H100"
     known = {
         "ampere": "constants calibrated on end-to-end rows of this generation (Triton flash kernel)",
         "hopper": "constants calibrated on end-to-end rows of this generation, 8 GPUs",
     }
     return known.get(device.generation, "constants calibrated on A100 and H100; carried over to this device's ceilings")
+
+
+def measured(device: Device) -> str:
+    """What is known of a device from kernel times, in words."""
+    kernels = {
+        "fused attention": device.fused_attention,
+        "materialised attention": device.score_rate,
+        "experts": device.expert_speed,
+    }
+    return ", ".join(["matrix products", "copies", *(name for name, speed in kernels.items() if speed is not None)])
 
 
 def _shape(shape: Any) -> dict[str, Any]:

@@ -76,8 +76,8 @@ SPARSE_SPEED, EXPERT_SPEED = (0.6, 0.2), (0.6, 0.2)
 """Speed over the dense kind, and sd of its logarithm; assumed. Attention in blocks with 10% kept takes 0.14-0.21 of
 dense FlashAttention-2's time on an A100 instead of 0.1; products grouped by expert reach 240-410 of 590-690 TFLOP/s on
 an H100."""
-OTHER_LAYER_SD = 0.1
-"""sd of the logarithm of experts' speed on a device where a layer of another size was measured; assumed."""
+OTHER_SHAPE_SD = 0.1
+"""sd of the logarithm of a kernel's speed on a device where another shape of it was measured; assumed."""
 MATERIALISED_SD, RECURRENT_SD, FP8_SD = 0.15, 0.3, 0.10
 """sd of the logarithm of a part of the step, assumed. fp8: measured products reach 71-78% of the peak on Hopper and
 Blackwell, bf16 78-84%; how much scaling and casting add is not known."""
@@ -239,7 +239,7 @@ def parts_of(count: Work, shape: ModelShape, plan: Plan, constants: Constants) -
     }
     if kernel == "materialised":
         parts["attention"] = count.scores / wide + count.scores_moved / (device.score_rate or device.copy_rate)
-    elif device.fused_attention is not None:
+    elif device.fused_attention is not None and kernel == "flash-triton":
         sparse = SPARSE_SPEED[0] if _sparse(shape) else 1.0
         parts["attention"] = count.scores / (device.matmul[plan.used_precision] * device.fused_attention * sparse)
     else:
@@ -393,9 +393,11 @@ def _own_variance(shape: ModelShape, plan: Plan, parts: Mapping[str, float]) -> 
     """Variance of ln(seconds) from assumed speeds and from the device's ceilings."""
     seconds, kernel = sum(parts.values()), plan.kernel_for(shape)
     attention = MATERIALISED_SD if kernel == "materialised" else KERNEL_SPEED[kernel][1]
+    if kernel == "flash-triton" and plan.device.fused_attention is not None:
+        attention = OTHER_SHAPE_SD
     if _sparse(shape) and kernel != "materialised":
         attention = math.hypot(attention, SPARSE_SPEED[1])
-    experts = EXPERT_SPEED[1] if plan.device.expert_speed is None else OTHER_LAYER_SD
+    experts = EXPERT_SPEED[1] if plan.device.expert_speed is None else OTHER_SHAPE_SD
     shares = {"attention": attention, "experts": experts, "recurrence": RECURRENT_SD}
     if plan.used_precision == "fp8":
         shares |= {"layers": FP8_SD, "experts": math.hypot(experts, FP8_SD)}

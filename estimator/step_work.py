@@ -63,7 +63,8 @@ class Plan:
     precision: Precision | None = None
     """None: the device's own. With fp8, the matrix products of blocks; the rest runs in bf16."""
     kernel: Kernel | None = None
-    """None: what the shape says, materialised or the Triton flash kernel that the constants were calibrated on."""
+    """None: what the shape says, materialised or the Triton flash kernel that the constants were calibrated on (our own
+    fused attention where the device's kernel times are known)."""
     gradient_bytes: int = 2
     """Of a gradient while it is reduced."""
     network: float | None = None
@@ -359,7 +360,9 @@ def problems(shape: ModelShape, plan: Plan, fits: bool = True) -> Iterator[str]:
         sound = False
     if plan.network is not None and not plan.network > 0:
         yield f"network must be above 0 bytes/s, got {plan.network}; leave it out for the device's own"
-    if plan.kernel == "flash3" and device.generation not in ("hopper", "blackwell"):
+    if plan.kernel in ("flash1", "flash2", "flash3") and device.generation == "cpu":
+        yield f"kernel {plan.kernel} needs a GPU, got {device.name}; use flash-triton (fused) or materialised"
+    elif plan.kernel == "flash3" and device.generation not in ("hopper", "blackwell"):
         yield f"kernel flash3 needs a Hopper GPU, got {device.name}; use flash2"
     if sound and plan.devices % plan.expert_parallel:
         yield (

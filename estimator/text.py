@@ -140,7 +140,7 @@ def _speeds(estimate: Estimate) -> list[str]:
     found = estimate.speeds
     if found is None:
         return []
-    from estimator import device_gain
+    from estimator import device_gain, step_text
 
     price = math.exp(found.price)
     speed = math.exp(found.ln_factor - found.price)
@@ -153,13 +153,16 @@ def _speeds(estimate: Estimate) -> list[str]:
         lines[0] += f", times price per hour {price:.2f}x." if estimate.currency == "usd" else "."
     for what, side in (("with it", found.treatment), ("without", found.baseline)):
         lines.append(f"  {what + ':':9}{device_gain.described(side)}")
-    measured = [
-        u for q in estimate.questions for u in q.used if u.contrast >= 0 and u.row.currency == estimate.currency
-    ]
-    joined = f"joined with {len(measured)} row(s) measured in {estimate.currency}, " if measured else ""
+    # On one device a gain in dollars is one in time.
+    kinds = ("time", "usd") if estimate.currency == "usd" else (estimate.currency,)
+    measured = [u for q in estimate.questions for u in q.used if u.contrast >= 0 and u.row.currency in kinds]
+    joined = ""
+    if measured:
+        modelled = number((estimate.gain_in_flop or 1) * math.exp(found.ln_factor))
+        joined = f"modelled so {modelled}x, then joined with {len(measured)} row(s) measured in {' or '.join(kinds)}; "
     lines.append(f"  Speeds: {joined}model of docs/step_time.md, compute-optimal shapes of the modern stack.")
-    sources = dict.fromkeys(side.time.device.kernel_times for side in (found.treatment, found.baseline))
-    lines += [f"  Products, copies and kernels as measured on {source}." for source in sources if source]
+    devices = {side.time.device.name: side.time.device for side in (found.treatment, found.baseline)}
+    lines += [f"  Measured on {d.kernel_times}: {step_text.measured(d)}." for d in devices.values() if d.kernel_times]
     return lines
 
 

@@ -46,6 +46,19 @@ def test_documents_show_the_output_of_their_commands(document: Path) -> None:
         assert same(run(command)) == same(output), command
 
 
+def test_gains_in_the_prose_of_the_results_are_printed_by_commands() -> None:
+    text = (ROOT / "docs" / "results.md").read_text()
+    prose = re.sub(r"```console.*?```", "", text, flags=re.DOTALL)
+    printed = " ".join(output for _, output in printed_blocks(ROOT / "docs" / "results.md")) + run("ceg paper")
+    overview = json.loads(run("ceg ladder --json"))["gains"]
+    gains = {entry["treatment"]: {r["rung_flops"]: r["ceg"] for r in entry["rungs"]} for entry in overview}
+    products = [gains["layernorm"][rung] * gains["rope"][rung] for rung in (3e11, 3e12)]
+    known = {*re.findall(r"\d+\.\d+", printed), *(f"{product:.1f}" for product in products)}
+    quoted = re.findall(r"\b(\d+\.\d+)x", prose)
+    assert len(quoted) > 20
+    assert set(quoted) <= known
+
+
 def test_readme_quotes_the_api_truly() -> None:
     from estimator import estimate
 

@@ -377,7 +377,7 @@ def _say(ladders: Ladders, ledger: Ledger, outcome: Outcome, table: Path, runs: 
                 best = f"{arm}: learning rate {rate.factor:.2f} times the default, by {len(rate.tried)} runs"
                 top = carried.get(arm)
                 if top is not None and math.isnan(top[0]):
-                    best += "; at the highest rung half or twice as much is better: the rule does not carry"
+                    best += "; at the highest rung half or twice as much is better: it is not tuned there"
                 elif top is not None:
                     best += f"; at the highest rung {top[0]:.2f} times the rule's is best, {top[1]:.2%} of the loss"
                 click.echo(best)

@@ -50,7 +50,9 @@ def flops_command(as_json: bool, **options: Any) -> None:
     }
     missing = [name for name in ("torch", "fvcore") if find_spec(name) is None]
     if missing:
-        problems.append(f"ceg flops: {' and '.join(missing)} installed (found none). Try: pip install 'ceg[torch]'.")
+        problems.append(
+            f"ceg flops: {' and '.join(missing)} installed (found none). Try: pip install '.[torch]' in the checkout."
+        )
     fields: dict[str, Any] = {}
     arm = options["arm"]
     try:

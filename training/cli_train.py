@@ -342,7 +342,7 @@ def _torch(problems: list[str]) -> Any:
     try:
         import torch
     except ImportError:
-        problems.append("training: torch is installed (found none). Try: pip install 'ceg[torch]'.")
+        problems.append("training: torch is installed (found none). Try: pip install '.[torch]' in the checkout.")
         return None
     return torch
 

@@ -240,8 +240,8 @@ def streamed(name: str) -> list[Source]:
         import datasets
     except ImportError:
         raise CorpusError(
-            "dataset: streaming needs the `datasets` library, got none; run `pip install 'ceg[datasets]'`, or use "
-            "`ceg data prepare mini`"
+            "dataset: streaming needs the `datasets` library, got none; run `pip install '.[datasets]'` in the "
+            "checkout, or use `ceg data prepare mini`"
         ) from None
     repository, configuration, licence = DATASETS.get(name, (name, None, "see the data set's card"))
     errors: list[Exception] = []

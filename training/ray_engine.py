@@ -54,7 +54,7 @@ def connect(address: str) -> None:
         ClusterError: Ray is not installed, or no cluster answers.
     """
     if find_spec("ray") is None:
-        raise ClusterError("Ray is installed (found none). Try: pip install 'ceg[sweeps]'.")
+        raise ClusterError("Ray is installed (found none). Try: pip install '.[sweeps]' in the checkout.")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     import ray
 

@@ -121,6 +121,7 @@ def _library() -> Any:
         import tokenizers
     except ImportError:
         raise CorpusError(
-            "tokenizer: bpe needs the `tokenizers` library, got none; run `pip install 'ceg[torch]'`, or use byte"
+            "tokenizer: bpe needs the `tokenizers` library, got none; run `pip install '.[torch]'` in the "
+            "checkout, or use byte"
         ) from None
     return tokenizers

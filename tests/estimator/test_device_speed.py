@@ -80,6 +80,57 @@ def test_the_model_gives_back_the_attention_that_was_measured(kernel: Any) -> No
     assert step_time.step_parts(shape, plan, perfect)["attention"] == pytest.approx(seconds, rel=1e-6)
 
 
+def test_what_a_later_session_lacks_is_that_of_an_earlier_one() -> None:
+    full = [*ceilings(), attention("flash", 0.25, 2048)]
+    later = ceilings(gemm=GEMM / 2, date="2026-11-23T10:00:00+00:00", commit="b" * 40)
+    assert measured(CPU, [*later, *full]).fused_attention == measured(CPU, full).fused_attention != CPU.fused_attention
+    assert measured(CPU, [*later, *full]).matmul["fp32"] == pytest.approx(GEMM / 2, rel=1e-6)
+
+
+def test_the_widest_heads_of_the_longest_sequence_count_in_any_order() -> None:
+    rows = [attention("flash", 0.25, 2048), attention("flash", 0.1, 2048, head_dim=128), attention("flash", 9, 256)]
+    first, second = (measured(CPU, [*ceilings(), *order]).fused_attention for order in (rows, rows[::-1]))
+    assert first == second == measured(CPU, [*ceilings(), rows[1]]).fused_attention
+
+
+def test_a_precision_that_the_device_does_not_have_says_nothing() -> None:
+    volta = hardware.find("v100")
+    assert measured(volta, ceilings(dtype="bfloat16", device="Tesla V100-SXM2-32GB")) == volta
+
+
+def test_16_bit_scores_that_move_at_the_copy_rate_are_read_so() -> None:
+    gpu = {"dtype": "bfloat16", "device": "NVIDIA H200"}
+    tokens, heads, width = 4096, 16, 128
+    scores = heads * tokens**2
+    seconds = scores * 2 * width * 6 / 700e12 + 26 * scores / 4e12
+    row_ = attention("materialised", seconds, tokens, heads_q=heads, heads_kv=heads, head_dim=width, **gpu)
+    found = measured(hardware.find("h200"), [*ceilings(gemm=700e12, copy=4e12, **gpu), row_])
+    assert found.score_rate == pytest.approx(4e12, rel=0.01)
+
+
+def test_a_gpus_other_kernels_are_not_those_that_were_measured() -> None:
+    rows = [*ceilings(700e12, 4e12, dtype="bfloat16", device="NVIDIA H200")]
+    rows.append(attention("flash", 0.001, 4096, dtype="bfloat16", device="NVIDIA H200"))
+    found = measured(hardware.find("h200"), rows)
+    shape = shape_of(24, 2048, 16, 50304, 4096)
+    kernels: list[Any] = ["flash-triton", "flash2", "flash3"]
+    seconds = [
+        step_time.training_step(shape, step_work.Plan(device=found, kernel=kernel, recompute=False)).seconds
+        for kernel in kernels
+    ]
+    plain = [
+        step_time.training_step(
+            shape,
+            step_work.Plan(device=dataclasses.replace(found, fused_attention=None), kernel=kernel, recompute=False),
+        ).seconds
+        for kernel in kernels
+    ]
+    assert seconds[1:] == plain[1:]
+    assert seconds[0] != plain[0]
+    (problem,) = step_work.problems(shape, step_work.Plan(device=CPU, devices=1, kernel="flash2"), fits=False)
+    assert "kernel flash2 needs a GPU, got cpu" in problem
+
+
 def test_experts_are_compared_with_the_dense_layer_of_their_width() -> None:
     sizes = {"seq_q": 1024, "d_model": 256}
     rows = [

@@ -186,7 +186,7 @@ def test_a_package_that_is_missing_is_one_sentence(monkeypatch: pytest.MonkeyPat
         monkeypatch.delitem(sys.modules, module)
     said = call("data", "list")
     assert said.exit_code == 2
-    assert "pip install 'ceg[torch]'" in " ".join(said.output.split())
+    assert "pip install '.[torch]'" in " ".join(said.output.split())
 
 
 def test_a_diverged_run_is_collected_without_a_loss(tiny_corpus: Corpus, tmp_path: Path) -> None:

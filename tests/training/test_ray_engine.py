@@ -36,7 +36,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cluster(elsewhere: Path) -> Iterator[Any]:
     """Ray, connected to a cluster of this process, in the folder and with the cache of another machine."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'ceg[sweeps]')")
+    ray = pytest.importorskip("ray", reason="Ray is not installed (pip install '.[sweeps]')")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(elsewhere)
         patch.setenv("CEG_CACHE", str(elsewhere / "cache"))
@@ -113,7 +113,7 @@ def test_without_ray_the_remedy_is_said(tiny_corpus: Corpus, tmp_path: Path, mon
     monkeypatch.setitem(sys.modules, "ray", None)
     found = CliRunner().invoke(ceg, [*ablation(tiny_corpus, tmp_path), "--ray", "auto"])
     assert found.exit_code == 2
-    assert "--ray: Ray is installed (found none). Try: pip install 'ceg[sweeps]'." in found.output
+    assert "--ray: Ray is installed (found none). Try: pip install '.[sweeps]'." in found.output
 
 
 def test_options_that_say_nothing_are_refused_at_once(tiny_corpus: Corpus, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_plan_for_a_gpu_that_is_not_here(tiny_corpus: Corpus, tmp_path: Path) 
 
 
 def test_no_cluster_is_said_with_the_remedy(tiny_corpus: Corpus, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed (pip install 'ceg[sweeps]')")
+    pytest.importorskip("ray", reason="Ray is not installed (pip install '.[sweeps]')")
     began = time.monotonic()
     found = CliRunner().invoke(ceg, [*ablation(tiny_corpus, tmp_path), "--ray", "127.0.0.1:9"])
     assert found.exit_code == 2
@@ -275,7 +275,7 @@ def test_a_killed_worker_is_replaced_and_a_run_that_kills_its_workers_is_given_u
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
     """A cluster of a head that trains nothing and two nodes with one CPU each, on this machine."""
-    pytest.importorskip("ray", reason="Ray is not installed (pip install 'ceg[sweeps]')")
+    pytest.importorskip("ray", reason="Ray is not installed (pip install '.[sweeps]')")
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
