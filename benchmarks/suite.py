@@ -29,8 +29,8 @@ CPU_LENGTHS, GPU_LENGTHS = (256, 512, 1024, 2048, 4096), (512, 1024, 2048, 4096,
 # On a CPU unless --full or --seq-lens say otherwise: a default run should end within five minutes on two cores.
 _FEW: Mapping[str, tuple[int, ...]] = {
     "flash": (256, 1024, 4096),
-    "sparse": (512, 2048),
-    "mqa": (512, 2048),
+    "sparse": (512, 1024),
+    "mqa": (512, 1024),
     "decode": (256, 1024, 4096),
     "moe": (256, 1024),
 }

@@ -1,7 +1,7 @@
 """A sweep on a Ray cluster of this machine against the same runs in a row in one warm process.
 
-    OMP_NUM_THREADS=1 pytest benchmarks/test_sweep.py --benchmark-only -s          # 40 runs of about a second
-    OMP_NUM_THREADS=1 pytest benchmarks/test_sweep.py --benchmark-only -s --full   # 500
+    OMP_NUM_THREADS=1 pytest benchmarks/test_sweep.py --benchmark-only -s --full              # 500 runs of about a second
+    OMP_NUM_THREADS=1 pytest benchmarks/test_sweep.py --benchmark-only -s --full --rounds 4   # 100
 
 Blocks of runs take turns: trained in a row in this process by `training.pool.train_job`, then the same configurations
 by `training.sweep.run` with the Ray engine, one at a time, table included. Then a driver of its own adds one run to
@@ -43,10 +43,12 @@ def made_up_text() -> Source:
 
 
 @pytest.mark.benchmark(group="a sweep on Ray, one run at a time, per block")
-def test_sweep_on_ray(benchmark: Any, capsys: Any, full: bool, tmp_path: Path) -> None:
+def test_sweep_on_ray(benchmark: Any, capsys: Any, full: bool, pytestconfig: pytest.Config, tmp_path: Path) -> None:
     """Blocks in a row and by the engine, in turns."""
-    pytest.importorskip("ray", reason="Ray is not installed (pip install 'ceg[sweeps]')")
-    rounds, block = (20, 25) if full else (4, 10)
+    if not full:
+        pytest.skip("twenty minutes; --full measures it, with --rounds 4 in four")
+    pytest.importorskip("ray", reason="Ray is not installed (pip install '.[sweeps]')")
+    rounds, block = pytestconfig.getoption("--rounds") or 20, 25
     corpus = prepare(tmp_path / "text-byte", "text", [made_up_text()])
     table = tmp_path / "training_runs.csv"
     spent: dict[str, list[float]] = {"in a row": [], "on Ray": []}
