@@ -1,6 +1,6 @@
 """A sweep on a Ray cluster of this machine against the same runs in a row in one warm process.
 
-    OMP_NUM_THREADS=1 pytest benchmarks/test_sweep.py --benchmark-only -s --full              # 500 runs of about a second
+    OMP_NUM_THREADS=1 pytest benchmarks/test_sweep.py --benchmark-only -s --full              # 500 runs of a second
     OMP_NUM_THREADS=1 pytest benchmarks/test_sweep.py --benchmark-only -s --full --rounds 4   # 100
 
 Blocks of runs take turns: trained in a row in this process by `training.pool.train_job`, then the same configurations
