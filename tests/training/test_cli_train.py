@@ -184,7 +184,7 @@ def test_a_package_that_is_missing_is_one_sentence(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "torch", None)
     for module in [name for name in sys.modules if name.startswith("training.")]:
         monkeypatch.delitem(sys.modules, module)
-    said = call("data", "list")
+    said = call("train", "--arm", "rope", "--flops", "3e11")
     assert said.exit_code == 2
     assert "pip install '.[torch]'" in " ".join(said.output.split())
 

@@ -236,7 +236,7 @@ def test_what_a_data_set_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CorpusError, match="must have a column `text`, got body"):
         corpora.streamed("a/b")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(CorpusError, match=r"pip install 'ceg\[datasets\]'"):
+    with pytest.raises(CorpusError, match=r"pip install '\.\[datasets\]'"):
         corpora.streamed("a/b")
 
 

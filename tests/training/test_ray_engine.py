@@ -113,7 +113,7 @@ def test_without_ray_the_remedy_is_said(tiny_corpus: Corpus, tmp_path: Path, mon
     monkeypatch.setitem(sys.modules, "ray", None)
     found = CliRunner().invoke(ceg, [*ablation(tiny_corpus, tmp_path), "--ray", "auto"])
     assert found.exit_code == 2
-    assert "--ray: Ray is installed (found none). Try: pip install '.[sweeps]'." in found.output
+    assert "--ray: Ray is installed (found none). Try: pip install '.[sweeps]' in the checkout." in found.output
 
 
 def test_options_that_say_nothing_are_refused_at_once(tiny_corpus: Corpus, tmp_path: Path) -> None:

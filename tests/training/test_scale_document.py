@@ -40,5 +40,5 @@ def test_what_our_own_runs_took_over_the_model() -> None:
     medians = {rung: statistics.median(found) for rung, found in ratios.items()}
     assert len(medians) > 3
     for rung, found in medians.items():
-        low, high = (1, 1.3) if rung >= 3e12 else (1.3, 2) if rung >= 1e12 else (1.5, 5)
+        low, high = (1, 1.5) if rung >= 3e12 else (1.3, 2) if rung >= 1e12 else (1.5, 5)
         assert low < found < high, rung

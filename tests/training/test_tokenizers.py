@@ -65,5 +65,5 @@ def test_too_large_a_vocabulary_for_the_text_is_refused() -> None:
 
 def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(CorpusError, match=r"pip install 'ceg\[torch\]'"):
+    with pytest.raises(CorpusError, match=r"pip install '\.\[torch\]'"):
         BpeTokenizer.learn(["text"], 300)
