@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.cases import DTYPES, TRAINING, Case, Implementation, PassName
+from benchmarks.cases import TRAINING, Case, Implementation, OnDevice, PassName
 from kernels import costs, patterns, reference, sparse_torch
 from kernels.block_sparse import sparse_attention, token_mask
 from kernels.costs import Cost
@@ -66,13 +66,13 @@ def useful(pattern: Pattern, heads: int, tokens: int) -> int:
     return patterns.useful_scores(pattern, tokens, tokens)
 
 
-class Attention:
+class Attention(OnDevice):
     """Self-attention under a pattern, in training."""
 
     passes = TRAINING
 
     def __init__(self, case: Case, device: torch.device) -> None:
-        self.case, self.device, self.dtype = case, device, DTYPES[device.type]
+        super().__init__(case, device)
         self.heads, self.tokens = case.heads_q, case.seq_q
         self.pattern = pattern_of(case.pattern, self.heads, self.tokens)
         self.density = useful(self.pattern, self.heads, self.tokens) / (self.heads * self.tokens**2)
@@ -230,14 +230,11 @@ class Flex:
         return call
 
 
-class Decode:
+class Decode(OnDevice):
     """One new token per sequence against a full cache."""
 
     passes: tuple[PassName, ...] = ("decode",)
     density = 1.0
-
-    def __init__(self, case: Case, device: torch.device) -> None:
-        self.case, self.device, self.dtype = case, device, DTYPES[device.type]
 
     def leaves(self, seed: int) -> list[Tensor]:
         """q [B, H, D], and caches of keys and values [B, Hk, S, D]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -76,6 +77,15 @@ class Operation(Protocol):
 
     def plain(self, leaves: list[Tensor]) -> Tensor:
         """That part by the definition in `kernels.reference`, in the leaves' dtype; float64 is the truth."""
+
+
+class OnDevice:
+    """What all operations begin with: a case, where it runs, and the dtype that is timed there."""
+
+    density = math.nan
+
+    def __init__(self, case: Case, device: torch.device) -> None:
+        self.case, self.device, self.dtype = case, device, DTYPES[device.type]
 
 
 def first_line(error: BaseException) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from benchmarks.cases import DTYPES, Case, Implementation, PassName
+from benchmarks.cases import Implementation, OnDevice, PassName
 from benchmarks.mixture import random_leaves
 from kernels import costs
 from kernels.costs import Cost
@@ -16,14 +14,10 @@ _CHECKED = 64
 """Rows or entries that are compared with the same operation on them alone."""
 
 
-class Gemm:
+class Gemm(OnDevice):
     """A square matrix product: what it reaches is the ceiling of FLOP/s."""
 
     passes: tuple[PassName, ...] = ("fwd",)
-    density = math.nan
-
-    def __init__(self, case: Case, device: torch.device) -> None:
-        self.case, self.device, self.dtype = case, device, DTYPES[device.type]
 
     def leaves(self, seed: int) -> list[Tensor]:
         """[T, M] and [M, F]."""
@@ -47,14 +41,10 @@ class Gemm:
         return [Implementation("torch", torch.matmul, lambda _: cost)]
 
 
-class Copy:
+class Copy(OnDevice):
     """A copy of [T] entries: what it reaches is the ceiling of bytes/s, read and written."""
 
     passes: tuple[PassName, ...] = ("fwd",)
-    density = math.nan
-
-    def __init__(self, case: Case, device: torch.device) -> None:
-        self.case, self.device, self.dtype = case, device, DTYPES[device.type]
 
     def leaves(self, seed: int) -> list[Tensor]:
         """Source and target."""

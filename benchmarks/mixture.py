@@ -7,7 +7,6 @@ and start with the router. `dense_ffn` has the width of the experts that a token
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, cast
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.cases import DTYPES, TRAINING, Case, Implementation, PassName
+from benchmarks.cases import TRAINING, Implementation, OnDevice, PassName
 from kernels import costs, reference
 from kernels.costs import Cost
 from kernels.moe_dispatch import dispatch_plan, moe_feed_forward
@@ -27,14 +26,10 @@ _GPU_TILE = 64
 """Rows of a tile: every expert's last one may be filled in part."""
 
 
-class Mixture:
+class Mixture(OnDevice):
     """A mixture of experts, in training."""
 
     passes = TRAINING
-    density = math.nan
-
-    def __init__(self, case: Case, device: torch.device) -> None:
-        self.case, self.device, self.dtype = case, device, DTYPES[device.type]
 
     def leaves(self, seed: int) -> list[Tensor]:
         """x [N, M], w_router [E, M], w_up [E, M, F], w_down [E, F, M] and w_gate [E, M, F]."""
@@ -106,14 +101,10 @@ class Mixture:
         return Cost(self._cost(pass_).flops, done.executed_flops, done.bytes)
 
 
-class FeedForward:
+class FeedForward(OnDevice):
     """A dense layer, in training: the definition itself, so there is nothing to compare it with."""
 
     passes = TRAINING
-    density = math.nan
-
-    def __init__(self, case: Case, device: torch.device) -> None:
-        self.case, self.device, self.dtype = case, device, DTYPES[device.type]
 
     def leaves(self, seed: int) -> list[Tensor]:
         """x [N, M], w_up [M, F], w_down [F, M] and w_gate [M, F]."""

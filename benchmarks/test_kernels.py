@@ -1,7 +1,7 @@
 """Every operation x implementation x pass x length: rows of `kernel_times.csv`. See docs/benchmarks.md.
 
     pytest benchmarks --benchmark-only --benchmark-json results.json
-    pytest benchmarks/test_kernels.py -k test_flash --seq-lens 512,1024 --benchmark-only
+    pytest benchmarks/test_kernels.py -k "test_ceilings or test_flash" --seq-lens 512,1024 --benchmark-only
 
 The implementations of a case are timed in turns, when its first test runs; pytest-benchmark then gets the times of
 each, seconds of the device, through a clock that knows nothing else. What the definition does not agree with fails and

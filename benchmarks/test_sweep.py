@@ -11,6 +11,7 @@ the whole table, for its peak memory. Aims, not asserted: at most 15% more than 
 
 from __future__ import annotations
 
+import functools
 import random
 import statistics
 import subprocess
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from training import pool, ray_engine, sweep
 from training.ablate import Ladders
@@ -43,15 +45,18 @@ def made_up_text() -> Source:
 
 
 @pytest.mark.benchmark(group="a sweep on Ray, one run at a time, per block")
-def test_sweep_on_ray(benchmark: Any, capsys: Any, full: bool, pytestconfig: pytest.Config, tmp_path: Path) -> None:
+def test_sweep_on_ray(benchmark: Any, capsys: Any, full: bool, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Blocks in a row and by the engine, in turns."""
     if not full:
         pytest.skip("twenty minutes; --full measures it, with --rounds 4 in four")
     pytest.importorskip("ray", reason="Ray is not installed (pip install '.[sweeps]')")
-    rounds, block = pytestconfig.getoption("--rounds") or 20, 25
+    rounds, block = request.config.getoption("--rounds") or 20, 25
     corpus = prepare(tmp_path / "text-byte", "text", [made_up_text()])
     table = tmp_path / "training_runs.csv"
     spent: dict[str, list[float]] = {"in a row": [], "on Ray": []}
+    # Runs in this process set its threads; what is timed after this must not inherit them.
+    request.addfinalizer(functools.partial(torch.set_num_threads, torch.get_num_threads()))
+    request.addfinalizer(ray_engine.disconnect)
     began = time.perf_counter()
     ray_engine.connect("local")
     start = time.perf_counter() - began

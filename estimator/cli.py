@@ -18,6 +18,7 @@ from estimator.cli_input import (
     Group,
     console,
     joined,
+    load_evidence,
     number,
     output_path,
     parse_budgets,
@@ -25,7 +26,7 @@ from estimator.cli_input import (
     single,
     write,
 )
-from estimator.evidence import Evidence, EvidenceError, load, published
+from estimator.evidence import EvidenceError, published
 
 if TYPE_CHECKING:
     from estimator.gain import Estimate
@@ -125,20 +126,6 @@ def _ask(
         raise BadInput(error.problems) from None
 
 
-def _load(options: dict[str, Any], problems: list[str]) -> Evidence:
-    """The evidence that the shared options name."""
-    if options["only_evidence"] and not options["evidence"]:
-        problems.append("--only-evidence: leaves no evidence without --evidence PATH. Add a table.")
-    tables = Evidence((), "", ())
-    try:
-        tables = load(options["evidence"], shipped=not options["only_evidence"])
-    except EvidenceError as error:
-        problems += map(str, error.problems)
-    if problems:
-        raise BadInput(problems)
-    return tables
-
-
 @click.group(
     cls=Group,
     lazy={
@@ -223,7 +210,7 @@ def list_command(as_json: bool, **options: Any) -> None:
     """All algorithms: what they replace, class, evidence and its range."""
     from estimator import listing
 
-    tables = _load(options, [])
+    tables = load_evidence(options["evidence"], options["only_evidence"], [])
     if as_json:
         print_json(listing.overview_document(tables))
     else:
@@ -248,7 +235,7 @@ def show_command(algo: str, currency: str, as_json: bool, **options: Any) -> Non
         name = algorithms.resolve(algo)
     except algorithms.UnknownAlgorithm as error:
         problems.append(str(error))
-    tables = _load(options, problems)
+    tables = load_evidence(options["evidence"], options["only_evidence"], problems)
     if as_json:
         print_json(listing.rows_document(tables, name, currency))
     else:
@@ -360,7 +347,7 @@ def _draw_kernels(options: dict[str, Any], others: list[str], output: str) -> No
     rows = []
     if options["times"] is None and not table.exists():
         problems.append(
-            f"{which}: a table of kernel times is there (none ships yet). Measure, or give --times FILE.csv."
+            f"{which}: a table of kernel times is there (found no kernel_times.csv). Give --times FILE.csv."
         )
     else:
         try:
@@ -428,7 +415,7 @@ def coverage_command(stacks: bool, as_json: bool, store: bool, **options: Any) -
         problems.append("--write: settings are fitted on the shipped tables only. Leave --evidence out.")
     if store and stacks:
         problems.append("--write: settings are fitted on single algorithms. Leave --stacks out.")
-    tables = _load(options, problems)
+    tables = load_evidence(options["evidence"], options["only_evidence"], problems)
     if stacks:
         from estimator import stack_coverage
 

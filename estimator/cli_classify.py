@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
-
 import click
 
 from estimator.cli_input import (
     IMAGE_TYPES,
-    BadInput,
     Command,
     console,
+    load_evidence,
+    one_budget,
     output_path,
-    parse_budgets,
     print_json,
     single,
     write,
 )
-from estimator.evidence import Evidence, EvidenceError, load
 
 
 @click.command("classify", cls=Command)
@@ -40,18 +37,10 @@ def classify_command(
     """
     problems: list[str] = []
     picture = output_path("--output", output, problems, IMAGE_TYPES)
-    ends = [budget(option, text, problems) for option, text in (("--low", low), ("--high", high))]
+    ends = [one_budget(option, text, problems) for option, text in (("--low", low), ("--high", high))]
     if ends[0] >= ends[1]:
         problems.append(f"--high: a budget above --low is needed (found {high}, not above {low}). Try 1e24.")
-    if only_evidence and not evidence:
-        problems.append("--only-evidence: leaves no evidence without --evidence PATH. Add a table.")
-    tables = Evidence((), "", ())
-    try:
-        tables = load(evidence, shipped=not only_evidence)
-    except EvidenceError as error:
-        problems += map(str, error.problems)
-    if problems:
-        raise BadInput(problems)
+    tables = load_evidence(evidence, only_evidence, problems)
     from estimator import classify
 
     found = classify.classify(tables, *ends)
@@ -65,12 +54,3 @@ def classify_command(
         classify.print_report(console(), found)
         if picture is not None:
             click.echo(f"wrote {output}")
-
-
-def budget(option: str, text: str, problems: list[str]) -> float:
-    """One budget (FLOP), or NaN with a problem added."""
-    before = len(problems)
-    found = parse_budgets(text, problems, option)
-    if len(found) != 1 and len(problems) == before:
-        problems.append(f"{option}: one budget is needed (found {text!r}). Try 1e24.")
-    return found[0] if len(found) == 1 else math.nan

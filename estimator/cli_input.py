@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from estimator.evidence import FLOPS_RANGE, write_atomically
+from estimator.evidence import FLOPS_RANGE, Evidence, EvidenceError, load, write_atomically
 
 IMAGE_TYPES = (".png", ".svg", ".pdf")
 _WIDTH = 120
@@ -118,6 +118,33 @@ def parse_budgets(text: str, problems: list[str], option: str = "--flops") -> li
             inside = [float(f"{low * 10.0**i:.12g}") for i in range(steps + 1)]
             budgets += inside if math.isclose(inside[-1], high) else [*inside, high]
     return [b for b in budgets if b == b]
+
+
+def one_budget(option: str, text: str, problems: list[str]) -> float:
+    """One budget (FLOP), or NaN with a problem added."""
+    before = len(problems)
+    found = parse_budgets(text, problems, option)
+    if len(found) != 1 and len(problems) == before:
+        problems.append(f"{option}: one budget is needed (found {text!r}). Try 1e24.")
+    return found[0] if len(found) == 1 else math.nan
+
+
+def load_evidence(paths: Sequence[str], only: bool, problems: list[str]) -> Evidence:
+    """The evidence that `--evidence` and `--only-evidence` name.
+
+    Raises:
+        BadInput: the tables' problems, and all of `problems`.
+    """
+    if only and not paths:
+        problems.append("--only-evidence: leaves no evidence without --evidence PATH. Add a table.")
+    tables = Evidence((), "", ())
+    try:
+        tables = load(paths, shipped=not only)
+    except EvidenceError as error:
+        problems += map(str, error.problems)
+    if problems:
+        raise BadInput(problems)
+    return tables
 
 
 def number(option: str, text: str, problems: list[str], example: str, convert: Callable[[str], Any] = float) -> Any:

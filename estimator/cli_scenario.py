@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from estimator.cli_classify import budget
-from estimator.cli_input import IMAGE_TYPES, BadInput, Command, console, number, output_path, print_json, single, write
-from estimator.evidence import Evidence, EvidenceError, load
+from estimator.cli_input import (
+    IMAGE_TYPES,
+    BadInput,
+    Command,
+    console,
+    load_evidence,
+    number,
+    one_budget,
+    output_path,
+    print_json,
+    single,
+    write,
+)
 
 if TYPE_CHECKING:
     from estimator.scenario import Assumptions, Scenario
@@ -46,17 +56,9 @@ def scenario_command(only_evidence: bool, evidence: tuple[str, ...], as_json: bo
     """
     problems: list[str] = []
     picture = output_path("--output", options["output"], problems, IMAGE_TYPES)
-    if only_evidence and not evidence:
-        problems.append("--only-evidence: leaves no evidence without --evidence PATH. Add a table.")
-    tables = Evidence((), "", ())
-    try:
-        tables = load(evidence, shipped=not only_evidence)
-    except EvidenceError as error:
-        problems += map(str, error.problems)
     assumed = _assumptions(options, problems)
     names = None if options["names"] is None else _names("--from", options["names"], problems)
-    if problems:
-        raise BadInput(problems)
+    tables = load_evidence(evidence, only_evidence, problems)
     from estimator import scenario
 
     members = scenario.population(tables, assumed.freeze, names)
@@ -94,7 +96,7 @@ def _assumptions(options: dict[str, Any], problems: list[str]) -> Assumptions:
     if options["freeze"] is None:
         problems.append("--freeze: the budget of the largest run is needed. Try --freeze 1e26.")
     else:
-        freeze = budget("--freeze", options["freeze"], problems)
+        freeze = one_budget("--freeze", options["freeze"], problems)
     years = number("--years", options["years"], problems, "10", int)
     if years is not None and not 1 <= years <= MAX_YEARS:
         problems.append(f"--years: 1 to {MAX_YEARS} (found {years}). Try 10.")

@@ -164,7 +164,7 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
 
 def _priced(name: str | None, dry_run: bool, problems: list[str]) -> Modelled | None:
     """The pace of `--on`."""
-    from estimator import hardware
+    from estimator import device_speed
     from training.pace import Modelled
 
     if name is None:
@@ -172,7 +172,7 @@ def _priced(name: str | None, dry_run: bool, problems: list[str]) -> Modelled | 
     if not dry_run:
         problems.append("--on: it goes with --dry-run. Add --dry-run, or leave it out.")
     try:
-        return Modelled(hardware.find(name))
+        return Modelled(device_speed.find(name))
     except ValueError as error:
         problems.append(f"--on: {error}")
         return None

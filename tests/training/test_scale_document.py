@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from estimator import hardware, training_runs
+from estimator import device_speed, training_runs
 from tests.test_documents import ROOT, printed_blocks, run, same
 from tests.training.conftest import made_up
 from training import config, data
@@ -29,7 +29,7 @@ def test_the_cost_of_a_ladder_is_what_its_command_prints(tmp_path: Path, monkeyp
 
 def test_what_our_own_runs_took_over_the_model() -> None:
     """The document's sentence: medians by budget."""
-    pace, ratios = Modelled(hardware.find("cpu")), defaultdict(list)
+    pace, ratios = Modelled(device_speed.find("cpu")), defaultdict(list)
     for row in training_runs.load(training_runs.TRAINING_RUNS):
         if row.status == "finished":
             made = config.fill_in(
