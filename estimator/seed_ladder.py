@@ -19,7 +19,7 @@ from estimator.text import number
 
 NEEDED = ("arm", "seed", "rung_flops", *list(ladder.OWN_COLUMNS.values())[1:])
 """Columns that a table of our own format must have; `stack` and `learning_rate` are used where they are there."""
-ALIKE = ("corpus", "tokenizer")
+ALIKE = ("corpus", "tokenizer", "seq_len")
 """What all runs of a stack must share, or their losses are of different texts."""
 
 

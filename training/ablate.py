@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from estimator import architecture
 from estimator.architecture import Stack
 from estimator.training_runs import TrainingRun
-from training import config
+from training import budget, config
 from training.config import Config
 from training.data import Corpus
 
@@ -59,7 +60,8 @@ class Ladders:
     """A sweep. Budgets in useful FLOP, ascending; `seeds` runs per arm at each of them, counted from 0.
 
     `further` are budgets of single arms beyond, with the seeds of the last rung. `options` go to every run
-    (`config.fill_in`). Without `find_rates` every run takes its default learning rate.
+    (`config.fill_in`). Without `find_rates` every run takes its default learning rate. Models have `model_size` times
+    the parameters of the rule, and see as many times fewer tokens.
     """
 
     corpus: Corpus
@@ -69,6 +71,7 @@ class Ladders:
     seeds: tuple[int, ...]
     further: tuple[tuple[str, float], ...] = ()
     find_rates: bool = True
+    model_size: float = 1.0
     compile: str = "auto"
     on_gpu: bool = False
     options: tuple[tuple[str, Any], ...] = ()
@@ -87,7 +90,12 @@ class Ladders:
         return self._made[key]
 
     def _default(self, arm: str, rung: float) -> Config:
-        made = config.resolve(self.corpus, stack=self.stack, arm=arm, flops=rung, **dict(self.options))
+        options = dict(self.options)
+        if self.model_size != 1.0:
+            sizes = {**options.get("sizes", {}), "vocab_size": self.corpus.vocab_size}
+            shape = budget.shape_of_other_size(rung, self.stack, self.model_size, **sizes)
+            options["sizes"] = {**options.get("sizes", {}), "n_layers": shape.n_layers, "d_model": shape.d_model}
+        made = config.resolve(self.corpus, stack=self.stack, arm=arm, flops=rung, **options)
         return config.with_compile(made, self.compile, self.on_gpu)
 
     @cached_property
@@ -103,6 +111,19 @@ class Ladders:
             except ValueError as error:
                 found += str(error).splitlines()
         return list(dict.fromkeys(found))
+
+    def strangers(self, ledger: Ledger) -> list[str]:
+        """Why the runs of a table cannot stand in one ladder with this sweep's: other lengths, other models."""
+        made = {(arm, rung): self._default(arm, rung) for arm, rung in self.cells()}
+        length = next(iter(made.values())).shape.seq_len
+        here = [row for row in ledger.values() if row.stack == self.stack]
+        found = [f"sequences of {n} tokens" for n in sorted({row.seq_len for row in here} - {length})]
+        for row in here:
+            at = made.get((row.arm, row.rung_flops))
+            if at is not None and not found and row.n_params_total != architecture.parameters(at.shape).total:
+                found.append(f"models of another size ({row.run_id} has {row.n_params_total:,} parameters)")
+        rule = f"all runs of a stack in a table have sequences of {length} tokens and one size of model per rung"
+        return [f"{rule} (found {found[0]}). Give a table of their own."] if found else []
 
     def cells(self) -> list[tuple[str, float]]:
         """(arm, rung) of every place in the ladders, from the lowest rung up."""

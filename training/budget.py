@@ -51,11 +51,26 @@ def baseline_shape(flops: float, stack: Stack, **sizes: Any) -> ModelShape:
         heads = SMALL_HEADS if width < SMALL_WIDTHS.stop else width // 64
         return architecture.stack(stack, **{"n_heads": heads, **sizes})
     n, _ = architecture.compute_optimal(flops)
-    candidates = [_small(width, stack, **sizes) for width in SMALL_WIDTHS]
-    nearest = min(candidates, key=lambda shape: abs(math.log(_multiplied(shape) / n)))
-    if nearest is not candidates[-1]:
-        return nearest
-    return architecture.compute_optimal_shape(flops, stack, **sizes)
+    small = _nearest_small(n, stack, **sizes)
+    return small or architecture.compute_optimal_shape(flops, stack, **sizes)
+
+
+def shape_of_other_size(flops: float, stack: Stack, times: float, **sizes: Any) -> ModelShape:
+    """The shape nearest to `times` the parameters of `baseline_shape`: at the same FLOP it sees that many times fewer
+    tokens. The grid of small shapes is coarse: twice is 1.5 to 2.1 times there.
+
+    Raises:
+        ValueError: as `baseline_shape`, or no such shape: it would be the rule's own.
+    """
+    rule = baseline_shape(flops, stack, **sizes)
+    small = _nearest_small(times * _multiplied(rule), stack, **sizes)
+    found = small or architecture.compute_optimal_shape(flops * times**2, stack, **sizes)  # N grows with the root of C
+    if found == rule:
+        raise ValueError(
+            f"model_size must lead to another shape, got {times:g}: the nearest at {flops:g} FLOP is the rule's "
+            f"({rule.n_layers} layers, {rule.d_model} wide); give one farther from 1, or another budget"
+        )
+    return found
 
 
 def plan(flops: float, stack: Stack, arm_fields: dict[str, Any], *, batch: int | None = None, **sizes: Any) -> Plan:
@@ -86,6 +101,13 @@ def plan(flops: float, stack: Stack, arm_fields: dict[str, Any], *, batch: int |
             f"{per_token:.3g} FLOP per token takes {per_token * step_tokens:.3g}: raise it, or lower the batch"
         )
     return Plan(shape, batch, steps, steps * step_tokens, steps * step_tokens * per_token)
+
+
+def _nearest_small(parameters: float, stack: Stack, **sizes: Any) -> ModelShape | None:
+    """The small shape nearest to a number of parameters; None where a larger one would be nearer."""
+    candidates = [_small(width, stack, **sizes) for width in SMALL_WIDTHS]
+    nearest = min(candidates, key=lambda shape: abs(math.log(_multiplied(shape) / parameters)))
+    return nearest if nearest is not candidates[-1] else None
 
 
 def _small(width: int, stack: Stack, **sizes: Any) -> ModelShape:

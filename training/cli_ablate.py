@@ -41,6 +41,7 @@ _TRY_RUNGS = "Try 3e11:3e12, or a list 1e12,3e12."
 @single("--corpus", default="mini", metavar="NAME|FOLDER", help="Text, as `ceg data prepare` left it (mini).")
 @single("--tokenizer", default="byte", metavar="byte|bpe", help="Of the corpus (byte).")
 @single("--seq-len", default="128", metavar="N", help="Tokens of a sequence (128).")
+@single("--model-size", default="1", metavar="X", help="Times the rule's parameters, on 1/X of the tokens (1).")
 @single("--eval-tokens", metavar="N", help="Held-out tokens of the last evaluation (262144).")
 @single("--compile", "compile_", default="off", metavar="auto|on|off", help="torch.compile (off).")
 @single("--device", default="auto", metavar="auto|cpu|cuda", help="Where to train (auto).")
@@ -76,6 +77,7 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
     threads = _count("--threads", options["threads"], problems, "1")
     seq_len = _count("--seq-len", options["seq_len"], problems, "128")
     eval_tokens = _count("--eval-tokens", options["eval_tokens"], problems, "262144")
+    model_size = _above_zero("--model-size", options["model_size"], problems, "2")
     seconds = _above_zero("--time-limit", options["time_limit"], problems, "3600")
     gpus = _above_zero("--gpus-per-run", options["gpus_per_run"], problems, "0.25")
     if gpus is not None and options["ray"] is None:
@@ -121,11 +123,12 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
             corpus=corpus, stack=options["stack"], arms=tuple(dict.fromkeys(canonical[: len(names)])),
             rungs=tuple(rungs), seeds=tuple(n or 1 for n in seeds),
             further=tuple(zip(canonical[len(names) :], (rung for _, rung in more), strict=False)),
-            find_rates=options["learning_rates"] == "sweep", compile=options["compile_"], on_gpu=on_gpu,
-            options=tuple(given.items()),
+            find_rates=options["learning_rates"] == "sweep", model_size=model_size or 1.0,
+            compile=options["compile_"], on_gpu=on_gpu, options=tuple(given.items()),
         )  # fmt: skip
         problems += [] if problems else ladders.problems()
         ledger = sweep.read(table) if table is not None else {}
+        problems += [] if problems else [f"--out: {other}" for other in ladders.strangers(ledger)]
     except CorpusError as error:
         problems.append(f"--corpus: {error}")
     except EvidenceError as error:

@@ -73,12 +73,13 @@ def test_a_baseline_that_does_not_fall_gives_no_curve(tmp_path: Path) -> None:
 def test_everything_wrong_with_a_table_is_said(tmp_path: Path) -> None:
     rows = runs()
     last = rows[-3]
-    rows.append(last._replace(run_id="again", corpus="library@1", loss_nats_per_token=1.7))
+    rows.append(last._replace(run_id="again", corpus="library@1", seq_len=512, loss_nats_per_token=1.7))
     with pytest.raises(EvidenceError) as caught:
         seed_ladder.load(write(tmp_path / "t.csv", rows))
     text = str(caught.value)
     assert "one run per rung and seed (lstm at 3e+12 FLOP) (found seed 2 again)" in text
     assert "all runs of a ladder have one corpus (found library@1, mini@0)" in text
+    assert "all runs of a ladder have one seq_len (found 128, 512)" in text
     other = tmp_path / "other.csv"
     other.write_text("variant,N,D,C,loss\na,1,1,1e17,3\n")
     with pytest.raises(EvidenceError, match="`ceg fit`"):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from estimator import training_runs
+from estimator import architecture, training_runs
 from estimator.cli import ceg
 from estimator.training_runs import TrainingRun
 from training import ablate, config, pool, repeat, sweep
@@ -134,6 +134,37 @@ def test_every_run_is_wanted_once_and_one_of_the_search_may_stand_in_the_ladder(
     assert sorted(row.role for row in ledger.values() if row.rung_flops == 1e9) == ["ladder", *["learning_rate"] * 2]
     assert len(ledger) == 2 * (3 + 2 + 3 - 1) + 3
     assert not made.ahead(ledger)
+
+
+def test_a_larger_model_sees_fewer_tokens_at_the_same_flop(tiny_corpus: Corpus) -> None:
+    rule, twice = (ladders(tiny_corpus, model_size=size).configuration("rope", 1e12) for size in (1.0, 2.0))
+    sizes = [architecture.parameters(made.shape).total for made in (rule, twice)]
+    assert sizes[1] / sizes[0] == pytest.approx(2, rel=0.3)
+    assert twice.tokens / rule.tokens == pytest.approx(sizes[0] / sizes[1], rel=0.15)
+    assert twice.flops == pytest.approx(rule.flops, rel=0.01)
+    assert ladders(tiny_corpus, model_size=0.99).problems() == [
+        "model_size must lead to another shape, got 0.99: the nearest at 1e+08 FLOP is the rule's (2 layers, 32 wide); "
+        "give one farther from 1, or another budget",
+        "model_size must lead to another shape, got 0.99: the nearest at 3e+08 FLOP is the rule's (2 layers, 32 wide); "
+        "give one farther from 1, or another budget",
+    ]
+
+
+def test_runs_of_another_ladder_are_refused(tiny_corpus: Corpus) -> None:
+    made = ladders(tiny_corpus)
+    ledger = train_all(made, parabola(tiny_corpus, 1.0))
+    of_shape = {
+        run_id: row._replace(
+            n_params_total=architecture.parameters(made.configuration(row.arm, row.rung_flops).shape).total
+        )
+        for run_id, row in ledger.items()
+    }
+    assert made.strangers(of_shape) == []
+    (size,) = ladders(tiny_corpus, model_size=3.0).strangers(of_shape)
+    assert "models of another size" in size
+    (length,) = ladders(tiny_corpus, options=(("sizes", {"seq_len": 64}),)).strangers(of_shape)
+    assert "sequences of 32 tokens" in length
+    assert ladders(tiny_corpus, stack="modern", arms=("baseline",)).strangers(of_shape) == []
 
 
 def test_default_learning_rates_need_no_search(tiny_corpus: Corpus) -> None:

@@ -275,6 +275,7 @@ def test_ten_gigabytes_add_no_memory(tmp_path: Path) -> None:
     folder = _of_zeros(tmp_path / "large", 10 * 10**9)
     program = f"""
 from pathlib import Path
+import torch  # not the corpus's memory
 from training.data import Batches, open_corpus, validation_rows
 def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()
