@@ -8,7 +8,9 @@
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python,$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 BIN := .venv/bin
 # pip's own notices say nothing about this project.
-PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -c constraints.txt
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
+# pip compiles on one core, and tests of other packages too.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib estimator kernels training || true
 
 .PHONY: demo test test-all test-oldest lint aot bench clean
 
@@ -43,16 +45,19 @@ bench: .venv/.full
 .venv/.light: .venv/.python pyproject.toml constraints.txt
 	@echo "installing the light core into .venv (about half a minute) ..."
 	$(PIP) -e .
+	@$(COMPILE)
 	@touch $@
 
 .venv/.full: .venv/.python pyproject.toml constraints.txt
 	@echo "installing everything into .venv (one to two minutes) ..."
 	$(PIP) -e '.[torch,dev]'
+	@$(COMPILE)
 	@touch .venv/.light $@
 
 .venv/.sweeps: .venv/.full
 	@echo "installing Ray into .venv (about twenty seconds) ..."
 	$(PIP) -e '.[sweeps]'
+	@$(COMPILE)
 	@touch $@
 
 .venv-oldest/.full: constraints-oldest.txt

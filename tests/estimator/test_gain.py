@@ -415,6 +415,7 @@ def test_taking_the_rows_near_the_target_away_widens(name: str, field: str) -> N
 # Calibration
 
 
+@pytest.mark.slow
 def test_intervals_hold_what_they_promise_when_the_model_is_true() -> None:
     """Draw scatter, curve, studies and a new study from the model; the intervals must hold their share of draws.
 

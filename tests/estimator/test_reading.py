@@ -27,8 +27,13 @@ def test_swapping_the_arms_flips_the_sign() -> None:
     assert forth.cross == pytest.approx(back.cross)
 
 
-@pytest.mark.parametrize("shared", [0.0, 0.8])
-@pytest.mark.parametrize("noise", [0.004, 0.008])
+@pytest.mark.parametrize(
+    ("noise", "shared"),
+    [
+        (0.004, 0.8),
+        *(pytest.param(*slow, marks=pytest.mark.slow) for slow in ((0.004, 0.0), (0.008, 0.0), (0.008, 0.8))),
+    ],
+)
 def test_stated_errors_are_those_of_many_ladders(noise: float, shared: float) -> None:
     """The error of every read, and of the mean of all, over 400 noisy ladders of a known gain."""
     rng = np.random.default_rng(5)

@@ -44,7 +44,7 @@ def differentiated(model: Callable[[Tensor], Tensor], parameters: list[Tensor], 
     return [loss.detach(), *torch.autograd.grad(loss, parameters)]
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ATTENTION)
 def test_gradients_of_two_layers(name: str, backend: str) -> None:
     torch.compiler.reset()

@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
-from training import config
+from training import config, curves
 from training.config import Config
 from training.data import Corpus
 from training.processes import Processes
@@ -26,9 +27,10 @@ def small(corpus: Corpus, **given: Any) -> Config:
 
 
 def run(made: Config, corpus: Corpus, folder: Path, **options: Any) -> RunDir:
-    """Train to the end."""
+    """Train to the end, without the picture, which takes longer than the steps."""
     found = RunDir(folder / made.run_id)
-    train(made, corpus, found, ONE, **options)
+    with mock.patch.object(curves, "draw", return_value=b""):
+        train(made, corpus, found, ONE, **options)
     return found
 
 

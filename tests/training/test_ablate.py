@@ -260,6 +260,7 @@ def test_a_row_can_be_repeated_to_the_bit(tiny_corpus: Corpus, undisturbed: Path
     assert summary["loss_nats_per_token"] == row.loss_nats_per_token
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_recorded_and_the_rest_goes_on(
     tiny_corpus: Corpus, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -278,6 +279,7 @@ def test_a_run_that_fails_is_recorded_and_the_rest_goes_on(
     assert losses(tmp_path) == losses(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_takes_no_other_run_with_it(tiny_corpus: Corpus, tmp_path: Path) -> None:
     import multiprocessing
 

@@ -150,9 +150,8 @@ def _killed_and_resumed(corpus: Corpus, folder: Path, kills: int, seed: int, *mo
     return RunDir(next(folder.glob("*")))
 
 
-@pytest.mark.parametrize(
-    ("kills", "steps"), [pytest.param(1, 500, id="one"), pytest.param(10, 6000, id="ten", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kills", "steps"), [pytest.param(1, 500, id="one"), pytest.param(10, 6000, id="ten")])
 def test_killed_at_random_moments_a_run_is_the_uninterrupted_one(
     tiny_corpus: Corpus, tmp_path: Path, kills: int, steps: int
 ) -> None:
@@ -165,7 +164,7 @@ def test_killed_at_random_moments_a_run_is_the_uninterrupted_one(
     assert steps_seen == sorted(set(steps_seen))
 
 
-@pytest.mark.parametrize("stack", ["bare", "modern"])
+@pytest.mark.parametrize("stack", ["bare", pytest.param("modern", marks=pytest.mark.slow)])
 def test_every_arm_trains_to_a_finite_loss(tiny_corpus: Corpus, tmp_path: Path, stack: Any) -> None:
     for arm in arms.arms(stack):
         made = small(tiny_corpus, stack=stack, arm=arm, steps=4, sizes={
