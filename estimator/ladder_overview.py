@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from estimator import own_runs, paper_tables, seed_ladder
+from estimator import own_gains, own_runs, paper_tables, seed_ladder
 from estimator.seed_ladder import GainAt, StackRuns
 from estimator.text import number, wrap
 from estimator.training_runs import TrainingRun
@@ -65,6 +65,10 @@ def print_overview(console: Console, runs: StackRuns, table: Sequence[TrainingRu
         console.out(wrap(line, console.width), highlight=False)
     console.print()
 
+    together = _combinations(runs, budgets)
+    if together is not None:
+        console.print(together)
+        console.print()
     beside = _beside_paper(runs)
     if beside is not None:
         console.print(beside)
@@ -102,6 +106,31 @@ def _cell(gain: GainAt | None, why: dict[str, None]) -> str:
         return mark
     error = f"({gain.read.se:.2g})" if not gain.why else "(one seed)"
     return f"{math.exp(gain.read.log_gain):.2f}x {error}"
+
+
+def _combinations(runs: StackRuns, budgets: Sequence[float]) -> Any:
+    """Combinations over the product of their parts, and of three over their pairs too; None where none was read."""
+    from rich.table import Table
+
+    title = "Combinations over the product of their parts (se of ln)"
+    shown = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), collapse_padding=True)
+    gains = own_gains.read_all(runs)
+    rows: dict[str, dict[float, own_gains.Excess]] = {}
+    for pair in runs.pairs:
+        for label, excess in (
+            (pair[1], own_gains.excess),
+            (f"{pair[1]}, beyond its pairs", own_gains.excess_over_pairs),
+        ):
+            found = {budget: at for budget in budgets if (at := excess(runs, gains, pair, budget)) is not None}
+            rows |= {label: found} if found else {}
+    read = [budget for budget in budgets if any(budget in found for found in rows.values())]
+    shown.add_column("arm", no_wrap=True)
+    for budget in read:
+        shown.add_column(number(budget), justify="right", no_wrap=True)
+    for label, found in rows.items():
+        cells = (found.get(budget) for budget in read)
+        shown.add_row(label, *(f"{math.exp(at.log):.2f}x ({at.error:.2g})" if at else "-" for at in cells))
+    return shown if rows else None
 
 
 def _beside_paper(runs: StackRuns) -> Any:
@@ -151,26 +180,31 @@ def _rate_table(searches: Iterable[Rates]) -> Any:
 
 def document(runs: StackRuns, table: Sequence[TrainingRun]) -> dict[str, object]:
     """`ceg ladder --json` without an algorithm."""
+    gains = own_gains.read_all(runs)
     return {
         "schema": "ceg.ladder_overview",
         "schema_version": 1,
         "stack": runs.stack,
         "gains": [
             {
-                "algorithm": algorithm,
-                "treatment": treatment,
-                "baseline": against,
+                "algorithm": pair[0],
+                "treatment": pair[1],
+                "baseline": pair[2],
                 "rungs": [
                     {
                         "rung_flops": gain.rung.budget,
                         "ceg": math.exp(gain.read.log_gain) if gain.read else None,
                         "ln_ceg_se": gain.read.se if gain.read and not gain.why else None,
+                        "over_parts": _excess_document(own_gains.excess(runs, gains, pair, gain.rung.budget)),
+                        "over_pairs": _excess_document(
+                            own_gains.excess_over_pairs(runs, gains, pair, gain.rung.budget)
+                        ),
                         "why": gain.why,
                     }
-                    for gain in seed_ladder.gains(runs, treatment, against)
+                    for gain in ladder
                 ],
             }
-            for algorithm, treatment, against in runs.pairs
+            for pair, ladder in gains.items()
         ],
         "noise_ln_loss": [
             {"rung_flops": budget, "sd": noise.pooled.sd, "degrees_of_freedom": noise.pooled.freedom}
@@ -188,3 +222,7 @@ def document(runs: StackRuns, table: Sequence[TrainingRun]) -> dict[str, object]
             for search in rates(table, runs.stack)
         ],
     }
+
+
+def _excess_document(excess: own_gains.Excess | None) -> dict[str, float] | None:
+    return None if excess is None else {"ratio": math.exp(excess.log), "ln_ratio_se": excess.error}

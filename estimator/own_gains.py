@@ -13,7 +13,9 @@ import io
 import math
 import os
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
 from estimator import algorithms, own_runs, paired, seed_ladder
 from estimator.evidence import COLUMNS, EvidenceError, Problem, PublishedGain
@@ -24,6 +26,15 @@ CONTENT = 0.9
 
 Pair = tuple[str, str, str]
 """An algorithm or a combination, the arm with it, the arm without it (`StackRuns.pairs`)."""
+Gains = Mapping[Pair, tuple[GainAt, ...]]
+"""Gains at every rung."""
+
+
+class Excess(NamedTuple):
+    """Of a combination: ln of a ratio of gains, and its standard error."""
+
+    log: float
+    error: float
 
 
 def rows(path: str | os.PathLike[str]) -> list[PublishedGain]:
@@ -34,10 +45,10 @@ def rows(path: str | os.PathLike[str]) -> list[PublishedGain]:
     """
     found = []
     for runs in seed_ladder.load(path).values():
-        gains = {pair: seed_ladder.gains(runs, pair[1], pair[2]) for pair in runs.pairs}
+        gains = read_all(runs)
         for pair, ladder in gains.items():
             found += [
-                _row(Path(path).name, runs, pair, at, _excess_error(runs, gains, pair, at))
+                _row(Path(path).name, runs, pair, at, excess(runs, gains, pair, at.rung.budget))
                 for at in ladder
                 if at.read is not None and not at.why
             ]
@@ -63,36 +74,54 @@ def content(path: str | os.PathLike[str]) -> bytes:
     return buffer.getvalue().encode()
 
 
-def _excess_error(runs: StackRuns, gains: Mapping[Pair, tuple[GainAt, ...]], pair: Pair, at: GainAt) -> float:
-    """Standard error of ln(gain of a combination / product of its parts') at one rung; NaN where a part was not read
-    there, or over another baseline.
+def excess(runs: StackRuns, gains: Gains, pair: Pair, budget: float) -> Excess | None:
+    """ln of a combination's gain over the product of its parts' at one rung; None for a single algorithm, and where the
+    combination or a part was not read there with an error, or over another baseline.
     """
-    names, treatment, against = pair
-    parts = names.split("+")
-    if len(parts) < 2:
-        return math.nan
-    assert at.read is not None
-    terms = [(1.0, treatment, at.read)]
-    for part in parts:
-        if algorithms.get(part).exact_in_flop:
-            continue
-        there = next(
-            (
-                (-1.0, other[1], g.read)
-                for other, ladder in gains.items()
-                for g in ladder
-                if other[0] == part and other[2] == against and g.rung.budget == at.rung.budget and g.read is not None
-            ),
-            None,
-        )
-        if there is None:
-            return math.nan
-        terms.append(there)
+    parts = _parts(pair)
+    return None if len(parts) < 2 else _contrast(runs, gains, pair[2], budget, {(p,): -1.0 for p in parts} | {parts: 1})
+
+
+def excess_over_pairs(runs: StackRuns, gains: Gains, pair: Pair, budget: float) -> Excess | None:
+    """What a combination of three has beyond its parts and their three pairs: the third-order interaction of a
+    factorial experiment, which `interaction` takes as none; None as for `excess`.
+    """
+    parts = _parts(pair)
+    if len(parts) != 3:
+        return None
+    singles = {(part,): 1.0 for part in parts}
+    return _contrast(runs, gains, pair[2], budget, singles | dict.fromkeys(combinations(parts, 2), -1.0) | {parts: 1})
+
+
+def read_all(runs: StackRuns) -> Gains:
+    """The gains of every pair of a stack."""
+    return {pair: seed_ladder.gains(runs, pair[1], pair[2]) for pair in runs.pairs}
+
+
+def _parts(pair: Pair) -> tuple[str, ...]:
+    """Those of a combination that change its gain in FLOP, in alphabetical order."""
+    return tuple(sorted(name for name in pair[0].split("+") if not algorithms.get(name).exact_in_flop))
+
+
+def _contrast(
+    runs: StackRuns, gains: Gains, against: str, budget: float, weights: Mapping[tuple[str, ...], float]
+) -> Excess | None:
+    """The weighted sum of ln gains over one baseline at one rung."""
+    read = {
+        _parts(pair): (pair[1], at.read)
+        for pair, ladder in gains.items()
+        for at in ladder
+        if pair[2] == against and at.rung.budget == budget and at.read is not None and not at.why
+    }
+    if not weights.keys() <= read.keys():
+        return None
+    terms = [(weight, *read[parts]) for parts, weight in weights.items()]
     rungs = [runs.noise[rung.budget] for rung in runs.arms[against]]
-    return paired.combined_error(terms, rungs, against, runs.noise[at.rung.budget], runs.correlation)
+    error = paired.combined_error(terms, rungs, against, runs.noise[budget], runs.correlation)
+    return Excess(math.fsum(weight * at.log_gain for weight, _, at in terms), error)
 
 
-def _row(source: str, runs: StackRuns, pair: Pair, at: GainAt, excess_error: float) -> PublishedGain:
+def _row(source: str, runs: StackRuns, pair: Pair, at: GainAt, over_parts: Excess | None) -> PublishedGain:
     assert at.read is not None
     algorithm, treatment, against = pair
     base = f" ({len(at.baseline.losses)} of {against})" if at.baseline else f" ({against} was not trained there)"
@@ -101,8 +130,8 @@ def _row(source: str, runs: StackRuns, pair: Pair, at: GainAt, excess_error: flo
         f"{len(runs.arms[against])} rungs of {against}; se of ln CEG {at.read.se:.3g} "
         f"({at.read.freedom:.0f} degrees of freedom)"
     )
-    if not math.isnan(excess_error):
-        note += f"; se of ln(stack / parts) {excess_error:.3g}"
+    if over_parts is not None:
+        note += f"; se of ln(stack / parts) {over_parts.error:.3g}"
     flops, ceg, low, high = map(_rounded, (at.rung.flops, math.exp(at.read.log_gain), *at.read.interval(CONTENT)))
     return PublishedGain(
         algorithm=algorithm,

@@ -9,10 +9,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from estimator import estimate, evidence, own_gains, training_runs
+from estimator import estimate, evidence, own_gains, seed_ladder, training_runs
 from estimator.cli import ceg
 from estimator.evidence import EvidenceError, is_own, load, own_error, read_published_gains
 from tests.estimator import made_ladder
@@ -82,6 +83,31 @@ def test_a_combination_states_the_error_of_its_excess(project: Path) -> None:
         assert 0.3 < evidence.own_excess_error(both) / independent < 1.5
         assert evidence.own_excess_error(both) != pytest.approx(independent, rel=0.01)
         assert math.isnan(evidence.own_excess_error(rows["rope", flops]))
+
+
+def test_excesses_over_parts_and_pairs_are_what_was_put_in(tmp_path: Path) -> None:
+    """Their stated errors are the scatter over made-up ladders."""
+    parts, pairs = {"layernorm": 2.0, "rope": 1.5, "swiglu": 1.2}, {"rope": 1.1, "swiglu": 0.8}
+    gains = parts | {f"layernorm+{name}": 2.0 * parts[name] * factor for name, factor in pairs.items()}
+    gains |= {"rope+swiglu": 1.8, "layernorm+rope+swiglu": 3.6 * 1.1 * 0.8 * 1.3}
+    z: dict[str, list[float]] = {"parts": [], "pairs": []}
+    for seed in range(30):
+        table = made_ladder.write(tmp_path / "training_runs.csv", made_ladder.runs(gains, seed=seed))
+        runs = seed_ladder.load(table)["bare"]
+        read = own_gains.read_all(runs)
+        (triple,) = (pair for pair in read if pair[0].count("+") == 2)
+        (couple,) = (pair for pair in read if pair[1] == "layernorm+swiglu")
+        over_parts = own_gains.excess(runs, read, couple, 1e12)
+        over_pairs = own_gains.excess_over_pairs(runs, read, triple, 1e12)
+        assert over_parts is not None
+        assert over_pairs is not None
+        assert own_gains.excess_over_pairs(runs, read, couple, 1e12) is None
+        assert own_gains.excess(runs, read, ("rope", "rope", "baseline"), 1e12) is None
+        z["parts"].append((over_parts.log - math.log(0.8)) / over_parts.error)
+        z["pairs"].append((over_pairs.log - math.log(1.3)) / over_pairs.error)
+    for values in z.values():
+        assert abs(np.mean(values)) < 0.6
+        assert 0.65 < np.std(values) < 1.4
 
 
 def test_no_row_rests_on_one_seed(tmp_path: Path) -> None:
