@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from estimator.scenario import Assumptions, Scenario
 
 MAX_YEARS = 50
+MAX_ARRIVALS = 200
 
 
 @click.command("scenario", cls=Command)
@@ -74,7 +75,11 @@ def scenario_command(only_evidence: bool, evidence: tuple[str, ...], as_json: bo
         problems.append("--evidence: some algorithm has a gain in FLOP (found none). Use --pace literature.")
     if problems:
         raise BadInput(problems)
-    found = scenario.run(tables, assumed, members)
+    everyone = members if names is None else scenario.population(tables, assumed.freeze)
+    try:
+        found = scenario.run(tables, assumed, members, everyone)
+    except ValueError as error:
+        raise BadInput([f"--pace, --years: {error}. Ask for fewer years or a slower pace."]) from None
     if picture is not None:
         from estimator import plot_scenario
 
@@ -106,6 +111,11 @@ def _assumptions(options: dict[str, Any], problems: list[str]) -> Assumptions:
         rate = number("--pace", options["pace"], problems, "registry, literature or 1.5")
         if rate is not None and not 0 < rate <= 100:
             problems.append(f"--pace: registry, literature, or 0 to 100 algorithms a year (found {rate:g}). Try 1.5.")
+        elif rate is not None and years is not None and rate * years > MAX_ARRIVALS:
+            problems.append(
+                f"--pace: at most {MAX_ARRIVALS} algorithms in all years together (found {rate:g} x {years}). "
+                "Ask for fewer years or a slower pace."
+            )
         pace, per_year = scenario.REGISTRY, rate
     lists = pace == scenario.LITERATURE
     for option in ("halving", "share") if not lists else ("names", "interaction"):

@@ -87,7 +87,7 @@ def pairs_of(members: Iterable[Member]) -> list[Pair]:
 def observations(rows: Iterable[PublishedGain], currency: str) -> list[Observation]:
     """Every measured combination whose parts the same study measured, and every algorithm on two of our own stacks.
 
-    A row of a combination is compared with the nearest rows in compute of each part (gains change with compute).
+    A row of a combination is compared with the nearest rows of each part (`_nearest`; gains change with compute).
     """
     table: dict[tuple[str, str, str], list[_Reading]] = {}
     for row in rows:
@@ -223,11 +223,15 @@ def _taken_out(row: PublishedGain) -> bool:
 
 
 def _nearest(readings: Sequence[_Reading], to: _Reading) -> list[_Reading]:
-    """The readings nearest in compute, by name; none where all are too far away."""
-    distance = min((abs(r.x - to.x) for r in readings), default=math.inf)
-    if distance > (SAME_RUNG if is_own(to.row) else NEAR_DECADES):
-        return []
-    return sorted(r for r in readings if abs(r.x - to.x) == distance)
+    """The readings that a stack is compared with, by name; none where all are too far away in compute.
+
+    Our own are of one rung. Others: of the stack's own table where it has some near enough, since a study may hold
+    several sets of runs.
+    """
+    near = [r for r in readings if abs(r.x - to.x) <= (SAME_RUNG if is_own(to.row) else NEAR_DECADES)]
+    near = [r for r in near if r.row.source == to.row.source] or near
+    distance = min((abs(r.x - to.x) for r in near), default=math.inf)
+    return sorted(r for r in near if abs(r.x - to.x) == distance)
 
 
 def _mean(readings: Sequence[_Reading]) -> float:

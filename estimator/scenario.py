@@ -5,8 +5,10 @@ Two paces, and neither is a forecast: each says what follows from assumptions th
 
 registry: algorithms arrive at random, so many a year, each as good as one of the registry drawn at random, its gain
 in FLOP at the frozen budget (`gain.Curve.mean`, the average setting) and its class probabilities. What does not help is
-not adopted. How often a kind of algorithm comes up is as uncertain as so few algorithms leave it (a Bayesian bootstrap:
-Rubin 1981, doi:10.1214/aos/1176345338), and so is the rate where it is the registry's own (Gamma, Jeffreys' prior).
+not adopted. A gain is drawn once per future, for all that are like its algorithm: what is not known of it does not
+average out over arrivals. How often a kind of algorithm comes up is as uncertain as so few algorithms leave it (a
+Bayesian bootstrap: Rubin 1981, doi:10.1214/aos/1176345338), and so is the rate where it is the registry's own (Gamma,
+Jeffreys' prior).
 
 literature: effective compute doubles in a stated time (Ho et al. 2024), of which a share goes on when compute stops
 growing (Gundlach et al. 2025): the rest came from gains that grew with scale.
@@ -32,6 +34,8 @@ from estimator.interaction import PAIR_SD
 from estimator.mixture import Mixture
 
 DRAWS = 20_000
+MOST_LN = 600.0
+"""ln of the largest compute that is answered: floating-point numbers end at 709."""
 REGISTRY, LITERATURE = "registry", "literature"
 HALVING_MONTHS = (5.0, 14.0)
 HALVING_SOURCE = (
@@ -120,20 +124,29 @@ def paper_years(members: Sequence[Member]) -> tuple[int, int]:
     return min(years), max(years)
 
 
-def run(tables: Evidence, assumed: Assumptions, members: Sequence[Member]) -> Scenario:
-    """The scenario; `members` are `population`, and `assumed.stack` names algorithms with an answer."""
+def run(
+    tables: Evidence, assumed: Assumptions, members: Sequence[Member], everyone: Sequence[Member] | None = None
+) -> Scenario:
+    """The scenario; `members` are `population`, and `assumed.stack` names algorithms with an answer.
+
+    The registry's rate is that of `everyone`, all who are in it (None: the members).
+
+    Raises:
+        ValueError: the band passes what a floating-point number holds.
+    """
+    everyone = everyone or members
     start, far = _in_use(tables, assumed)
     without = None
     if assumed.pace == LITERATURE:
         paths, shares, said = _literature(assumed)
-        other = _arrivals(assumed, members)[0] if members else None
+        other = _arrivals(assumed, members, everyone)[0] if members else None
     else:
         other = _literature(assumed)[0]
-        paths, shares, said, brought = _arrivals(assumed, members)
+        paths, shares, said, brought = _arrivals(assumed, members, everyone)
         far += [m.decades for m in members]
         if shares and len(members) > 1:
             first = max(members, key=lambda m: (brought[m.name], m.name))
-            rest = _arrivals(assumed, [m for m in members if m is not first], members)[0]
+            rest = _arrivals(assumed, [m for m in members if m is not first], everyone)[0]
             end = float(np.median(start + rest[:, -1]))
             without = (first.name, brought[first.name], assumed.freeze * math.exp(end))
     n_far = sum(not d <= FAR_DECADES for d in far)
@@ -149,6 +162,8 @@ def run(tables: Evidence, assumed: Assumptions, members: Sequence[Member]) -> Sc
 
     def after(t: int, gains: Array) -> Year:
         ends = np.quantile(start + gains[:, t], (0.05, 0.25, 0.5, 0.75, 0.95))
+        if ends[-1] + math.log(assumed.freeze) > MOST_LN:
+            raise ValueError(f"the band stays below e^{MOST_LN:.0f} FLOP (found e^{ends[-1]:.0f} times the start)")
         low90, low50, median, high50, high90 = (assumed.freeze * math.exp(q) for q in ends)
         return Year(t, median, (low50, high50), (low90, high90))
 
@@ -189,20 +204,20 @@ def _draw(law: Mixture, rng: np.random.Generator, n: int) -> Array:
 
 
 def _arrivals(
-    assumed: Assumptions, members: Sequence[Member], counted: Sequence[Member] | None = None
+    assumed: Assumptions, members: Sequence[Member], counted: Sequence[Member]
 ) -> tuple[Array, dict[str, float], str, dict[str, float]]:
     """ln gain [draws, years + 1], shares by class, the pace in words, and shares by algorithm; the registry's rate is
     that of `counted`.
     """
     rng = np.random.default_rng([assumed.seed, 1])
     if assumed.per_year is None:
-        counted = counted or members
         first, last = paper_years(counted)
         span = last - first + 1
         rates = rng.gamma(len(counted) + 0.5, 1.0 / span, DRAWS)
         said = (
-            f"{len(counted) / span:.2f} algorithms a year: {len(counted)} of the registry have papers of {first} to "
-            f"{last}. They are survivors, chosen because they were adopted"
+            f"{(len(counted) + 0.5) / span:.2f} algorithms a year (mean of what {len(counted)} leave possible): so "
+            f"many of the registry have papers of {first} to {last}. They are survivors, chosen because they were "
+            "adopted"
         )
     else:
         rates = np.full(DRAWS, assumed.per_year)
@@ -210,11 +225,12 @@ def _arrivals(
     chances = rng.dirichlet(np.ones(len(members)), DRAWS)
     arrivals = rng.poisson(rates[:, None], (DRAWS, assumed.years))
     draw, year = (np.repeat(index.ravel(), arrivals.ravel()) for index in np.indices(arrivals.shape))
-    picked = (rng.random(len(draw))[:, None] > chances.cumsum(1)[draw]).sum(1).clip(0, len(members) - 1)
-    gains = np.zeros(len(draw))
-    for i, member in enumerate(members):
-        mine = picked == i
-        gains[mine] = np.maximum(0.0, _draw(member.gain, rng, int(mine.sum())))
+    drawn, ends = rng.random(len(draw)), chances.cumsum(1)
+    picked = np.zeros(len(draw), int)
+    for i in range(len(members) - 1):  # a column at a time: arrivals may be millions
+        picked += drawn > ends[draw, i]
+    known = np.maximum(0.0, np.stack([_draw(member.gain, rng, DRAWS) for member in members], axis=1))
+    gains = known[draw, picked]
     bent = assumed.interaction_sd * rng.standard_normal(len(draw)) * (gains > 0)
     each = np.zeros((DRAWS, assumed.years + 1))
     np.add.at(each, (draw, year + 1), gains + bent)

@@ -138,6 +138,10 @@ def print_report(console: Console, report: Report) -> None:
             f"{summary.interval_score:.2f}, plain product {summary.rival_interval_score:.2f} "
             f"(covers {summary.rival_coverage:.2f})\n"
         )
+    studies = len({s.study.partition(":")[0] for scores in report.scores.values() for s in scores})
+    console.print(
+        f"The combinations are of {studies} studies; those of one share runs, which the binomial range ignores."
+    )
     votes = min((s.studies for s in report.summaries().values()), default=0)
     if votes < coverage.ENOUGH_STUDIES:
         console.print(f"{votes} combinations, fewer than {coverage.ENOUGH_STUDIES}: too few to trust a coverage.")

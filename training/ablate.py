@@ -12,7 +12,7 @@ the width. At the highest rung half and twice that rate are tried with one seed,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -94,7 +94,8 @@ class Ladders:
         if self.model_size != 1.0:
             sizes = {**options.get("sizes", {}), "vocab_size": self.corpus.vocab_size}
             shape = budget.shape_of_other_size(rung, self.stack, self.model_size, **sizes)
-            options["sizes"] = {**options.get("sizes", {}), "n_layers": shape.n_layers, "d_model": shape.d_model}
+            taken = {"n_layers": shape.n_layers, "d_model": shape.d_model, "n_heads": shape.n_heads}
+            options["sizes"] = {**options.get("sizes", {}), **taken}
         made = config.resolve(self.corpus, stack=self.stack, arm=arm, flops=rung, **options)
         return config.with_compile(made, self.compile, self.on_gpu)
 
@@ -113,17 +114,44 @@ class Ladders:
         return list(dict.fromkeys(found))
 
     def strangers(self, ledger: Ledger) -> list[str]:
-        """Why the runs of a table cannot stand in one ladder with this sweep's: other lengths, other models."""
-        made = {(arm, rung): self._default(arm, rung) for arm, rung in self.cells()}
-        length = next(iter(made.values())).shape.seq_len
+        """Why the rows of a table cannot stand in one ladder with this sweep's: another text, length or size of model,
+        or a run of the ladder that these options would train again. The first of each kind is named.
+        """
         here = [row for row in ledger.values() if row.stack == self.stack]
-        found = [f"sequences of {n} tokens" for n in sorted({row.seq_len for row in here} - {length})]
+        length = self._default(*self.cells()[0]).shape.seq_len
+        text = f"{self.corpus.name}@{self.corpus.sha256[:12]}", self.corpus.tokenizer
+        found: dict[str, str] = {}
         for row in here:
-            at = made.get((row.arm, row.rung_flops))
-            if at is not None and not found and row.n_params_total != architecture.parameters(at.shape).total:
-                found.append(f"models of another size ({row.run_id} has {row.n_params_total:,} parameters)")
-        rule = f"all runs of a stack in a table have sequences of {length} tokens and one size of model per rung"
-        return [f"{rule} (found {found[0]}). Give a table of their own."] if found else []
+            if (row.corpus, row.tokenizer) != text:
+                found.setdefault("text", f"{row.run_id} was trained on {row.corpus}, tokenizer {row.tokenizer}")
+            if row.seq_len != length:
+                found.setdefault("length", f"{row.run_id} has sequences of {row.seq_len} tokens, not {length}")
+        if not found:
+            found = self._other_runs(here)
+        remedy = "Give the options that made it, or a table of its own"
+        return [f"a table holds one kind of ladder per stack ({said}). {remedy}." for said in found.values()]
+
+    def _other_runs(self, here: Sequence[TrainingRun]) -> dict[str, str]:
+        """As `strangers`, for rows of this text and length."""
+        ledger = {row.run_id: row for row in here}
+        cells, rates = set(self.cells()), self.rates(ledger)
+        found: dict[str, str] = {}
+        sizes: dict[tuple[str, float], int] = {}
+        for row in here:
+            cell = row.arm, row.rung_flops
+            if cell not in sizes:
+                try:
+                    sizes[cell] = architecture.parameters(self._default(*cell).shape).total
+                except ValueError:  # an arm or a budget that can no longer be asked for
+                    sizes[cell] = row.n_params_total
+            if row.n_params_total != sizes[cell]:
+                found.setdefault("size", f"{row.run_id} has {row.n_params_total:,} parameters, not {sizes[cell]:,}")
+            if row.role == "ladder" and cell in cells and row.seed < self.seeds_at(row.rung_flops):
+                factor = rates[row.arm].factor
+                if factor is None or self.configuration(*cell, row.seed, factor).run_id != row.run_id:
+                    others = "another device, lowest rung, learning rate or evaluation"
+                    found.setdefault("run", f"these options would train {row.run_id} again, with {others}")
+        return {"size": found["size"]} if "size" in found else found
 
     def cells(self) -> list[tuple[str, float]]:
         """(arm, rung) of every place in the ladders, from the lowest rung up."""
@@ -144,12 +172,14 @@ class Ladders:
         missing = [k for k in (0, -1, 1) if k not in known]
         if missing:
             return Rate(None, tried, tuple(Job(grid[k], "learning_rate") for k in missing))
+        if not any(map(math.isfinite, known.values())) and min(known) > -FARTHEST:  # the cure is a lower rate
+            return Rate(None, tried, (Job(grid[min(known) - 1], "learning_rate"),))
         best = min(known, key=lambda k: (known[k], abs(k)))
         missing = [k for k in (best - 1, best + 1) if k in grid and k not in known]
         if missing:
             return Rate(None, tried, tuple(Job(grid[k], "learning_rate") for k in missing))
         if not math.isfinite(known[best]) or abs(best) == FARTHEST:
-            ends = grid[-FARTHEST].learning_rate, grid[FARTHEST].learning_rate
+            ends = grid[min(known)].learning_rate, grid[max(known)].learning_rate
             wrong = f"no learning rate from {ends[0]:g} to {ends[1]:g} has a lower loss than both its neighbours"
             return Rate(None, tried, (), f"{arm} at {self.rungs[0]:g} FLOP: {wrong}")
         shift = vertex(known[best - 1], known[best], known[best + 1])

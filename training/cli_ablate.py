@@ -225,12 +225,15 @@ def _cluster(
     seconds: float | None,
 ) -> tuple[Engine, Pace]:  # fmt: skip
     from training.pool import JobError
-    from training.ray_engine import RayEngine
+    from training.ray_engine import ClusterError, RayEngine
 
-    engine = RayEngine(
-        ladders.corpus, runs, device="cuda" if on_gpu else "cpu", threads=threads, gpus=gpus, slots=jobs,
-        seconds=seconds,
-    )  # fmt: skip
+    try:
+        engine = RayEngine(
+            ladders.corpus, runs, device="cuda" if on_gpu else "cpu", threads=threads, gpus=gpus, slots=jobs,
+            seconds=seconds,
+        )  # fmt: skip
+    except ClusterError as error:
+        raise BadInput([f"--ray: {error}"]) from None
     try:
         with contextlib.redirect_stdout(sys.stderr):  # Ray tells there of processes that are lost
             return engine, engine.pace(ladders, ledger.values())

@@ -82,7 +82,7 @@ class LocalPool:
             error = done.exception()
             if isinstance(error, BrokenProcessPool):
                 worker.shutdown(wait=False)
-                promise.set_exception(JobError("its process was killed (out of memory?)"))
+                promise.set_exception(JobError(f"its process was killed ({why_lost(self._where[-1])})"))
                 return
             self._free.append(worker)
             found = done.result() if error is None else f"{type(error).__name__}: {error}"
@@ -91,7 +91,13 @@ class LocalPool:
             else:
                 promise.set_result(found)
 
-        worker.submit(train_job, job, *self._where).add_done_callback(ended)
+        try:
+            under_way = worker.submit(train_job, job, *self._where)
+        except BrokenProcessPool:  # killed while it had nothing to do
+            worker.shutdown(wait=False)
+            worker = self._worker()
+            under_way = worker.submit(train_job, job, *self._where)
+        under_way.add_done_callback(ended)
         return promise
 
     def close(self) -> None:
@@ -100,6 +106,11 @@ class LocalPool:
 
     def _worker(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(1, self._context, initializer=_end_with, initargs=(self._held,))
+
+
+def why_lost(seconds: float | None) -> str:
+    """What may have killed a process that says nothing any more; `seconds` is its time limit."""
+    return "out of memory?" if seconds is None else "out of memory, or hung past --time-limit?"
 
 
 def train_job(

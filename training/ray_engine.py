@@ -112,6 +112,9 @@ class RayEngine:
         gpus: of a run on CUDA; several share one GPU if it is a fraction.
         slots: most runs at once; None for as many as the nodes hold.
         seconds: that a run may take; None for any time.
+
+    Raises:
+        ClusterError: no node that is there could ever hold a run.
     """
 
     def __init__(
@@ -130,9 +133,17 @@ class RayEngine:
         self._ray = ray
         self._most = slots
         self._needs = {"CPU": float(threads), **({"GPU": gpus} if device == "cuda" else {})}
+        if not self._fitting():
+            asked = " and ".join(f"{amount:g} {name}" for name, amount in self._needs.items())
+            most = {name: max((n.get(name, 0.0) for n in self._nodes()), default=0.0) for name in self._needs}
+            held = ", ".join(f"{amount:g} {name}" for name, amount in most.items())
+            raise ClusterError(
+                f"a node holds a run's {asked} (found at most {held} in one). Lower --threads or --gpus-per-run, or "
+                "start such a node first."
+            )
         folder = corpus.folder.absolute()
         self._place = _Place(folder, corpus, runs.absolute(), uuid.uuid4().hex, device, threads, seconds)
-        self._marked = False
+        self._marked, self._marking = False, threading.Lock()
         self._parts: list[tuple[str, list[Any]]] | None = None
         self._shipping = threading.Lock()
         self._closed = False
@@ -144,18 +155,24 @@ class RayEngine:
     @property
     def slots(self) -> int:
         """See `Engine`: what the nodes that are alive hold, at least one."""
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        held = [min(node.get(name, 0.0) / amount for name, amount in self._needs.items()) for node in nodes]
-        fit = sum(int(many + 1e-9) for many in held)  # 1 / 0.1 runs are ten
+        fit = self._fitting()
         return max(1, fit if self._most is None else min(fit, self._most))
+
+    def _nodes(self) -> list[dict[str, float]]:
+        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+
+    def _fitting(self) -> int:
+        """Runs that the nodes hold."""
+        held = [min(node.get(name, 0.0) / amount for name, amount in self._needs.items()) for node in self._nodes()]
+        return sum(int(many + 1e-9) for many in held)  # 1 / 0.1 runs are ten
 
     def submit(self, job: Job) -> Future[TrainingRun]:
         """See `Engine`."""
-        self._mark()
         promise: Future[TrainingRun] = Future()
 
         def supervise() -> None:
             try:
+                self._mark()
                 promise.set_result(self._train(job))
             except Exception as error:
                 promise.set_exception(error if isinstance(error, JobError) else JobError(_first_line(error)))
@@ -215,7 +232,8 @@ class RayEngine:
                 if lost > RETRIES or self._closed:
                     name = type(error).__name__
                     raise JobError(
-                        f"its process or node was lost {lost} times, at last: {name} (out of memory?)"
+                        f"its process or node was lost {lost} times, at last: {name} "
+                        f"({pool.why_lost(self._place.seconds)})"
                     ) from None
                 continue
             finally:
@@ -226,8 +244,14 @@ class RayEngine:
 
     def _mark(self) -> None:
         """Leave the mark in the folder of runs, now that the sweep holds it."""
-        if not self._marked:
-            write_atomically(self._place.runs / MARK, self._place.mark.encode())
+        with self._marking:
+            if self._marked:
+                return
+            try:
+                write_atomically(self._place.runs / MARK, self._place.mark.encode())
+            except OSError as error:
+                where = self._place.runs
+                raise JobError(f"{where} must be written, the system says: {error.strerror}; make room") from None
             self._marked = True
 
     def _shipped(self) -> list[tuple[str, list[Any]]]:

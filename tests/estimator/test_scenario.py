@@ -39,6 +39,29 @@ def test_one_kind_of_algorithm_is_a_poisson_process() -> None:
     assert found.status == "ok"
 
 
+def test_what_is_not_known_of_a_gain_does_not_average_out() -> None:
+    """One gain per future: with ln gain normal about 0 and n arrivals, n times its quantiles; never below 0."""
+    law = mixture.Mixture(np.array([1.0]), np.array([0.0]), np.array([1.0]))
+    found = of(Member("rope", law, CERTAIN, 0.0), Member("muon", law, CERTAIN, 0.0), per_year=40.0, years=4)
+    narrow = of(member("rope", math.e), per_year=40.0, years=4)
+    assert found.years[-1].interval_90[0] < 1e26 * math.exp(10)
+    assert math.log(found.years[-1].interval_90[1] / 1e26) > 160 * 1.2
+    assert math.log(narrow.years[-1].interval_90[1] / narrow.years[-1].interval_90[0]) < 60
+
+
+def test_a_band_past_all_numbers_is_refused() -> None:
+    with pytest.raises(ValueError, match="the band stays below e\\^600 FLOP"):
+        of(member("moe", math.exp(9.0)), per_year=40.0, years=4)
+
+
+def test_the_registry_s_rate_is_that_of_everyone() -> None:
+    everyone = [member(name, 2.0) for name in ("rope", "muon", "moe", "transformer")]
+    assumed = Assumptions(freeze=1e26, years=4, pace=REGISTRY, interaction_sd=0.0)
+    one = scenario.run(NONE, assumed, everyone[:1], everyone)
+    assert one.rate_said == scenario.run(NONE, assumed, everyone).rate_said
+    assert one.rate_said.startswith("0.56 algorithms a year (mean of what 4 leave possible)")  # 4.5 in 2017-2024
+
+
 def test_what_does_not_help_is_not_adopted() -> None:
     found = of(member("rope", 0.5), per_year=3.0, interaction_sd=1.0)
     assert found.years[-1].interval_90 == pytest.approx((1e26, 1e26))
@@ -82,7 +105,7 @@ def test_doubt_about_rate_and_kinds_widens() -> None:
     assert set(known) == {m.name for m in given.members}
     own = of(*members, years=9)
     first, last = scenario.paper_years(members)
-    assert own.rate_said.startswith(f"{2 / (last - first + 1):.2f} algorithms a year")
+    assert own.rate_said.startswith(f"{2.5 / (last - first + 1):.2f} algorithms a year")
     same = of(*members, per_year=2 / (last - first + 1), years=9)
     assert np.ptp(np.log(own.years[-1].interval_90)) > np.ptp(np.log(same.years[-1].interval_90))
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from estimator import combinations, evidence
 from estimator.stack_coverage import EXCESS, GAIN, document, leave_one_combination_out
 from tests.estimator.calls import Calls
 from tests.estimator.test_interaction import GLU, NORM, ROPE, SINGLES, factorial, rows_of, together
@@ -41,6 +42,16 @@ def test_combinations_of_a_study_have_a_vote_each() -> None:
     assert {s.study for s in report.scores[GAIN]} == {"a: layernorm + rope", "a: layernorm + swiglu"}
     assert report.summaries()[GAIN].rows == 3
     assert document(report)["summary"].keys() == {GAIN, EXCESS}  # type: ignore[attr-defined]
+
+
+def test_the_papers_stack_is_compared_with_parts_of_its_own_runs() -> None:
+    """Its table and its repository's later runs are of different models: `ceg paper`, 6, divides within each."""
+    rows = evidence.load([], shipped=True).rows
+    found = [o for o in combinations.observations(rows, "flop") if o.study == "llm_e_guess_2025"]
+    assert len(found) == 4
+    for o in found:
+        assert len({row.source for row, _ in o.sources}) == 1
+        assert 0.9 < math.exp(o.value) < 1.2
 
 
 def test_the_command_scores_the_shipped_combinations() -> None:

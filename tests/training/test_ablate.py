@@ -113,12 +113,21 @@ def test_a_run_that_diverged_is_the_end_of_the_grid(tiny_corpus: Corpus) -> None
     assert rate.tried[-1] == (2.0, math.inf)
 
 
+def test_a_grid_that_diverges_goes_down_until_it_does_not(tiny_corpus: Corpus) -> None:
+    made, smooth = ladders(tiny_corpus), parabola(tiny_corpus, 1 / 16)
+    default = made.configuration("rope", 1e8).learning_rate
+    ledger = train_all(made, lambda job: math.inf if job.config.learning_rate > 0.2 * default else smooth(job))
+    assert made.rates(ledger)["rope"].factor == pytest.approx(1 / 16, rel=0.01)
+
+
 def test_an_arm_without_an_optimum_is_left_out_and_the_others_go_on(tiny_corpus: Corpus) -> None:
     made, smooth = ladders(tiny_corpus), parabola(tiny_corpus, 1.0)
     ledger = train_all(made, lambda job: math.inf if job.config.arm == "rope" else smooth(job))
     rates = made.rates(ledger)
     assert rates["rope"].factor is None
     assert "rope at 1e+08 FLOP: no learning rate from" in rates["rope"].wrong
+    # Nothing higher was tried, and every lower one: what diverges asks for less.
+    assert [factor for factor, _ in rates["rope"].tried] == [2.0**k for k in range(-ablate.FARTHEST, 2)]
     assert {row.arm for row in ledger.values() if row.role == "ladder"} == {"baseline"}
 
 
@@ -152,19 +161,38 @@ def test_a_larger_model_sees_fewer_tokens_at_the_same_flop(tiny_corpus: Corpus) 
 
 def test_runs_of_another_ladder_are_refused(tiny_corpus: Corpus) -> None:
     made = ladders(tiny_corpus)
-    ledger = train_all(made, parabola(tiny_corpus, 1.0))
-    of_shape = {
-        run_id: row._replace(
-            n_params_total=architecture.parameters(made.configuration(row.arm, row.rung_flops).shape).total
-        )
-        for run_id, row in ledger.items()
+    text = f"{tiny_corpus.name}@{tiny_corpus.sha256[:12]}"
+    shapes = {place: architecture.parameters(made.configuration(*place).shape).total for place in made.cells()}
+    ledger = {
+        run_id: row._replace(corpus=text, n_params_total=shapes[row.arm, row.rung_flops])
+        for run_id, row in train_all(made, parabola(tiny_corpus, 1.3)).items()
     }
-    assert made.strangers(of_shape) == []
-    (size,) = ladders(tiny_corpus, model_size=3.0).strangers(of_shape)
-    assert "models of another size" in size
-    (length,) = ladders(tiny_corpus, options=(("sizes", {"seq_len": 64}),)).strangers(of_shape)
-    assert "sequences of 32 tokens" in length
-    assert ladders(tiny_corpus, stack="modern", arms=("baseline",)).strangers(of_shape) == []
+    assert made.strangers(ledger) == []
+    for more in (
+        {"further": (("baseline", 1e9),)}, {"arms": ("baseline", "rope", "swiglu")}, {"seeds": (3, 2)},
+        {"stack": "modern", "arms": ("baseline",)},
+    ):  # fmt: skip
+        assert ladders(tiny_corpus, **more).strangers(ledger) == []
+    assert made.strangers({}) == []
+
+    def refused(**options: Any) -> str:
+        (said,) = ladders(tiny_corpus, **options).strangers(ledger)
+        return said
+
+    assert "parameters, not" in refused(model_size=3.0)
+    # Elsewhere in the ladder, or another arm at the same rung: the same curve would be read off two sizes.
+    assert "parameters, not" in refused(model_size=3.0, arms=("baseline",), rungs=(1e12,))
+    assert "parameters, not" in refused(model_size=3.0, arms=("swiglu",))
+    assert "has sequences of 32 tokens, not 64" in refused(options=(("sizes", {"seq_len": 64}),))
+    for other in (
+        {"find_rates": False}, {"rungs": (3e7, 1e8, 3e8)},
+        {"options": (*OPTIONS.items(), ("precision", "bfloat16"))},
+        {"options": tuple({**OPTIONS, "eval_tokens": 1024}.items())},
+    ):  # fmt: skip
+        assert "these options would train bare-" in refused(**other)
+    elsewhere = {run_id: row._replace(corpus="library@1", tokenizer="bpe") for run_id, row in ledger.items()}
+    (said,) = made.strangers(elsewhere)
+    assert "was trained on library@1, tokenizer bpe" in said
 
 
 def test_default_learning_rates_need_no_search(tiny_corpus: Corpus) -> None:
@@ -304,6 +332,22 @@ def test_a_worker_that_dies_takes_no_other_run_with_it(tiny_corpus: Corpus, tmp_
         lambda job: 1.0,
     )  # fmt: skip
     assert (again.added, again.failed) == (1, ())
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_with_nothing_to_do_is_replaced(tiny_corpus: Corpus, tmp_path: Path) -> None:
+    import multiprocessing
+
+    first, second = ladders(tiny_corpus, find_rates=False, rungs=(1e8,), seeds=(1,)).due({})
+    before = {child.pid for child in multiprocessing.active_children()}
+    engine = pool.LocalPool(1, tiny_corpus.folder, tmp_path / "runs")
+    assert engine.submit(first).result().status == "finished"
+    (worker,) = (child for child in multiprocessing.active_children() if child.pid not in before)
+    os.kill(int(worker.pid or 0), signal.SIGKILL)
+    worker.join()
+    time.sleep(1)  # until its pool has seen it
+    assert engine.submit(second).result().status == "finished"
+    engine.close()
 
 
 def test_two_sweeps_in_one_folder_are_refused(tiny_corpus: Corpus, tmp_path: Path) -> None:

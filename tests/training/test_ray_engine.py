@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import json
 import math
 import os
@@ -251,6 +252,27 @@ def test_what_fails_is_named_and_the_rest_goes_on(tiny_corpus: Corpus, tmp_path:
     (broken / "config.json").unlink()
     again = run(ray_engine.RayEngine(tiny_corpus, tmp_path / "runs", slots=2), made, tmp_path)
     assert again.added == 2
+
+
+def test_a_folder_of_runs_that_is_full_fails_every_run_by_name(
+    tiny_corpus: Corpus, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ray_engine, "write_atomically", full)
+    made = ladders(tiny_corpus, find_rates=False, arms=("baseline",), rungs=(1e8,), seeds=(2,))
+    outcome = run(ray_engine.RayEngine(tiny_corpus, tmp_path / "runs", slots=2), made, tmp_path)
+    assert len(outcome.failed) == 2
+    assert all("must be written, the system says: No space left on device" in error for _, error in outcome.failed)
+    assert len(failures(tmp_path)) == 2
+
+
+def test_a_run_that_no_node_can_hold_is_refused(tiny_corpus: Corpus, tmp_path: Path, cluster: Any) -> None:
+    with pytest.raises(
+        ray_engine.ClusterError, match=r"a node holds a run's 1000 CPU \(found at most \d+ CPU in one\)"
+    ):
+        ray_engine.RayEngine(tiny_corpus, tmp_path / "runs", threads=1000)
 
 
 @pytest.mark.slow
