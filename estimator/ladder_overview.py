@@ -31,6 +31,12 @@ class Rates(NamedTuple):
         best = losses.index(min(losses))
         return 0 < best < len(losses) - 1
 
+    @property
+    def given_away(self) -> float:
+        """Relative loss of the ladder's rate over the best that was tried; NaN where the ladder has none there."""
+        taken = [loss for rate, loss in self.tried if rate == self.taken]
+        return taken[0] / min(loss for _, loss in self.tried) - 1 if taken else math.nan
+
 
 def rates(table: Iterable[TrainingRun], stack: str) -> list[Rates]:
     """Every search for a learning rate on a stack, by arm and rung: runs made for it, and the ladder's of that seed."""
@@ -91,9 +97,16 @@ def print_overview(console: Console, runs: StackRuns, table: Sequence[TrainingRu
         console.print()
         console.print(_rate_table(searches))
         console.out(
-            "Nats per token by learning rate, one seed; the ladder's in brackets. An end that is best is no optimum.",
+            wrap(
+                "Nats per token by learning rate, one seed; the ladder's in brackets. An end that is best is no "
+                "optimum. Given away: of the loss, by the ladder's rate against the best of these, noise included.",
+                console.width,
+            ),
             highlight=False,
         )
+    left_out = [remark for remark in runs.remarks if "learning_rate" not in remark]
+    for remark in left_out:
+        console.out(f"Note: {remark}.", highlight=False)
 
 
 def _cell(gain: GainAt | None, why: dict[str, None]) -> str:
@@ -167,14 +180,16 @@ def _rate_table(searches: Iterable[Rates]) -> Any:
     from rich.table import Table
 
     shown = Table(title="Learning rates", title_justify="left", box=None)
-    for name in ("rung", "arm", "interior", "tried"):
-        shown.add_column(name, justify="right" if name == "rung" else "left", no_wrap=name != "tried")
+    for name in ("rung", "arm", "interior", "given away", "tried"):
+        right = name in ("rung", "given away")
+        shown.add_column(name, justify="right" if right else "left", no_wrap=name != "tried")
     for search in searches:
         tried = [
             f"[{rate:g}: {loss:.3f}]" if rate == search.taken else f"{rate:g}: {loss:.3f}"
             for rate, loss in search.tried
         ]
-        shown.add_row(number(search.budget), search.arm, "yes" if search.interior else "NO", "  ".join(tried))
+        lost = "-" if math.isnan(search.given_away) else f"{search.given_away:.2%}"
+        shown.add_row(number(search.budget), search.arm, "yes" if search.interior else "NO", lost, "  ".join(tried))
     return shown
 
 
@@ -218,6 +233,7 @@ def document(runs: StackRuns, table: Sequence[TrainingRun]) -> dict[str, object]
                 "tried": [[rate, loss if math.isfinite(loss) else None] for rate, loss in search.tried],
                 "ladder": None if math.isnan(search.taken) else search.taken,
                 "interior": search.interior,
+                "given_away": search.given_away if math.isfinite(search.given_away) else None,
             }
             for search in rates(table, runs.stack)
         ],

@@ -104,7 +104,7 @@ def plain(estimate: Estimate, shared: Mapping[str, float] | None = None) -> str:
         *_interaction(estimate, percent),
         *_growth(estimate, percent),
         *_evidence(estimate),
-        *_shares(shared),
+        *_shares(shared, beside_model=estimate.speeds is not None),
         *_notes(estimate),
     ]
     return "\n".join(map(wrap, lines))
@@ -256,12 +256,12 @@ def _own(used: Sequence[contrasts.Used]) -> list[str]:
     return lines
 
 
-def _shares(shared: Mapping[str, float] | None) -> list[str]:
+def _shares(shared: Mapping[str, float] | None, *, beside_model: bool) -> list[str]:
     if not shared:
         return []
-    return [
-        f"  Information about the level here: {', '.join(f'{name} {share(part)}' for name, part in shared.items())}."
-    ]
+    beside = ", beside the model of speeds" if beside_model else ""
+    parts = ", ".join(f"{name} {share(part)}" for name, part in shared.items())
+    return [f"  Information about the level here{beside}: {parts}."]
 
 
 def _notes(estimate: Estimate) -> list[str]:

@@ -85,6 +85,8 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
     if gpus is not None and gpus > 1 and gpus % 1:
         problems.append(f"--gpus-per-run: a fraction below 1, or whole GPUs, are needed (found {gpus:g}). Try 0.25.")
     price = _priced(options["on"], dry_run, problems)
+    if gpus is not None and options["on"] is not None:
+        problems.append("--gpus-per-run: the model of --on is of one GPU per run. Leave it out.")
     for name, choices in (("stack", ("bare", "modern")), ("learning_rates", ("sweep", "default")),
                           ("compile_", ("auto", "on", "off")), ("device", ("auto", "cpu", "cuda"))):  # fmt: skip
         if options[name] not in choices:
@@ -388,6 +390,15 @@ def _say(ladders: Ladders, ledger: Ledger, outcome: Outcome, table: Path, runs: 
                     best += f"; at the highest rung {top[0]:.2f} times the rule's is best, {top[1]:.2%} of the loss"
                 click.echo(best)
         click.echo(f"{table}: {outcome.added} runs added")
+        places = set(ladders.cells())
+        for row in ledger.values():
+            if (
+                row.stack == ladders.stack
+                and row.role == "ladder"
+                and row.status == "diverged"
+                and (row.arm, row.rung_flops) in places
+            ):
+                click.echo(f"diverged, so left out of the ladder: {row.run_id}")
     for job, error in outcome.failed:
         click.echo(f"failed: {job.config.run_id}: {error}", err=True)
     for text in wrong:
