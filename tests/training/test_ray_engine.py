@@ -42,6 +42,7 @@ def cluster(elsewhere: Path) -> Iterator[Any]:
         patch.chdir(elsewhere)
         patch.setenv("CEG_CACHE", str(elsewhere / "cache"))
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.delenv("TRITON_INTERPRET", raising=False)  # tests of kernels set it, and workers would have it
         ray_engine.connect("local")
     yield ray
     ray_engine.disconnect()
