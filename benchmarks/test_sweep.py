@@ -48,7 +48,7 @@ def made_up_text() -> Source:
 def test_sweep_on_ray(benchmark: Any, capsys: Any, full: bool, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Blocks in a row and by the engine, in turns."""
     if not full:
-        pytest.skip("twenty minutes; --full measures it, with --rounds 4 in four")
+        pytest.skip("a quarter of an hour; --full measures it, --rounds 4 a fifth of it")
     pytest.importorskip("ray", reason="Ray is not installed (pip install '.[sweeps]')")
     rounds, block = request.config.getoption("--rounds") or 20, 25
     corpus = prepare(tmp_path / "text-byte", "text", [made_up_text()])

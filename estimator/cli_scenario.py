@@ -78,8 +78,9 @@ def scenario_command(only_evidence: bool, evidence: tuple[str, ...], as_json: bo
     everyone = members if names is None else scenario.population(tables, assumed.freeze)
     try:
         found = scenario.run(tables, assumed, members, everyone)
-    except ValueError as error:
-        raise BadInput([f"--pace, --years: {error}. Ask for fewer years or a slower pace."]) from None
+    except scenario.OutOfRangeError as error:
+        pace = "--halving" if assumed.pace == scenario.LITERATURE else "--pace"
+        raise BadInput([f"{pace}, --years: {error}. Ask for fewer years or a slower pace."]) from None
     if picture is not None:
         from estimator import plot_scenario
 

@@ -104,8 +104,7 @@ def print_overview(console: Console, runs: StackRuns, table: Sequence[TrainingRu
             ),
             highlight=False,
         )
-    left_out = [remark for remark in runs.remarks if "learning_rate" not in remark]
-    for remark in left_out:
+    for remark in runs.remarks:
         console.out(f"Note: {remark}.", highlight=False)
 
 

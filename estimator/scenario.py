@@ -53,6 +53,10 @@ NO_SCALE = ("independent", "fading")
 GROWING = "needed growing compute"
 
 
+class OutOfRangeError(ValueError):
+    """A band past what is answered."""
+
+
 class Member(NamedTuple):
     """One algorithm of the population: ln CEG at the frozen budget, class probabilities, decades from its evidence."""
 
@@ -132,7 +136,7 @@ def run(
     The registry's rate is that of `everyone`, all who are in it (None: the members).
 
     Raises:
-        ValueError: the band passes what a floating-point number holds.
+        OutOfRangeError: the band ends above MOST_LN.
     """
     everyone = everyone or members
     start, far = _in_use(tables, assumed)
@@ -162,8 +166,9 @@ def run(
 
     def after(t: int, gains: Array) -> Year:
         ends = np.quantile(start + gains[:, t], (0.05, 0.25, 0.5, 0.75, 0.95))
-        if ends[-1] + math.log(assumed.freeze) > MOST_LN:
-            raise ValueError(f"the band stays below e^{MOST_LN:.0f} FLOP (found e^{ends[-1]:.0f} times the start)")
+        top = ends[-1] + math.log(assumed.freeze)
+        if top > MOST_LN:
+            raise OutOfRangeError(f"the band stays below e^{MOST_LN:.0f} FLOP (found e^{top:.0f})")
         low90, low50, median, high50, high90 = (assumed.freeze * math.exp(q) for q in ends)
         return Year(t, median, (low50, high50), (low90, high90))
 

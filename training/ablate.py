@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from estimator import architecture
 from estimator.architecture import Stack
 from estimator.training_runs import TrainingRun
-from training import budget, config
+from training import budget, config, data
 from training.config import Config
 from training.data import Corpus
 
@@ -119,7 +119,7 @@ class Ladders:
         """
         here = [row for row in ledger.values() if row.stack == self.stack]
         length = self._default(*self.cells()[0]).shape.seq_len
-        text = f"{self.corpus.name}@{self.corpus.sha256[:12]}", self.corpus.tokenizer
+        text = data.label(self.corpus.name, self.corpus.sha256), self.corpus.tokenizer
         found: dict[str, str] = {}
         for row in here:
             if (row.corpus, row.tokenizer) != text:

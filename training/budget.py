@@ -57,7 +57,7 @@ def baseline_shape(flops: float, stack: Stack, **sizes: Any) -> ModelShape:
 
 def shape_of_other_size(flops: float, stack: Stack, times: float, **sizes: Any) -> ModelShape:
     """The shape nearest to `times` the parameters of `baseline_shape`: at the same FLOP it sees that many times fewer
-    tokens. The grid of small shapes is coarse: twice is 1.5 to 2.1 times there.
+    tokens. The grid of small shapes is coarse: twice is 1.5 to 2.2 times there.
 
     Raises:
         ValueError: as `baseline_shape`, or no such shape: it would be the rule's own.

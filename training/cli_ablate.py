@@ -390,14 +390,8 @@ def _say(ladders: Ladders, ledger: Ledger, outcome: Outcome, table: Path, runs: 
                     best += f"; at the highest rung {top[0]:.2f} times the rule's is best, {top[1]:.2%} of the loss"
                 click.echo(best)
         click.echo(f"{table}: {outcome.added} runs added")
-        places = set(ladders.cells())
         for row in ledger.values():
-            if (
-                row.stack == ladders.stack
-                and row.role == "ladder"
-                and row.status == "diverged"
-                and (row.arm, row.rung_flops) in places
-            ):
+            if (row.stack, row.role, row.status) == (ladders.stack, "ladder", "diverged"):
                 click.echo(f"diverged, so left out of the ladder: {row.run_id}")
     for job, error in outcome.failed:
         click.echo(f"failed: {job.config.run_id}: {error}", err=True)

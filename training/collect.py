@@ -6,7 +6,7 @@ import math
 
 from estimator import architecture, arms
 from estimator.training_runs import TrainingRun
-from training import config, repeat
+from training import config, data, repeat
 from training.run_dir import RunDir, RunError
 
 
@@ -52,7 +52,7 @@ def row(run: RunDir, role: str = "ladder") -> TrainingRun | None:
         wall_s=round(summary["seconds"], 3),
         device=environment["device"],
         tokens_per_s=round(summary["tokens_per_s"], 1),
-        corpus=f"{made.corpus}@{asked['corpus_sha256'][:12]}",
+        corpus=data.label(made.corpus, asked["corpus_sha256"]),
         tokenizer=made.tokenizer,
         torch=environment["torch"],
         commit=environment["commit"],

@@ -94,6 +94,11 @@ class Corpus:
             raise CorpusError(*changed)
 
 
+def label(name: str, sha256: str) -> str:
+    """A corpus as tables of runs name it: its name and the beginning of its hash."""
+    return f"{name}@{sha256[:12]}"
+
+
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
     """Of the files of a vocabulary."""
     return np.dtype(np.uint8 if vocab_size <= 256 else "<u2")

@@ -66,8 +66,8 @@ def test_a_learning_rate_at_the_end_of_those_tried_is_no_optimum(losses: tuple[f
 
 def test_our_own_learning_rates_are_interior() -> None:
     found = ladder_overview.rates(training_runs.load(training_runs.TRAINING_RUNS), "bare")
-    rungs = [
-        search for search in found if search.budget == 3e11 or (search.budget == 3e12 and "swiglu" not in search.arm)
-    ]
-    assert len(rungs) == 14 + 8
+    # Of the later combinations one is not tuned at 3e12, and four are not checked there: docs/results.md says so.
+    checked = {"baseline", "layernorm", "layernorm+rope", "lstm", "moe", "mqa", "rope", "sparse_attention", "swiglu"}
+    rungs = [search for search in found if search.budget == 3e11 or (search.budget == 3e12 and search.arm in checked)]
+    assert len(rungs) == 14 + len(checked)
     assert all(search.interior for search in rungs)

@@ -50,7 +50,7 @@ def test_what_is_not_known_of_a_gain_does_not_average_out() -> None:
 
 
 def test_a_band_past_all_numbers_is_refused() -> None:
-    with pytest.raises(ValueError, match="the band stays below e\\^600 FLOP"):
+    with pytest.raises(scenario.OutOfRangeError, match="the band stays below e\\^600 FLOP"):
         of(member("moe", math.exp(9.0)), per_year=40.0, years=4)
 
 
@@ -151,6 +151,8 @@ def test_the_command_says_what_it_assumes_and_draws(tmp_path: Path) -> None:
         (("--freeze", "1e26", "--pace", "literature", "--share", "2:1"), ("--share",)),
         (("--freeze", "1e26", "--from", "roope", "--stack", "zero"), ("--from", "Did you mean rope")),
         (("--freeze", "1e26", "--stack", "zero"), ("--stack", "zero")),
+        (("--freeze", "1e26", "--pace", "10", "--years", "50"), ("--pace: at most 200 algorithms",)),
+        (("--freeze", "1e26", "--halving", "0.1:0.1", "--years", "50"), ("--halving, --years: the band stays below",)),
         (("--freeze", "1e24,1e26", "-o", "x.txt", "--interaction", "9"), ("one budget", "--output", "--interaction")),
     ],
 )

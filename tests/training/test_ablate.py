@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from estimator import architecture, training_runs
 from estimator.cli import ceg
 from estimator.training_runs import TrainingRun
-from training import ablate, config, pool, repeat, sweep
+from training import ablate, config, data, pool, repeat, sweep
 from training.ablate import Job, Ladders
 from training.data import Corpus
 
@@ -161,7 +161,7 @@ def test_a_larger_model_sees_fewer_tokens_at_the_same_flop(tiny_corpus: Corpus) 
 
 def test_runs_of_another_ladder_are_refused(tiny_corpus: Corpus) -> None:
     made = ladders(tiny_corpus)
-    text = f"{tiny_corpus.name}@{tiny_corpus.sha256[:12]}"
+    text = data.label(tiny_corpus.name, tiny_corpus.sha256)
     shapes = {place: architecture.parameters(made.configuration(*place).shape).total for place in made.cells()}
     ledger = {
         run_id: row._replace(corpus=text, n_params_total=shapes[row.arm, row.rung_flops])
