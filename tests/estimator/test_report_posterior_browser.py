@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
 
-from estimator import ask, mixture, prior, report_posterior, report_steps, text
+from estimator import algorithms, ask, mixture, prior, report_posterior, report_steps, text
 from estimator.evidence import COLUMNS, PublishedGain, load
 from estimator.mixture import Mixture
 from tests.estimator.browser import page_of
@@ -179,6 +179,7 @@ def write(path: Path, rows: Sequence[PublishedGain]) -> Path:
 
 @pytest.mark.parametrize("only_evidence", [False, True])
 def test_answers_from_a_users_table_are_those_of_the_command_line(tmp_path: Path, only_evidence: bool) -> None:
+    swiglu = algorithms.get("swiglu").replaces[0]
     parts: tuple[dict[str, Any], ...] = (
         {},
         {"algorithm": "layernorm", "treatment": "LayerNorm", "baseline": "no_norm"},
@@ -189,18 +190,19 @@ def test_answers_from_a_users_table_are_those_of_the_command_line(tmp_path: Path
         for i in range(12)
         for k, part in enumerate(parts)
     ]
-    rows += [published(study="elsewhere", flops=1e15 * 10 ** (i / 9), ceg=0.1 * 60 ** (i % 2)) for i in range(20)]
+    rows += [  # which contradict each other
+        published(
+            algorithm="swiglu", baseline=swiglu, study=f"study {i}", flops=1e15 * 100**i, ceg=40.0 if i % 2 else 0.02
+        )
+        for i in range(6)
+    ]
     rows += [published(study="fast", currency="time", flops=math.nan, ceg=1.3), published(study="dear", currency="usd")]
     table = write(tmp_path / "mine.csv", rows)
     tables = load([table], shipped=not only_evidence)
     ours = frozenset(load().rows) if only_evidence else None
     document = report_posterior.document(tables, ours, prior.frozen())
     names = ("layernorm", "rope", "swiglu", "flash_attention", "zero")
-    # Where a distance is a whole number of quarters, ".1f" meets halves.
-    drawn = [*settings(60, 23, names=names)]
-    drawn += [
-        drawn[0]._replace(algorithms=("layernorm",), currency="flop", flops=10 ** (22 + i / 4)) for i in range(24)
-    ]
+    drawn = list(settings(60, 23, names=names))
     questions = [asked(setting, 0.9) for setting in drawn]
     said = in_browser(ANSWER, [document, report_steps.document(), questions])
     assert any("spans a factor" in answer["reason"] for answer in said)
