@@ -333,15 +333,15 @@ def _draw_kernels(options: dict[str, Any], others: list[str], output: str) -> No
     """`ceg plot --kernels` and `--roofline`: kernel times of one device."""
     from pathlib import Path
 
-    from estimator import kernel_times, plot_kernels
+    from estimator import kernel_families, kernel_times, plot_kernels
 
     family, which = options["kernels"], "--kernels" if options["kernels"] is not None else "--roofline"
     problems = [f"{which}: it goes without --{name.replace('_', '-')}. Leave one of them out." for name in others]
     picture = output_path("--output", output, problems, IMAGE_TYPES)
     if family is not None and options["roofline"]:
         problems.append("--roofline: it goes without --kernels. Leave one of them out.")
-    elif family is not None and family not in plot_kernels.FAMILIES:
-        known = ", ".join(plot_kernels.FAMILIES)
+    elif family is not None and family not in kernel_families.FAMILIES:
+        known = ", ".join(kernel_families.FAMILIES)
         problems.append(f"--kernels: one of {known} is needed (found {family!r}). Use one of these.")
     table = kernel_times.KERNEL_TIMES if options["times"] is None else Path(options["times"])
     rows = []
