@@ -24,12 +24,23 @@ SCHEMA_VERSION = 1
 START = "moe"
 START_FLOPS = 1e24
 """What the page shows first, if nothing else is asked for."""
-FLOPS = (1e15, 1e28)
+FLOPS = (10.0 ** report_posterior.BUDGETS[0], 10.0 ** report_posterior.BUDGETS[1])
 """Ends of the page's slider (FLOP)."""
 THRESHOLD_NAMES = {1e25: "EU AI Act", 1e26: "US order of 2023"}
 """Whose reporting thresholds they are; see `ask.THRESHOLDS`."""
+PRESETS = {
+    "mixture of experts": ("moe",),
+    "Transformer": ("transformer",),
+    "fused attention": ("flash_attention",),
+    "modern block": ("rmsnorm", "rope", "swiglu"),
+    "modern block + experts + Muon": ("moe", "muon", "rmsnorm", "rope", "swiglu"),
+}
+"""Choices that are one click away."""
 LIBRARY = "plotly"
-SCRIPTS = ("step_time.js", "posterior.js", "words.js", "chart.js", "sections.js", "page.js")
+SCRIPTS = (
+    "step_time.js", "chain.js", "mixture.js", "posterior.js",
+    "words.js", "chart.js", "facts.js", "sections.js", "page.js",
+)  # fmt: skip
 """The page's own scripts, each using those before it."""
 _PAGE = Path(__file__).with_name("report_page")
 # Would end the script element that holds them, or begin a comment in it.
@@ -92,6 +103,7 @@ def page(algo: Sequence[str], flops: float) -> dict[str, Any]:
             }
             for name, entry in entries.items()
         ],
+        "presets": [{"name": name, "algorithms": list(parts)} for name, parts in PRESETS.items()],
         "currencies": list(ask.CURRENCIES),
         "start": {"algorithms": sorted(algo), "flops": flops, "device": ask.DEVICE, "seq_len": device_gain.SEQ_LEN},
         "flops_range": list(FLOPS),

@@ -65,11 +65,11 @@ ceg.chart = (() => {
     return parts;
   }
 
-  function band(answers, key, colour) {
+  function band(answers, low, high, colour) {
     const flops = answers.map((a) => a.flops);
     return {
       x: [...flops, ...flops.toReversed()],
-      y: [...answers.map((a) => a[key][0]), ...answers.map((a) => a[key][1]).toReversed()],
+      y: [...answers.map((a) => a[low]), ...answers.map((a) => a[high]).toReversed()],
       fill: "toself", fillcolor: colour, line: { width: 0 }, mode: "lines", hoverinfo: "skip", showlegend: false,
     };
   }
@@ -79,8 +79,8 @@ ceg.chart = (() => {
     const shown = new Set();
     for (const { look, answers } of stretches(curve, farDecades)) {
       const style = STRETCHES[look];
-      traces.push(band(answers, "interval90", faded(ink.accent, style.pale)));
-      traces.push(band(answers, "interval50", faded(ink.accent, style.dark)));
+      traces.push(band(answers, "low90", "high90", faded(ink.accent, style.pale)));
+      traces.push(band(answers, "low50", "high50", faded(ink.accent, style.dark)));
       traces.push({
         x: answers.map((a) => a.flops), y: answers.map((a) => a.median), mode: "lines", name: `median, ${style.name}`,
         line: { color: ink.accent, width: style.width, dash: style.dash }, hoverinfo: "skip",
@@ -118,7 +118,7 @@ ceg.chart = (() => {
 
   /** Ends of the axis of gains (factors) for a curve and its points. */
   function gainRange(curve, points) {
-    const seen = [1, ...curve.flatMap((a) => a.interval90), ...points.map((p) => p.ceg)];
+    const seen = [1, ...curve.flatMap((a) => [a.low90, a.high90]), ...points.map((p) => p.ceg)];
     let [low, high] = [Math.min(...seen) / 1.1, Math.max(...seen) * 1.1];
     const widen = Math.max(1, Math.sqrt(MIN_SPAN / (high / low)));
     return [low / widen, high * widen];
@@ -159,7 +159,7 @@ ceg.chart = (() => {
   /**
    * Data and layout of the picture.
    * @param {{curve: object[], points: object[], page: object, currency: string, everything: boolean}} shown
-   *   curve: answers-lite at rising budgets {flops, median, interval50, interval90, decades};
+   *   curve: answers-lite at rising budgets {flops, median, low50, high50, low90, high90, decades};
    *   points: see `hover`; everything: also show evidence below the slider's range
    * @param {number} width px
    */

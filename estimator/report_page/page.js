@@ -63,7 +63,7 @@ ceg.page = (() => {
     history.replaceState(null, "", `#${text}`);
   }
 
-  const devices = () => data.steps.devices.map((device) => device.name);
+  const devices = () => Object.keys(data.steps.devices);
   const entry = (name) => data.page.algorithms.find((a) => a.name === name);
 
   function question(algorithms = [...state.algorithms].sort(), flops = state.flops) {
@@ -284,7 +284,8 @@ ceg.page = (() => {
     byId("distance").textContent = words.distance(answer);
     Object.assign(place.dataset, exact(answer));
     cursor(answer);
-    ceg.facts.show(answer, asked, make);
+    const paperClasses = [...new Set(asked.algorithms.map((name) => entry(name).paper_class))];
+    ceg.facts.show(answer, { ...asked, paperClasses: paperClasses.filter((c) => c !== "not_studied") }, make);
   }
 
   /** The answer's numbers in full, for whoever reads the page by program. */
@@ -328,7 +329,8 @@ ceg.page = (() => {
 
   function curveTable() {
     const head = ["flops", "status", "ceg_median", "low_50", "high_50", "low_90", "high_90", "extrapolation_decades"];
-    return [head, ...shown.curve.map((a) => [a.flops, a.status, a.median, ...a.interval50, ...a.interval90, a.decades])];
+    return [head, ...shown.curve.map((a) => [a.flops, a.status, a.median, a.low50, a.high50, a.low90, a.high90,
+      a.decades])];
   }
 
   function download(name, address) {
