@@ -1,0 +1,743 @@
+/**
+ * Seconds of a training step and of a decoded token, in the browser: what `estimator/device_gain.py: speeds` computes,
+ * with the parts of `architecture`, `step_work`, `step_time`, `kernels/costs` and `kernels/patterns` that it calls, in
+ * their order and under their names (camelCase for functions and locals; fields of shapes, plans, devices and answers
+ * as in Python). Every named constant comes from `estimator/report_steps.py: document`; numbers inside a formula are
+ * those of the Python formula.
+ *
+ * Left out, because a question of the page cannot reach it:
+ * - plans other than `default_plan`'s: fp8, expert parallelism, shardings but "full", gradient accumulation, named
+ *   kernels, networks that are given;
+ * - the conventions `executed`, `full` and `6nd_non_embedding`; bytes of operations but the LSTM's; cost checks;
+ * - the `fixed` and `full` patterns, global tokens, and more keys than queries: no algorithm's arm has them;
+ * - problems of a shape or plan that no registry arm and sound sequence length can have. Three are left: a group of
+ *   query heads that does not divide them, a budget too small for its vocabulary, and too little memory;
+ * - budgets that are not positive and finite.
+ * Python's integers are exact and these are doubles, so that counts above 2^53 differ in the last digit.
+ */
+globalThis.ceg ??= {};
+
+ceg.stepTime = (() => {
+  "use strict";
+
+  /** A contrast without two models to compare: one sentence with rule, value and remedy. */
+  class NoShapeError extends Error {}
+
+  /** A bad shape: becomes part of a NoShapeError. */
+  class ValueError extends Error {}
+
+  // ---- kernels/costs: FLOP of one operation, forward; training is 3 x that ----
+
+  const linear = (tokens, dIn, dOut) => 2 * tokens * dIn * dOut;
+
+  /** FLOP and bytes of one LSTM layer, forward, as an unfused loop over time steps. */
+  function lstmLayer(batch, seqLen, dIn, dHidden) {
+    const bytes = (rows, from, to) => 2 * (rows * from + from * to + rows * to);
+    return {
+      flops: seqLen * (linear(batch, dIn, 4 * dHidden) + linear(batch, dHidden, 4 * dHidden)),
+      bytes: seqLen * (bytes(batch, dIn, 4 * dHidden) + bytes(batch, dHidden, 4 * dHidden)),
+    };
+  }
+
+  const feedForwardMatmuls = (activation) => (activation === "swiglu" ? 3 : 2);
+
+  const experts = (rows, dModel, dFf, activation) => feedForwardMatmuls(activation) * linear(rows, dModel, dFf);
+
+  /** FLOP of the matrix products of one Muon step, for one weight. */
+  function muonStep(rows, columns, steps) {
+    const n = Math.min(rows, columns), m = Math.max(rows, columns);
+    return steps * (4 * n * n * m + 2 * n ** 3);
+  }
+
+  // ---- kernels/patterns: [pattern of a head, heads that have it] ----
+
+  const defaultStride = (seqKv) => 2 ** Math.max(0, Math.ceil(Math.log2(Math.max(1, seqKv)) / 2));
+
+  /** Patterns of a layer's heads, each with how many heads have it: [[{kind, window or stride}, copies], ...]. */
+  function headPatterns(shape) {
+    const n = shape.n_heads;
+    const window = shape.window ?? Math.floor((shape.seq_len + 1) / 2);
+    const stride = shape.stride ?? defaultStride(shape.seq_len);
+    if (shape.pattern === "causal") return [[{ kind: "causal" }, n]];
+    if (shape.pattern === "window") return [[{ kind: "window", window }, n]];
+    if (shape.pattern === "strided") {
+      const nLocal = Math.floor((n + 1) / 2);
+      return [[{ kind: "window", window: stride }, nLocal], [{ kind: "column", stride }, n - nLocal]];
+    }
+    throw new Error(`pattern ${shape.pattern} is not in this model; port it from kernels/patterns.py`);
+  }
+
+  /** Unmasked query-key pairs of one sequence, summed over heads. */
+  const usefulScores = (heads, seqLen) =>
+    heads.reduce((total, [head, copies]) => total + copies * pairsBefore(head, seqLen), 0);
+
+  /** Query-key pairs in all tiles of [block, block] that hold an unmasked pair, summed over heads. */
+  function visitedScores(heads, seqLen, block) {
+    let total = 0;
+    for (const [head, copies] of heads) {
+      let blocks = 0;
+      if (head.kind === "column") {
+        for (const part of residueClasses(head.stride, seqLen)) {
+          blocks += part.residues * visitedBlocks({ kind: "causal" }, part.keys, block);
+        }
+      } else {
+        blocks = visitedBlocks(head, seqLen, block);
+      }
+      total += copies * block * block * blocks;
+    }
+    return total;
+  }
+
+  /** The sequence reshaped to (seqLen / stride, stride): residues that have equally many keys. */
+  function residueClasses(stride, seqLen) {
+    const longer = seqLen % stride, whole = Math.floor(seqLen / stride);
+    return [
+      { residues: longer, keys: whole + 1 },
+      { residues: Math.min(stride, seqLen) - longer, keys: whole },
+    ].filter((part) => part.residues > 0);
+  }
+
+  function pairsBefore(head, n) {
+    if (head.kind === "causal") return (n * (n + 1)) / 2;
+    if (head.kind === "window") {
+      const growing = Math.min(n, head.window);
+      return (growing * (growing + 1)) / 2 + (n - growing) * head.window;
+    }
+    const whole = Math.floor(n / head.stride), rest = n % head.stride;
+    return (head.stride * whole * (whole + 1)) / 2 + rest * (whole + 1);
+  }
+
+  /** Key blocks with an unmasked pair, summed over blocks of queries. */
+  function visitedBlocks(head, seqLen, block) {
+    let total = 0;
+    for (let row = 0; row < seqLen; row += block) {
+      const last = Math.min(row + block, seqLen) - 1;
+      const oldest = head.kind === "window" ? Math.floor(Math.max(row - head.window + 1, 0) / block) : 0;
+      total += Math.floor(last / block) + 1 - oldest;
+    }
+    return total;
+  }
+
+  // ---- architecture: shape -> parameters and FLOP ----
+
+  /**
+   * A shape from the fields of `architecture.ModelShape`, with its derived widths and its parameter counts beside them;
+   * not to be changed once made. `modelShape({...shape, n_layers: 2})` derives all of them again.
+   */
+  function modelShape(fields) {
+    const { d_model, n_heads, gqa_group, heads, feed_forward, top_k, n_shared_experts } = fields;
+    if (fields.kind !== "lstm" && heads === "gqa" && n_heads % gqa_group) {
+      throw new ValueError(
+        "ModelShape has 1 problem(s):\n" +
+          `- gqa_group must divide n_heads, got gqa_group=${gqa_group}, n_heads=${n_heads}; ` +
+          `use ${nearestDivisor(n_heads, gqa_group)}`,
+      );
+    }
+    const activation = feed_forward === "moe" ? fields.expert_activation : feed_forward;
+    const dense = activation === "swiglu" ? multipleOf8(8 * d_model, 3) : 4 * d_model;
+    const feed_forward_width = fields.d_ff ?? dense;
+    const shape = {
+      ...fields,
+      width_per_head: fields.head_dim ?? Math.floor(d_model / n_heads),
+      n_kv_heads: { mha: n_heads, gqa: Math.floor(n_heads / gqa_group), mqa: 1 }[heads],
+      activation,
+      feed_forward_width,
+      expert_width: fields.d_expert ?? multipleOf8(feed_forward_width, top_k + n_shared_experts),
+      parameters: null,
+    };
+    shape.parameters = parameters(shape);
+    return shape;
+  }
+
+  /** Weight matrices of one block: how many it has, and how many of them one token uses. */
+  function blockMatrices(shape) {
+    const d = shape.d_model, biases = Number(shape.biases);
+    const matrix = (d_out, d_in, copies = 1, active = copies, own = biases) =>
+      ({ d_out, d_in, copies, active, biases: own });
+    if (shape.kind === "lstm") return [matrix(4 * d, d, 2)];
+    const q = shape.n_heads * shape.width_per_head, kv = shape.n_kv_heads * shape.width_per_head;
+    const attention = [matrix(q, d), matrix(kv, d, 2), matrix(d, q)];
+    const into = feedForwardMatmuls(shape.activation) - 1;
+    if (shape.feed_forward !== "moe") {
+      const width = shape.feed_forward_width;
+      return [...attention, matrix(width, d, into), matrix(d, width)];
+    }
+    const all = shape.n_experts + shape.n_shared_experts, active = shape.top_k + shape.n_shared_experts;
+    const width = shape.expert_width;
+    return [
+      ...attention,
+      matrix(shape.n_experts, d, 1, 1, 0),
+      matrix(width, d, into * all, into * active),
+      matrix(d, width, all, active),
+    ];
+  }
+
+  /** Exact parameter counts. */
+  function parameters(shape) {
+    const d = shape.d_model;
+    const perNorm = { none: 0, rms: d, layer: d * (1 + Number(shape.biases)) }[shape.norm];
+    const transformer = shape.kind === "transformer";
+    let perBlock = perNorm * (transformer ? 2 : 1);
+    if (transformer && shape.qk_norm) perBlock += 2 * shape.width_per_head;
+    let idle = 0;
+    for (const matrix of blockMatrices(shape)) {
+      const size = matrix.d_out * (matrix.d_in + matrix.biases);
+      perBlock += matrix.copies * size;
+      idle += shape.n_layers * (matrix.copies - matrix.active) * size;
+    }
+    let embedding = shape.vocab_size * d * (shape.tied_head ? 1 : 2);
+    if (transformer && shape.positions === "learned") embedding += shape.seq_len * d;
+    const total = embedding + shape.n_layers * perBlock + perNorm;
+    return { active: total - idle, total, embedding };
+  }
+
+  /** Useful FLOP per token of training, with the optimizer's spread over the tokens of a step. */
+  function flopsPerToken(data, shape, batchTokens) {
+    const tokens = shape.seq_len, d = shape.d_model, layers = shape.n_layers;
+    let forward = 0;
+    if (shape.kind === "lstm") {
+      forward = layers * lstmLayer(1, tokens, d, d).flops;
+    } else {
+      const q = shape.n_heads * shape.width_per_head, kv = shape.n_kv_heads * shape.width_per_head;
+      forward = layers * (linear(tokens, d, q + 2 * kv) + linear(tokens, q, d) + feedForward(shape));
+    }
+    const found = 3 * (forward + linear(tokens, d, shape.vocab_size)) + scoreFlops(data, shape, true);
+    return found / tokens + optimizerFlops(data, shape) / batchTokens;
+  }
+
+  /** Useful FLOP of the scores of one sequence in all layers. */
+  function scoreFlops(data, shape, training) {
+    if (shape.kind === "lstm") return 0;
+    const perMatmul = 2 * shape.width_per_head * usefulScores(headPatterns(shape), shape.seq_len);
+    return shape.n_layers * (2 + (training ? data.costs.ATTENTION_BACKWARD_MATMULS : 0)) * perMatmul;
+  }
+
+  function optimizerFlops(data, shape) {
+    if (shape.optimizer === "adamw") return 0;
+    const steps = data.costs.NEWTON_SCHULZ_STEPS;
+    const each = blockMatrices(shape).map((m) => m.copies * muonStep(m.d_out, m.d_in, steps));
+    return shape.n_layers * sum(each);
+  }
+
+  /** Bytes that one sequence keeps between decoding steps after so many tokens. */
+  function kvCacheBytes(shape, tokens, bytesPerElement) {
+    if (shape.kind === "lstm") return 2 * shape.n_layers * shape.d_model * bytesPerElement;
+    const kept = shape.pattern === "window" ? Math.min(tokens, headPatterns(shape)[0][0].window) : tokens;
+    return 2 * shape.n_layers * shape.n_kv_heads * shape.width_per_head * kept * bytesPerElement;
+  }
+
+  /** Parameters that minimise the loss of a dense Transformer at C = 6ND. */
+  function computeOptimal(data, flops) {
+    const c = data.architecture;
+    const exponents = c.CHINCHILLA_ALPHA + c.CHINCHILLA_BETA;
+    const g = ((c.CHINCHILLA_ALPHA * c.CHINCHILLA_A) / (c.CHINCHILLA_BETA * c.CHINCHILLA_B)) ** (1 / exponents);
+    return g * (flops / 6) ** (c.CHINCHILLA_BETA / exponents);
+  }
+
+  function computeOptimalShape(data, flops, fields) {
+    const n = computeOptimal(data, flops);
+    const stack = { ...data.shape, ...data.architecture.STACKS[data.device_gain.STACK] };
+    const { vocab_size = stack.vocab_size, seq_len = stack.seq_len } = fields;
+    const probe = modelShape({ ...stack, vocab_size, seq_len });
+    const width = widthFor(data, n, probe.parameters.embedding / probe.d_model);
+    const headDim = width >= 2048 ? 128 : 64;
+    const step = width >= 4 * headDim ? 4 * headDim : headDim;
+    const d_model = step * Math.max(1, round(width / step)), n_heads = Math.floor(d_model / headDim);
+    const one = modelShape({ ...probe, n_layers: 1, d_model, n_heads });
+    const perLayer = modelShape({ ...one, n_layers: 2 }).parameters.total - one.parameters.total;
+    const n_layers = 1 + round((n - one.parameters.total) / perLayer);
+    if (n_layers < 1) {
+      throw new ValueError(
+        `a compute-optimal model must have room for its vocabulary, got ${general(n, 3)} parameters at ` +
+          `${general(flops, 3)} FLOP for vocab_size=${probe.vocab_size}; use more FLOP or a smaller vocabulary`,
+      );
+    }
+    return modelShape({ ...stack, n_layers, d_model, n_heads, ...fields });
+  }
+
+  /** d_model at which 12 d_model^3 / ASPECT_RATIO + tableRows * d_model is nParams, by bisection. */
+  function widthFor(data, nParams, tableRows) {
+    const ratio = data.architecture.ASPECT_RATIO;
+    let low = 0, high = Math.cbrt((nParams * ratio) / 12);
+    for (let i = 0; i < 60; i++) {
+      const middle = (low + high) / 2;
+      if ((12 * middle * middle * middle) / ratio + tableRows * middle < nParams) low = middle;
+      else high = middle;
+    }
+    return high;
+  }
+
+  /** FLOP of the feed-forward layer of one sequence, forward. */
+  function feedForward(shape) {
+    const tokens = shape.seq_len, d = shape.d_model;
+    if (shape.feed_forward !== "moe") return experts(tokens, d, shape.feed_forward_width, shape.activation);
+    const each = (rows) => experts(rows, d, shape.expert_width, shape.activation);
+    return linear(tokens, d, shape.n_experts) + each(tokens * shape.top_k) + shape.n_shared_experts * each(tokens);
+  }
+
+  /** The quotient, rounded up to a multiple of 8. */
+  const multipleOf8 = (numerator, denominator) => 8 * Math.ceil(numerator / (8 * denominator));
+
+  function nearestDivisor(number, wanted) {
+    let best = 1;
+    for (let i = 2; i <= number; i++) {
+      if (number % i === 0 && Math.abs(i - wanted) < Math.abs(best - wanted)) best = i;
+    }
+    return best;
+  }
+
+  // ---- step_work: what a step asks of one device ----
+
+  /** How a shape is trained: every device holds its share of the model, and runs `micro_batch` sequences at once. */
+  class Plan {
+    constructor(device, devices, micro_batch, recompute) {
+      Object.assign(this, { device, devices, micro_batch, recompute });
+    }
+
+    get on_node() {
+      return Math.min(this.devices, this.device.node_devices);
+    }
+
+    get nodes() {
+      return this.devices / this.on_node;
+    }
+  }
+
+  const isMaterialised = (shape) => shape.attention === "materialised";
+
+  /** One micro-batch on one device, forward, backward and what is computed again; fields as `step_work.Work`. */
+  function work(data, shape, plan) {
+    const { LAUNCHES, OPTIMIZER_TRAFFIC, SCORE_BYTES, TILE } = data.step_work;
+    const { ATTENTION_BACKWARD_MATMULS, FLASH_BACKWARD_MATMULS } = data.costs;
+    const n = plan.micro_batch * shape.seq_len, layers = shape.n_layers, again = Number(plan.recompute);
+    const passes = 3 + again, lstm = shape.kind === "lstm";
+    let recurrent = 0, recurrentMoved = 0, timeSteps = 0, scores = 0, scoresMoved = 0;
+    let [routed, dense] = blockParameters(shape);
+    if (lstm) {
+      const forward = lstmLayer(plan.micro_batch, shape.seq_len, shape.d_model, shape.d_model);
+      recurrent = passes * layers * forward.flops;
+      recurrentMoved = (passes * layers * forward.bytes * plan.device.value_bytes) / 2;
+      timeSteps = passes * layers * shape.seq_len;
+      dense = 0;
+    } else {
+      const materialised = isMaterialised(shape);
+      const pairs = shape.n_heads * shape.seq_len ** 2;
+      const visited = materialised ? pairs : visitedScores(headPatterns(shape), shape.seq_len, TILE);
+      const products = 2 + (materialised ? ATTENTION_BACKWARD_MATMULS : FLASH_BACKWARD_MATMULS) + 2 * again;
+      scores = plan.micro_batch * layers * visited * 2 * shape.width_per_head * products;
+      if (materialised) {
+        const size = plan.device.value_bytes;
+        const moved = SCORE_BYTES.forward[size] * (1 + again) + SCORE_BYTES.backward[size];
+        scoresMoved = plan.micro_batch * layers * pairs * moved;
+      }
+    }
+    const [inside, across, hops] = collectives(data, shape, plan);
+    return {
+      layers: 2 * n * layers * dense * passes,
+      experts: 2 * n * layers * routed * passes,
+      vocabulary: 3 * 2 * n * shape.d_model * shape.vocab_size,
+      scores,
+      score_width: lstm ? 1 : shape.width_per_head,
+      scores_moved: scoresMoved,
+      elements: n * layers * blockElements(shape) * passes,
+      logits: n * shape.vocab_size,
+      recurrent,
+      recurrent_moved: recurrentMoved,
+      time_steps: timeSteps,
+      inside,
+      across,
+      hops,
+      launches: layers * (LAUNCHES.forward * (1 + again) + LAUNCHES.backward),
+      optimizer_bytes: (OPTIMIZER_TRAFFIC * shape.parameters.total) / plan.devices,
+      optimizer_flops: optimizerFlops(data, shape) / plan.devices,
+    };
+  }
+
+  /** Values that the operations of one block read and write per token, forward. */
+  function blockElements(shape) {
+    const d = shape.d_model;
+    const norm = shape.norm === "none" ? 0 : 2 * d, residual = 3 * d;
+    if (shape.kind === "lstm") return norm + residual + 12 * d;
+    const q = shape.n_heads * shape.width_per_head, kv = 2 * shape.n_kv_heads * shape.width_per_head;
+    const rotated = 2 * (q + kv / 2);
+    const turned = (shape.positions === "rope" ? rotated : 0) + (shape.qk_norm ? rotated : 0);
+    const attention = d + q + kv + turned + (q + kv + q) + (q + d);
+    const into = feedForwardMatmuls(shape.activation) - 1, moe = shape.feed_forward === "moe";
+    const width = moe ? (shape.top_k + shape.n_shared_experts) * shape.expert_width : shape.feed_forward_width;
+    const moved = moe ? 2 * shape.top_k * d + (shape.top_k + 1) * d : 0;
+    return 2 * norm + 2 * residual + attention + (d + into * width) + (into * width + width) + (width + d) + moved;
+  }
+
+  /** Weights that one token uses in a block: of its routed experts, of everything else. */
+  function blockParameters(shape) {
+    const active = sum(blockMatrices(shape).map((m) => m.active * m.d_out * m.d_in));
+    if (shape.feed_forward !== "moe" || shape.kind === "lstm") return [0, active];
+    const routed = feedForwardMatmuls(shape.activation) * shape.top_k * shape.expert_width * shape.d_model;
+    return [routed, active - routed];
+  }
+
+  /** Bytes inside a server (per device), bytes of a server on the network, and ring steps, of one micro-batch. */
+  function collectives(data, shape, plan) {
+    if (plan.devices === 1) return [0, 0, 0];
+    const n = shape.parameters.total, g = plan.on_node, nodes = plan.nodes;
+    const moved = 2 * plan.device.value_bytes + data.step_work.GRADIENT_BYTES;
+    return [((g - 1) / g) * n * moved, ((nodes - 1) / nodes) * n * moved, (shape.n_layers + 1) * 3 * plan.devices];
+  }
+
+  /** Bytes that a device holds at the fullest moment. */
+  function memory(data, shape, plan) {
+    const n = plan.micro_batch * shape.seq_len, d = shape.d_model, value = plan.device.value_bytes;
+    const { total, embedding } = shape.parameters;
+    const states = total * (data.step_work.PARAMETER_BYTES / plan.devices);
+    const gathered = value * ((total - embedding) / shape.n_layers) * 2;
+    const perBlock = n * keptValues(shape) * value;
+    const blocks = plan.recompute ? shape.n_layers * n * d * value + perBlock : shape.n_layers * perBlock;
+    return states + gathered + blocks + n * shape.vocab_size * (value + 4);
+  }
+
+  /** Values that a block keeps per token for its backward pass. */
+  function keptValues(shape) {
+    const d = shape.d_model;
+    if (shape.kind === "lstm") return 8 * d;
+    const q = shape.n_heads * shape.width_per_head, kv = 2 * shape.n_kv_heads * shape.width_per_head;
+    const into = feedForwardMatmuls(shape.activation) - 1, moe = shape.feed_forward === "moe";
+    const width = moe ? (shape.top_k + shape.n_shared_experts) * shape.expert_width : shape.feed_forward_width;
+    const kept = 2 * d * (shape.norm === "none" ? 1 : 2) + 2 * q + kv + (into + 1) * width;
+    return isMaterialised(shape) ? kept + shape.n_heads * shape.seq_len : kept;
+  }
+
+  /** Whether a default plan has no problem: `step_work.problems`, of which memory is the only one it can have. */
+  const fits = (data, shape, plan) => memory(data, shape, plan) <= data.step_work.MEMORY_SLACK * plan.device.memory;
+
+  /** A plan for a shape: few devices, or as many as it takes; `fixed` may set {devices, recompute}. */
+  function defaultPlan(data, shape, device, fixed = null) {
+    const { FIRST_DEVICES, MOST_DEVICES, TOKENS_PER_DEVICE } = data.step_work;
+    let devices = fixed ? fixed.devices : Math.min(FIRST_DEVICES, device.node_devices);
+    const wanted = Math.max(1, Math.floor(TOKENS_PER_DEVICE / shape.seq_len));
+    for (;;) {
+      let trial = null;
+      for (const recompute of fixed ? [fixed.recompute] : [false, true]) {
+        const enough = recompute || fixed ? 1 : wanted / 4;
+        for (let batch = wanted; batch >= 1; batch = Math.floor(batch / 2)) {
+          trial = new Plan(device, devices, batch, recompute);
+          if (memory(data, shape, trial) <= device.memory && batch >= enough) return trial;
+        }
+      }
+      if (fixed || devices >= MOST_DEVICES) return trial;
+      devices *= 2;
+    }
+  }
+
+  // ---- step_time: seconds ----
+
+  /** Time of one optimizer step, of plans that do not fit too; fields as `step_time.StepTime`. */
+  function trainingStep(data, shape, plan) {
+    const count = work(data, shape, plan);
+    const parts = partsOf(data, count, shape, plan, data.calibration.constants);
+    const seconds = sumOf(parts);
+    const [gradient, own_variance] = sensitivity(data, count, shape, plan, parts);
+    const tokens = plan.micro_batch * plan.devices * shape.seq_len;
+    const achieved_flops = flopsPerToken(data, shape, tokens) * (tokens / seconds / plan.devices);
+    return { shape, plan, seconds, parts, achieved_flops, gradient, own_variance };
+  }
+
+  /** Variance of ln(first.seconds / second.seconds): constants that both share cancel as far as they do. */
+  function logVarianceOfRatio(data, first, second) {
+    const same = (one, other, names) => names.every((name) => one[name] === other[name]);
+    const sameDevice = first.plan.device.name === second.plan.device.name;
+    const samePlan = sameDevice && same(first.plan, second.plan, ["devices", "micro_batch", "recompute"]);
+    if (samePlan && same(first.shape, second.shape, Object.keys(data.shape))) return 0;
+    const difference = first.gradient.map((slope, i) => slope - second.gradient[i]);
+    let own = first.own_variance + second.own_variance;
+    if (sameDevice) own -= 2 * first.plan.device.ceiling_sd ** 2;
+    return quadratic(difference, data.calibration.covariance) + own;
+  }
+
+  /** Seconds by part of one optimizer step. */
+  function partsOf(data, count, shape, plan, c) {
+    const { EXPERT_SPEED, KERNEL_SPEED, LAUNCH, SPARSE_SPEED } = data.step_time;
+    const device = plan.device, cpu = device.generation === "cpu";
+    const rate = c.matmul * device.matmul[device.precision];
+    const parts = {
+      layers: count.layers / rate,
+      experts: count.experts / (rate * (device.expert_speed ?? EXPERT_SPEED[0])),
+      vocabulary: count.vocabulary / rate,
+      elementwise: (c.elementwise * device.value_bytes * count.elements) / device.copy_rate,
+      cross_entropy: (((c.cross_entropy * device.value_bytes) / 2) * count.logits) / device.copy_rate,
+      recurrence:
+        Math.max(count.recurrent / rate, count.recurrent_moved / device.copy_rate) +
+        (cpu ? 0 : 2 * LAUNCH * count.time_steps),
+    };
+    const sparse = isSparse(shape) ? SPARSE_SPEED[0] : 1;
+    if (isMaterialised(shape)) {
+      parts.attention = count.scores / rate + count.scores_moved / (device.score_rate ?? device.copy_rate);
+    } else if (device.fused_attention !== null) {
+      parts.attention = count.scores / (device.matmul[device.precision] * device.fused_attention * sparse);
+    } else {
+      const newer = ["hopper", "blackwell"].includes(device.generation) ? c.hopper_attention : 1;
+      const kernel = c.attention * KERNEL_SPEED["flash-triton"][0];
+      parts.attention = count.scores / (((rate * kernel) / (1 + c.softmax / count.score_width)) * newer * sparse);
+    }
+    let compute = sumOf(parts);
+    parts.launches = Math.max(0, (cpu ? 0 : LAUNCH * count.launches) - compute);
+    compute += parts.launches;
+    const moving = Math.max(count.inside / device.link, count.across / device.network) / c.link + c.hop * count.hops;
+    const micro = Math.max(compute, moving) + c.exposed * Math.min(compute, moving);
+    parts.collectives = micro - compute;
+    parts.stragglers = sumOf(parts) * c.jitter * data.largest_normal[plan.devices];
+    parts.optimizer = count.optimizer_bytes / device.copy_rate + count.optimizer_flops / rate;
+    return parts;
+  }
+
+  /** Bytes per stored value in decoding, the rate of its matrix products, and what caches and weights take. */
+  function decodeNeeds(shape, device, context, batch) {
+    const precision = device.precision !== "fp32" && "bf16" in device.matmul ? "bf16" : device.precision;
+    const size = precision === "fp32" ? 4 : 2;
+    const cache = batch * kvCacheBytes(shape, context, size);
+    return { size, rate: device.matmul[precision], cache, held: size * shape.parameters.total + cache };
+  }
+
+  /** Time of one decoding step on `devices` that have room for it, in which each of `batch` sequences gets a token. */
+  function decodedToken(data, shape, device, context, batch, devices) {
+    const { DECODE_KERNELS, DECODE_LAUNCH, DECODE_SHARE } = data.step_time;
+    const { constants, residual_sd } = data.calibration;
+    const { size, rate, cache } = decodeNeeds(shape, device, context, batch), { active, total } = shape.parameters;
+    const bandwidth = DECODE_SHARE[0] * device.bandwidth * devices;
+    const read = active + (total - active) * metShare(shape, batch);
+    const matmul = constants.matmul * rate * devices;
+    const parts = {
+      weights: Math.max((size * read) / bandwidth, (batch * 2 * active) / matmul),
+      cache: cacheRead(data, shape, context, cache) / bandwidth,
+      launches: device.generation === "cpu" ? 0 : DECODE_LAUNCH * DECODE_KERNELS * shape.n_layers,
+      collectives: 2 * shape.n_layers * constants.hop * (devices - 1),
+    };
+    const seconds = sumOf(parts);
+    const log_variance = DECODE_SHARE[1] ** 2 + residual_sd ** 2 + device.ceiling_sd ** 2;
+    const seconds_per_token = (seconds * devices) / batch;
+    return { shape, device, devices, batch, context, seconds, parts, log_variance, seconds_per_token };
+  }
+
+  /** Bytes of keys and values that one step reads, of those that are kept. */
+  function cacheRead(data, shape, context, kept) {
+    if (!isSparse(shape)) return kept;
+    const at = modelShape({ ...shape, seq_len: context }), dense = modelShape({ ...at, pattern: "causal" });
+    return (kept * scoreFlops(data, at, false)) / scoreFlops(data, dense, false);
+  }
+
+  /** Share of the experts beyond one token's own that a batch of tokens reads, routed evenly. */
+  function metShare(shape, batch) {
+    if (shape.kind === "lstm" || shape.feed_forward !== "moe" || shape.n_experts === shape.top_k) return 0;
+    const met = shape.n_experts * (1 - (1 - shape.top_k / shape.n_experts) ** batch);
+    return (met - shape.top_k) / (shape.n_experts - shape.top_k);
+  }
+
+  /** d ln(seconds) / d ln(constant), by central differences, and the variance that is not the constants'. */
+  function sensitivity(data, count, shape, plan, parts) {
+    const step = 1e-4, { constants, residual_sd } = data.calibration;
+    const slopes = Object.entries(constants).map(([name, value]) => {
+      const ends = [1, -1].map((sign) => {
+        const changed = { ...constants, [name]: value * Math.exp(sign * step) };
+        return sumOf(partsOf(data, count, shape, plan, changed));
+      });
+      return Math.log(ends[0] / ends[1]) / (2 * step);
+    });
+    return [slopes, residual_sd ** 2 + ownVariance(data, shape, plan, parts)];
+  }
+
+  /** Variance of ln(seconds) from assumed speeds and from the device's ceilings. */
+  function ownVariance(data, shape, plan, parts) {
+    const { EXPERT_SPEED, KERNEL_SPEED, MATERIALISED_SD, OTHER_SHAPE_SD, RECURRENT_SD, SPARSE_SPEED } = data.step_time;
+    const device = plan.device, seconds = sumOf(parts);
+    const fused = device.fused_attention !== null ? OTHER_SHAPE_SD : KERNEL_SPEED["flash-triton"][1];
+    let attention = isMaterialised(shape) ? MATERIALISED_SD : fused;
+    if (isSparse(shape) && !isMaterialised(shape)) attention = Math.hypot(attention, SPARSE_SPEED[1]);
+    const expertsSd = device.expert_speed === null ? EXPERT_SPEED[1] : OTHER_SHAPE_SD;
+    const shares = { attention, experts: expertsSd, recurrence: RECURRENT_SD };
+    const own = sum(Object.entries(shares).map(([part, sd]) => ((sd * parts[part]) / seconds) ** 2));
+    return own + device.ceiling_sd ** 2;
+  }
+
+  const isSparse = (shape) => shape.kind === "transformer" && ["strided", "fixed"].includes(shape.pattern);
+
+  const quadratic = (vector, matrix) => sum(vector.map((a, i) => a * sum(vector.map((b, j) => b * matrix[i][j]))));
+
+  // ---- device_gain: the two models of a question ----
+
+  /** See `make`. */
+  function speeds(data, names, baselines, currency, flops, inFlop, setting) {
+    const [withIt, withoutIt] = fieldsOf(data, names, baselines);
+    const devices = [setting.device, setting.baselineDevice].map((name) => data.devices[name]);
+    if (currency === "decode") return decode(data, withIt, withoutIt, flops, devices, setting.seqLen);
+    const budgets = [flops, flops * inFlop];
+    const shapes = [withIt, withoutIt].map((fields, i) => shapeOf(data, budgets[i], fields, setting.seqLen));
+    const first = shapes.map((shape, i) => defaultPlan(data, shape, devices[i]));
+    const fit = shapes.map((shape, i) => fits(data, shape, first[i]));
+    // As many devices for both, and both run blocks again where one of them must: an algorithm's gain is not that it
+    // fits by a hair. A model that fits nowhere is timed as if it did on the devices of the other.
+    const ready = fit.includes(true) ? first.filter((_, i) => fit[i]) : first;
+    const shared = {
+      devices: Math.max(...ready.map((plan) => plan.devices)),
+      recompute: ready.some((plan) => plan.recompute),
+    };
+    const steps = shapes.map((shape, i) => trainingStep(data, shape, defaultPlan(data, shape, devices[i], shared)));
+    const speed = Math.log(steps[0].achieved_flops / steps[1].achieved_flops);
+    const [own, other] = devices.map((device) => device.price.usd_per_hour);
+    const price = currency === "usd" ? Math.log(other / own) : 0;
+    const [treatment, baseline] = steps.map((time, i) => trainingSide(budgets[i], time, fit[i]));
+    return { lnFactor: speed + price, variance: logVarianceOfRatio(data, ...steps), price, treatment, baseline };
+  }
+
+  function decode(data, withIt, withoutIt, flops, devices, seqLen) {
+    const shapes = [withIt, withoutIt].map((fields) => shapeOf(data, flops, fields, seqLen));
+    const tokens = shapes.map((shape, i) => token(data, shape, devices[i], seqLen));
+    let variances = tokens.map((one) => one.log_variance);
+    if (devices[0].name === devices[1].name) {
+      // The same machine: what remains is how differently it reads caches and weights.
+      const shares = tokens.map((one) => one.parts.cache / one.seconds);
+      const apart = data.step_time.DECODE_SHARE[1] * (shares[0] - shares[1]);
+      variances = [2 * data.calibration.residual_sd ** 2, apart ** 2];
+    }
+    const lnFactor = Math.log(tokens[1].seconds_per_token / tokens[0].seconds_per_token);
+    const [treatment, baseline] = tokens.map((time) => decodingSide(flops, time));
+    return { lnFactor, variance: sum(variances), price: 0, treatment, baseline };
+  }
+
+  /** One decoding step, on as few devices (a power of two) as hold weights and caches. */
+  function token(data, shape, device, context) {
+    const batch = data.device_gain.DECODE_BATCH, { held } = decodeNeeds(shape, device, context, batch);
+    let devices = 1;
+    while (held > devices * device.memory) {
+      if (devices > data.step_work.MOST_DEVICES) {
+        throw new NoShapeError(
+          `no token can be timed there: weights and caches must fit into ${devices} x ${gigabytes(device.memory)} GB ` +
+            `of ${device.title}, got ${gigabytes(held)} GB; use ${Math.ceil(held / device.memory)} devices, ` +
+            "a smaller batch or a shorter context",
+        );
+      }
+      devices *= 2;
+    }
+    return decodedToken(data, shape, device, context, batch, devices);
+  }
+
+  /** What a stack changes with all algorithms, and with none of them. */
+  function fieldsOf(data, names, baselines) {
+    const withIt = {}, withoutIt = {};
+    const bare = { ...data.shape, ...data.architecture.STACKS.bare };
+    const isEmpty = (fields) => Object.keys(fields).length === 0;
+    names.forEach((name, i) => {
+      const entry = data.algorithms[name], baseline = baselines[i];
+      if (isEmpty(entry.arm) && isEmpty(entry.baseline_arm)) {
+        throw new NoShapeError(`${name} cannot be timed: it is no change of a model's shape`);
+      }
+      if (baseline === name) return;
+      let other = {};
+      if (baseline === entry.replaces[0]) {
+        // a mixture replaces a dense layer of the stack's own activation
+        const left = entry.arm.feed_forward === "moe" ? [] : Object.keys(entry.arm);
+        other = isEmpty(entry.baseline_arm) ? Object.fromEntries(left.map((f) => [f, bare[f]])) : entry.baseline_arm;
+      } else if (baseline in data.algorithms && !isEmpty(data.algorithms[baseline].arm)) {
+        other = data.algorithms[baseline].arm;
+      } else {
+        throw new NoShapeError(
+          `${name} against ${baseline} cannot be timed: no model's shape is known for ${baseline}`,
+        );
+      }
+      for (const [fields, more] of [[withIt, entry.arm], [withoutIt, other]]) {
+        for (const [field, value] of Object.entries(more)) {
+          if (field in fields && fields[field] !== value) {
+            throw new NoShapeError(`${names.join(" and ")} cannot be timed together: they set ${field} differently`);
+          }
+          fields[field] = value;
+        }
+      }
+    });
+    return [withIt, withoutIt];
+  }
+
+  function shapeOf(data, flops, fields, seqLen) {
+    const most = data.device_gain.MOST_FLOPS;
+    if (flops > most) {
+      throw new NoShapeError(`no model of more than ${general(most)} FLOP is timed, got ${general(flops)}`);
+    }
+    try {
+      return computeOptimalShape(data, flops, { seq_len: seqLen, ...fields });
+    } catch (error) {
+      if (!(error instanceof ValueError)) throw error;
+      throw new NoShapeError(`no model can be timed there: ${error.message}`);
+    }
+  }
+
+  /** `device_gain.side_document`: one model, with the seconds of one step by part. */
+  function sideDocument(flops, time, fits) {
+    const { shape, seconds, parts } = time;
+    return {
+      flops,
+      layers: shape.n_layers,
+      width: shape.d_model,
+      heads: shape.n_heads,
+      params_active: shape.parameters.active,
+      params_total: shape.parameters.total,
+      seq_len: shape.seq_len,
+      fits,
+      seconds,
+      parts_seconds: parts,
+    };
+  }
+
+  function trainingSide(flops, time, fits) {
+    const { device, devices, micro_batch, recompute } = time.plan, { achieved_flops } = time;
+    const plan = { device: device.name, devices, micro_batch, recompute, achieved_flops_per_s: achieved_flops };
+    return { ...sideDocument(flops, time, fits), ...plan };
+  }
+
+  function decodingSide(flops, time) {
+    const { device, devices, batch, seconds_per_token } = time;
+    const plan = { device: device.name, devices, batch, device_seconds_per_token: seconds_per_token };
+    return { ...sideDocument(flops, time, true), ...plan };
+  }
+
+  // ---- Python's arithmetic and formats ----
+
+  const sum = (values) => values.reduce((before, value) => before + value, 0);
+
+  /** Sum over an object's values. */
+  function sumOf(parts) {
+    let seconds = 0;
+    for (const part in parts) seconds += parts[part];
+    return seconds;
+  }
+
+  /** Python's `round`: halves to the even neighbour. */
+  function round(x) {
+    const low = Math.floor(x), rest = x - low;
+    return rest > 0.5 || (rest === 0.5 && low % 2 !== 0) ? low + 1 : low;
+  }
+
+  /** Python's `format(x, ".{digits}g")`, for positive numbers. */
+  function general(x, digits = 6) {
+    const [mantissa, exponent] = x.toExponential(digits - 1).split("e");
+    const bare = (text) => (text.includes(".") ? text.replace(/\.?0+$/, "") : text);
+    const power = Number(exponent);
+    if (power >= -4 && power < digits) return bare(x.toFixed(digits - 1 - power));
+    return `${bare(mantissa)}e${exponent[0]}${exponent.slice(1).padStart(2, "0")}`;
+  }
+
+  const gigabytes = (bytes) => (bytes / 1e9).toFixed(0);
+
+  /**
+   * A model of step times.
+   * @param {object} steps `report_steps.document()`: the key `steps` of the report's document.
+   * @returns {{speeds: function}} with `speeds(names, baselines, currency, flops, inFlop, setting)`: algorithms and what
+   *   each replaces, "time", "usd" or "decode", budget of the model with the algorithms (FLOP), CEG in FLOP by which
+   *   the other's budget is larger (no matter for decode), and {device, baselineDevice, seqLen}: names of devices,
+   *   tokens of a sequence (decode: in each cache). It gives {lnFactor, variance, price, treatment, baseline}: ln of
+   *   what a gain in FLOP is multiplied by (decode: of the gain itself), the variance of that, the part of it due to
+   *   prices, and both models as `device_gain.side_document` has them. Throws NoShapeError where there are no two
+   *   models to compare.
+   */
+  function make(steps) {
+    return { speeds: (...question) => speeds(steps, ...question) };
+  }
+
+  return { NoShapeError, make };
+})();
