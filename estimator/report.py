@@ -18,7 +18,7 @@ from typing import Any
 
 from estimator import algorithms, ask, device_gain, gain, prior, provenance, published_runs
 from estimator import report_posterior, report_sections, report_steps
-from estimator.evidence import Evidence, load
+from estimator.evidence import Evidence, PublishedGain, load
 
 SCHEMA_VERSION = 1
 START = "moe"
@@ -39,7 +39,7 @@ PRESETS = {
 LIBRARY = "plotly"
 SCRIPTS = (
     "step_time.js", "chain.js", "mixture.js", "posterior.js",
-    "words.js", "chart.js", "facts.js", "sections.js", "page.js",
+    "words.js", "chart.js", "parts.js", "facts.js", "trust.js", "ladders.js", "kernels.js", "sections.js", "page.js",
 )  # fmt: skip
 """The page's own scripts, each using those before it."""
 _PAGE = Path(__file__).with_name("report_page")
@@ -112,6 +112,7 @@ def page(algo: Sequence[str], flops: float) -> dict[str, Any]:
             {"name": run.name, "flops": run.reported_flops, "source": run.source}
             for run in sorted(published_runs.RUNS, key=lambda run: run.reported_flops)
         ],
+        "evidence_columns": list(PublishedGain._fields),
         "far_decades": gain.FAR_DECADES,
         "class_slope": gain.CLASS_SLOPE,
         "undetermined": gain.UNDETERMINED,

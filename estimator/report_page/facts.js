@@ -4,38 +4,39 @@ globalThis.ceg ??= {};
 
 ceg.facts = (() => {
   const { words } = ceg;
+  const { make } = ceg.parts;
   const byId = (id) => document.getElementById(id);
 
   /** @param {string} name @param {string} value @param {string} [more] smaller, behind it */
-  function figure(make, name, value, more = "") {
+  function figure(name, value, more = "") {
     const described = make("dd", {}, value);
     if (more) described.append(" ", make("small", { className: "hint" }, more));
     return make("div", {}, make("dt", {}, name), described);
   }
 
-  function figures(answer, make) {
+  function figures(answer) {
     if (answer.ceg_median === null) return [];
     const far = answer.status === "far_extrapolation";
     const wide = words.span(answer.ceg_predictive_interval);
     const median = `${words.number(answer.ceg_median)}x`;
     const list = [
-      figure(make, "One new study", far ? wide : median, far ? `90%; median ${median}` : `90%: ${wide}`),
-      figure(make, "One new study, 50%", words.span(answer.ceg_predictive_interval_50)),
-      figure(make, "Average over studies", `${words.number(answer.ceg_mean_median)}x`,
+      figure("One new study", far ? wide : median, far ? `90%; median ${median}` : `90%: ${wide}`),
+      figure("One new study, 50%", words.span(answer.ceg_predictive_interval_50)),
+      figure("Average over studies", `${words.number(answer.ceg_mean_median)}x`,
         `90%: ${words.span(answer.ceg_mean_interval)}`),
     ];
     if (answer.growth_factor_per_decade !== null) {
-      list.push(figure(make, "Growth per tenfold compute", `${words.number(answer.growth_factor_per_decade)}x`,
+      list.push(figure("Growth per tenfold compute", `${words.number(answer.growth_factor_per_decade)}x`,
         `90%: ${words.span(answer.growth_factor_per_decade_interval)}`));
     }
     for (const [flops, share] of Object.entries(answer.share_above_threshold_flops ?? {})) {
-      list.push(figure(make, `Worth more than ${words.budget(Number(flops))} FLOP`, words.share(share), "probability"));
+      list.push(figure(`Worth more than ${words.budget(Number(flops))} FLOP`, words.share(share), "probability"));
     }
     return list;
   }
 
   /** The three probabilities as a bar; shading and order tell them apart, and the labels below say them. */
-  function classes(answer, asked, make) {
+  function classes(answer, asked) {
     if (!answer.class_probabilities) return [];
     const shares = Object.entries(answer.class_probabilities);
     const bar = make("div", { className: "bar", role: "img",
@@ -52,7 +53,7 @@ ceg.facts = (() => {
     return [make("h3", {}, head), bar, keys, ...(paper ? [make("p", { className: "hint" }, paper)] : [])];
   }
 
-  function interaction(answer, make) {
+  function interaction(answer) {
     const found = answer.interaction;
     if (!found) return [];
     const gain = `${words.number(found.stack_over_product_median)}x`;
@@ -71,7 +72,7 @@ ceg.facts = (() => {
     return said;
   }
 
-  function models(answer, asked, make) {
+  function models(answer, asked) {
     const found = answer.setting;
     if (!found) return [];
     const speed = words.number(found.factor / found.price_factor);
@@ -105,13 +106,12 @@ ceg.facts = (() => {
    * Show an answer below the picture.
    * @param {object} answer one entry of `estimates` (docs/json.md)
    * @param {object} asked the question, with `paperClasses`, what the source paper calls its algorithms
-   * @param {Function} make of the page
    */
-  function show(answer, asked, make) {
-    byId("figures").replaceChildren(...figures(answer, make));
-    byId("classes").replaceChildren(...classes(answer, asked, make));
-    byId("interaction").replaceChildren(...interaction(answer, make));
-    byId("models").replaceChildren(...models(answer, asked, make));
+  function show(answer, asked) {
+    byId("figures").replaceChildren(...figures(answer));
+    byId("classes").replaceChildren(...classes(answer, asked));
+    byId("interaction").replaceChildren(...interaction(answer));
+    byId("models").replaceChildren(...models(answer, asked));
     const notes = answer.notes.map((note) => make("li", {}, `${words.capital(note)}.`));
     byId("notes").replaceChildren(...(notes.length ? [make("h3", {}, "Notes"), make("ul", {}, ...notes)] : []));
   }

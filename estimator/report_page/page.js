@@ -7,21 +7,11 @@ ceg.page = (() => {
   const FAR_ANNOUNCED = { ok: "Supported by evidence.", far_extrapolation: "Far from the evidence: read the interval.",
     no_evidence: "No evidence." };
   const { words, chart } = ceg;
+  const { make } = ceg.parts;
   const byId = (id) => document.getElementById(id);
   let data, posterior, state, shown, drawn;
   let frame = 0;
   const stale = { curve: true };
-
-  /** An element with properties and children; text only ever goes in as text. */
-  function make(tag, properties = {}, ...children) {
-    const element = document.createElement(tag);
-    for (const [name, value] of Object.entries(properties)) {
-      if (name in element && name !== "list") element[name] = value;
-      else element.setAttribute(name, value);
-    }
-    element.append(...children);
-    return element;
-  }
 
   // --- state, and its form in the address ---
 
@@ -210,7 +200,7 @@ ceg.page = (() => {
     shown = { curve: answered, points: names.length === 1 ? ceg.sections.points(data, names[0], state.currency) : [],
       page: data.page, currency: state.currency, everything: false };
     plot();
-    ceg.sections.chosen(names);
+    ceg.sections.chosen(names, state.currency);
   }
 
   /** Draw the picture for its present size and colours. */
@@ -285,7 +275,7 @@ ceg.page = (() => {
     Object.assign(place.dataset, exact(answer));
     cursor(answer);
     const paperClasses = [...new Set(asked.algorithms.map((name) => entry(name).paper_class))];
-    ceg.facts.show(answer, { ...asked, paperClasses: paperClasses.filter((c) => c !== "not_studied") }, make);
+    ceg.facts.show(answer, { ...asked, paperClasses: paperClasses.filter((c) => c !== "not_studied") });
   }
 
   /** The answer's numbers in full, for whoever reads the page by program. */
@@ -397,7 +387,7 @@ ceg.page = (() => {
     controls();
     fixedWords();
     draw();
-    ceg.sections.start(data, make);
+    ceg.sections.start(data);
     window.addEventListener("hashchange", () => change(fromAddress()));
     new ResizeObserver(() => { if (byId("chart").clientWidth !== drawn.layout.width) requestAnimationFrame(redraw); })
       .observe(byId("stage"));
