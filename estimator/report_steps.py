@@ -1,8 +1,8 @@
 """What the explorer's step-time model needs as data: devices, arms, calibration, and every constant by its name.
 
-`report_page/step_time.js` computes in the browser what `device_gain.speeds` computes here, from this document and from
-nothing else. A constant travels under the name of its module and its own, so that the two can be read side by side and
-no number is typed twice.
+`report_page/step_time.js`, on `architecture.js`, computes in the browser what `device_gain.speeds` computes here, from
+this document and from nothing else. A constant travels under the name of its module and its own, so that the two can be
+read side by side and no number is typed twice.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ SEQ_LENS = tuple(2**i for i in range(9, 18))
 """Sequence lengths that the explorer offers; its model takes any other as well."""
 
 _CONSTANTS: Mapping[ModuleType, tuple[str, ...]] = {
-    device_gain: ("MOST_FLOPS", "STACK", "SEQ_LEN", "DECODE_BATCH", "OTHER_SETTING_SD"),
+    device_gain: ("DECODE_BATCH", "MOST_FLOPS", "STACK"),
     architecture: ("ASPECT_RATIO", "CHINCHILLA_A", "CHINCHILLA_ALPHA", "CHINCHILLA_B", "CHINCHILLA_BETA", "STACKS"),
     costs: ("ATTENTION_BACKWARD_MATMULS", "FLASH_BACKWARD_MATMULS"),
     step_work: (
-        "FIRST_DEVICES", "LAUNCHES", "MEMORY_SLACK", "MOST_DEVICES", "OPTIMIZER_TRAFFIC", "PARAMETER_BYTES", "SCORE_BYTES", "TILE",
-        "TOKENS_PER_DEVICE",
+        "FIRST_DEVICES", "LAUNCHES", "MEMORY_SLACK", "MOST_DEVICES", "OPTIMIZER_TRAFFIC", "PARAMETER_BYTES",
+        "SCORE_BYTES", "TILE", "TOKENS_PER_DEVICE",
     ),
     step_time: (
         "DECODE_KERNELS", "DECODE_LAUNCH", "DECODE_SHARE", "EXPERT_SPEED", "KERNEL_SPEED", "LAUNCH", "MATERIALISED_SD",
@@ -44,8 +44,10 @@ def document() -> dict[str, object]:
     defaults of `ModelShape`; `calibration`; `algorithms`, their arms and what they replace; `devices` by name, as
     `device_speed.find` gives them; `largest_normal` by number of devices.
     """
-    found = {_last_name(module): {name: _plain(getattr(module, name)) for name in _CONSTANTS[module]}
-             for module in _CONSTANTS}  # fmt: skip
+    found = {
+        module.__name__.rpartition(".")[2]: {name: _plain(getattr(module, name)) for name in names}
+        for module, names in _CONSTANTS.items()
+    }
     found["costs"]["NEWTON_SCHULZ_STEPS"] = _default(costs.muon_step, "newton_schulz_steps")
     found["step_work"]["GRADIENT_BYTES"] = _default(step_work.Plan, "gradient_bytes")
     calibration = step_time.shipped()
@@ -101,10 +103,6 @@ def _numbers_of_devices(devices: Iterable[Device]) -> list[int]:
 def _default(of: Callable[..., object], name: str) -> Any:
     """The default of a parameter."""
     return inspect.signature(of).parameters[name].default
-
-
-def _last_name(module: ModuleType) -> str:
-    return module.__name__.rpartition(".")[2]
 
 
 def _plain(value: object) -> Any:

@@ -14,7 +14,7 @@ ceg.chain = (() => {
    * @param {object} chain low, high [g]: span of each group of studies; precision [k * g * 3] (upper triangles) and
    *   score [k * g * 2] of (level, slope); core [2]; slope_mean and slope_sds [k] of the slope's prior; constants.
    * @param {number} x where.
-   * @returns {{means: Float64Array, sds: Float64Array}} [k] each.
+   * @returns {{means: number[], sds: number[]}} [k] each.
    */
   function level(chain, x) {
     const start = clip(x, chain.core[0], chain.core[1]);
@@ -29,8 +29,8 @@ ceg.chain = (() => {
     const way = [0, ...passed.map((place) => place.t), end];
     const steps = way.slice(1).map((t, i) => step(chain, way[i], t, start, side));
 
-    const means = new Float64Array(chain.slope_sds.length), sds = means.slice();
-    for (let k = 0; k < means.length; k++) {
+    const means = [], sds = [];
+    for (let k = 0; k < chain.slope_sds.length; k++) {
       const state = atCore(chain, k, start, near, end > 0 ? [behind] : [behind, outer]);
       if (end > 0) {
         steps.forEach((moved, i) => {
@@ -39,8 +39,8 @@ ceg.chain = (() => {
         });
         if (outer.length) update(state, pull(chain, k, outer));
       }
-      means[k] = state.mean.f;
-      sds[k] = Math.sqrt(state.covariance.ff);
+      means.push(state.mean.f);
+      sds.push(Math.sqrt(state.covariance.ff));
     }
     return { means, sds };
   }
@@ -185,44 +185,45 @@ ceg.chain = (() => {
     };
   }
 
-  /** Moments after a message about the same state: C -> C (I + P C)^-1, m -> m + C (score - P m). */
-  function update(state, { precision, score }) {
-    const P = rows(precision), C = rows(state.covariance);
-    const B = product(P, C);
-    for (let i = 0; i < 3; i++) B[i][i] += 1;
-    const D = product(C, inverse(B));
-    const covariance = {
-      ff: D[0][0], fw: (D[0][1] + D[1][0]) / 2, fb: (D[0][2] + D[2][0]) / 2,
-      ww: D[1][1], wb: (D[1][2] + D[2][1]) / 2, bb: D[2][2],
+  /** Moments after a message about the same state: C -> D = C (I + P C)^-1, mean -> mean + D (score - P mean). */
+  function update(state, { precision: P, score }) {
+    const { mean, covariance: C } = state;
+    const b00 = 1 + P.ff * C.ff + P.fw * C.fw + P.fb * C.fb;
+    const b01 = P.ff * C.fw + P.fw * C.ww + P.fb * C.wb;
+    const b02 = P.ff * C.fb + P.fw * C.wb + P.fb * C.bb;
+    const b10 = P.fw * C.ff + P.ww * C.fw + P.wb * C.fb;
+    const b11 = 1 + P.fw * C.fw + P.ww * C.ww + P.wb * C.wb;
+    const b12 = P.fw * C.fb + P.ww * C.wb + P.wb * C.bb;
+    const b20 = P.fb * C.ff + P.wb * C.fw + P.bb * C.fb;
+    const b21 = P.fb * C.fw + P.wb * C.ww + P.bb * C.wb;
+    const b22 = 1 + P.fb * C.fb + P.wb * C.wb + P.bb * C.bb;
+    // Cofactors; D is symmetric, so its upper triangle is enough.
+    const i00 = b11 * b22 - b12 * b21, i01 = b02 * b21 - b01 * b22, i02 = b01 * b12 - b02 * b11;
+    const i10 = b12 * b20 - b10 * b22, i11 = b00 * b22 - b02 * b20, i12 = b02 * b10 - b00 * b12;
+    const i20 = b10 * b21 - b11 * b20, i21 = b01 * b20 - b00 * b21, i22 = b00 * b11 - b01 * b10;
+    const determinant = b00 * i00 + b01 * i10 + b02 * i20;
+    const D = {
+      ff: (C.ff * i00 + C.fw * i10 + C.fb * i20) / determinant,
+      fw: (C.ff * i01 + C.fw * i11 + C.fb * i21) / determinant,
+      fb: (C.ff * i02 + C.fw * i12 + C.fb * i22) / determinant,
+      ww: (C.fw * i01 + C.ww * i11 + C.wb * i21) / determinant,
+      wb: (C.fw * i02 + C.ww * i12 + C.wb * i22) / determinant,
+      bb: (C.fb * i02 + C.wb * i12 + C.bb * i22) / determinant,
     };
-    const old = applied(precision, state.mean);
-    const moved = applied(covariance, { f: score.f - old.f, w: score.w - old.w, b: score.b - old.b });
-    state.mean = { f: state.mean.f + moved.f, w: state.mean.w + moved.w, b: state.mean.b + moved.b };
-    state.covariance = covariance;
+    const f = score.f - (P.ff * mean.f + P.fw * mean.w + P.fb * mean.b);
+    const w = score.w - (P.fw * mean.f + P.ww * mean.w + P.wb * mean.b);
+    const b = score.b - (P.fb * mean.f + P.wb * mean.w + P.bb * mean.b);
+    state.mean = {
+      f: mean.f + D.ff * f + D.fw * w + D.fb * b,
+      w: mean.w + D.fw * f + D.ww * w + D.wb * b,
+      b: mean.b + D.fb * f + D.wb * w + D.bb * b,
+    };
+    state.covariance = D;
   }
 
   const added = (A, B) => ({
     ff: A.ff + B.ff, fw: A.fw + B.fw, fb: A.fb + B.fb, ww: A.ww + B.ww, wb: A.wb + B.wb, bb: A.bb + B.bb,
   });
-
-  const applied = (A, { f, w, b }) => ({
-    f: A.ff * f + A.fw * w + A.fb * b, w: A.fw * f + A.ww * w + A.wb * b, b: A.fb * f + A.wb * w + A.bb * b,
-  });
-
-  const rows = (A) => [[A.ff, A.fw, A.fb], [A.fw, A.ww, A.wb], [A.fb, A.wb, A.bb]];
-
-  const product = (A, B) => A.map((row) => [0, 1, 2].map((j) => row[0] * B[0][j] + row[1] * B[1][j] + row[2] * B[2][j]));
-
-  /** Of a 3 x 3 matrix, by its cofactors. */
-  function inverse([[a, b, c], [d, e, f], [g, h, i]]) {
-    const [A, B, C] = [e * i - f * h, f * g - d * i, d * h - e * g];
-    const determinant = a * A + b * B + c * C;
-    return [
-      [A, c * h - b * i, b * f - c * e],
-      [B, a * i - c * g, c * d - a * f],
-      [C, b * g - a * h, a * e - b * d],
-    ].map((row) => row.map((value) => value / determinant));
-  }
 
   return { level };
 })();

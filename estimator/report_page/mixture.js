@@ -35,27 +35,22 @@ ceg.mixture = (() => {
   const ROOT_TWO_PI = Math.sqrt(2 * Math.PI);
 
   function polynomial(x, coefficients) {
-    let sum = 0;
-    for (const coefficient of coefficients) sum = sum * x + coefficient;
+    let sum = coefficients[0];
+    for (let i = 1; i < coefficients.length; i++) sum = sum * x + coefficients[i];
     return sum;
   }
 
-  /** 1 - erf(x) for x >= 0.7, where it keeps its relative accuracy. */
-  function erfc(x) {
-    if (x < 1) return 1 - (x * polynomial(x * x, ERF_T)) / polynomial(x * x, ERF_U);
-    const [top, bottom] = x < 8 ? [ERFC_P, ERFC_Q] : [ERFC_R, ERFC_S];
-    return (Math.exp(-x * x) * polynomial(x, top)) / polynomial(x, bottom);
+  /** P(Z <= z) of a standard normal; `bell`, exp(-z^2 / 2), for those who have it. */
+  function ndtr(z, bell = Math.exp(-0.5 * z * z)) {
+    const x = Math.abs(z) * Math.SQRT1_2;
+    let tail;
+    if (x < 1) tail = 0.5 - (0.5 * x * polynomial(x * x, ERF_T)) / polynomial(x * x, ERF_U);
+    else if (x < 8) tail = (0.5 * bell * polynomial(x, ERFC_P)) / polynomial(x, ERFC_Q);
+    else tail = (0.5 * bell * polynomial(x, ERFC_R)) / polynomial(x, ERFC_S);
+    return z > 0 ? 1 - tail : tail;
   }
 
-  /** P(Z <= z) of a standard normal. */
-  function ndtr(z) {
-    const x = z * Math.SQRT1_2;
-    if (Math.abs(x) < Math.SQRT1_2) return 0.5 + (0.5 * x * polynomial(x * x, ERF_T)) / polynomial(x * x, ERF_U);
-    const tail = 0.5 * erfc(Math.abs(x));
-    return x > 0 ? 1 - tail : tail;
-  }
-
-  /** The z below which a standard normal has `probability`, 0 < probability < 1. */
+  /** The z below which a standard normal has `probability`, 1e-12 or more on either side. */
   function ndtri(probability) {
     if (probability > 0.5) return -ndtri(1 - probability);
     // ln P is concave in z, so Newton's steps from 0 pass the root once and then rise to it without leaving its side.
@@ -104,35 +99,34 @@ ceg.mixture = (() => {
       return sum;
     }
 
-    /** Density; points have none. */
-    density(value) {
-      let sum = 0;
-      for (let i = 0; i < this.weights.length; i++) {
-        const sd = this.sds[i];
-        if (sd > 0) sum += (this.weights[i] / sd) * Math.exp(-0.5 * ((value - this.means[i]) / sd) ** 2);
-      }
-      return sum / ROOT_TWO_PI;
-    }
-
     /** The value below which `probability` lies: Newton's steps, and bisection where one would leave the bracket. */
     quantile(probability) {
+      const { weights, means, sds } = this;
       const z = ndtri(probability);
       let low = Infinity, high = -Infinity, x = 0;
-      for (let i = 0; i < this.weights.length; i++) {
-        const end = this.means[i] + z * this.sds[i];
+      for (let i = 0; i < weights.length; i++) {
+        const end = means[i] + z * sds[i];
         low = Math.min(low, end);
         high = Math.max(high, end);
-        x += this.weights[i] * end;
+        x += weights[i] * end;
       }
-      const fine = () => 1e-12 * Math.max(1, Math.abs(low), Math.abs(high));
-      for (let i = 0; i < 200 && high - low > fine(); i++) {
+      const fine = 1e-12 * Math.max(1, Math.abs(low), Math.abs(high));
+      while (high - low > fine) {
         if (!(x > low && x < high)) x = (low + high) / 2;
-        const excess = this.cdf(x) - probability;
+        let excess = -probability, density = 0;
+        for (let i = 0; i < weights.length; i++) {
+          const away = x - means[i];
+          if (sds[i] > 0) {
+            const bell = Math.exp(-0.5 * (away / sds[i]) ** 2);
+            excess += weights[i] * ndtr(away / sds[i], bell);
+            density += (weights[i] / sds[i]) * bell;
+          } else if (away >= 0) excess += weights[i];
+        }
         if (excess < 0) low = x;
         else high = x;
-        const step = excess / this.density(x);
-        if (Math.abs(step) < fine()) return x - step;
+        const step = (excess * ROOT_TWO_PI) / density;
         x -= step;
+        if (Math.abs(step) < fine) return x;
       }
       return (low + high) / 2;
     }
@@ -144,7 +138,7 @@ ceg.mixture = (() => {
 
     /** The sum with an independent normal of mean 0; `sd` a number, or one for each component. */
     widened(sd) {
-      const sds = this.sds.map((own, i) => Math.hypot(own, typeof sd === "number" ? sd : sd[i]));
+      const sds = this.sds.map((own, i) => Math.sqrt(own ** 2 + (typeof sd === "number" ? sd : sd[i]) ** 2));
       return new Mixture(this.weights, this.means, sds);
     }
 
@@ -166,15 +160,24 @@ ceg.mixture = (() => {
     return new Mixture([1], [mean], [precision ** -0.5]);
   }
 
+  // Where sums are laid out, so that drawing a curve leaves no garbage. The most there can be: `most` components of a
+  // sum with the scenarios of a part. `keys` are what is sorted: a width, with its index in place of its last bits.
+  const MOST = 4096;
+  const [weights, means, sds, keys] = [0, 1, 2, 3].map(() => new Float64Array(MOST));
+  const words = new Uint32Array(keys.buffer);
+
   /** Distribution of a sum of independent mixtures, of at most `most` components (like widths are merged). */
   function total(parts, most) {
-    return parts.reduce((sum, part) => merged(added(sum, part), most), point(0));
+    return parts.reduce((sum, part) => {
+      const n = sum.weights.length * part.weights.length;
+      add(sum, part);
+      if (n > most) return merged(n, most);
+      return new Mixture(...[weights, means, sds].map((values) => Array.from(values.subarray(0, n))));
+    }, point(0));
   }
 
-  function added(first, second) {
+  function add(first, second) {
     const n = second.weights.length;
-    const size = first.weights.length * n;
-    const [weights, means, sds] = [0, 1, 2].map(() => new Float64Array(size));
     for (let i = 0; i < first.weights.length; i++) {
       for (let j = 0; j < n; j++) {
         weights[i * n + j] = first.weights[i] * second.weights[j];
@@ -182,32 +185,32 @@ ceg.mixture = (() => {
         sds[i * n + j] = Math.sqrt(first.sds[i] ** 2 + second.sds[j] ** 2);
       }
     }
-    return new Mixture(weights, means, sds);
   }
 
-  /** As numpy.array_split does it: `most` groups in the order of sds, the first ones longer by one. */
-  function merged(mixture, most) {
-    const { weights, means, sds } = mixture;
-    const n = weights.length;
-    if (n <= most) return mixture;
-    const order = Uint32Array.from({ length: n }, (_, i) => i).sort((i, j) => sds[i] - sds[j] || i - j);
-    const result = [0, 1, 2].map(() => new Float64Array(most));
+  /** The n components in the order of their widths, as numpy.array_split divides them: the first groups longer by one. */
+  function merged(n, most) {
+    for (let i = 0; i < n; i++) {
+      keys[i] = sds[i];
+      words[2 * i] = (words[2 * i] & -MOST) | i; // widths that agree to 1e-12 stay in the order they have
+    }
+    keys.subarray(0, n).sort(); // several times as fast as with a function that compares
+    const result = new Mixture([], [], []);
     let next = 0;
     for (let group = 0; group < most; group++) {
       const end = next + Math.floor(n / most) + (group < n % most ? 1 : 0);
       let weight = 0, mean = 0, second = 0;
       for (; next < end; next++) {
-        const i = order[next];
+        const i = words[2 * next] & (MOST - 1);
         weight += weights[i];
         mean += weights[i] * means[i];
         second += weights[i] * (sds[i] ** 2 + means[i] ** 2);
       }
       mean /= weight;
-      result[0][group] = weight;
-      result[1][group] = mean;
-      result[2][group] = Math.sqrt(Math.max(second / weight - mean ** 2, 0));
+      result.weights.push(weight);
+      result.means.push(mean);
+      result.sds.push(Math.sqrt(Math.max(second / weight - mean ** 2, 0)));
     }
-    return new Mixture(...result);
+    return result;
   }
 
   return { Mixture, joined, ndtr, ndtri, point, total };

@@ -8,6 +8,8 @@ globalThis.ceg ??= {};
 ceg.posterior = (() => {
   const { Mixture, joined, point, total } = ceg.mixture;
 
+  const MOST_KNOWN = 2000;
+
   /** Doubles of a string that `packed` made. The machines that browsers run on are little-endian, as it is. */
   function unpacked(text) {
     return new Float64Array(Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer);
@@ -18,6 +20,7 @@ ceg.posterior = (() => {
     constructor(data, constants) {
       this.constants = constants;
       this.exact = data.exact;
+      this.known = new Map(); // mean at each budget asked for
       if (this.exact) return;
       this.weights = data.weights;
       this.newStudySds = data.new_study_sds;
@@ -35,9 +38,15 @@ ceg.posterior = (() => {
       return Math.max(0, x - this.reach[1], this.reach[0] - x);
     }
 
-    /** ln CEG in the average setting. */
+    /** ln CEG in the average setting. Pictures ask for the same budgets with every choice, so they are remembered. */
     mean(flops) {
       if (this.exact) return point(0);
+      if (this.known.size >= MOST_KNOWN) this.known.clear();
+      if (!this.known.has(flops)) this.known.set(flops, this.computed(flops));
+      return this.known.get(flops);
+    }
+
+    computed(flops) {
       let x = Math.log10(flops) - this.constants.x0;
       if (!this.reach.length) { // rows of unknown compute may stand anywhere
         const away = x - this.studies.centre;

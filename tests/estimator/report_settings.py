@@ -38,6 +38,7 @@ def settings(
     *,
     currencies: Sequence[str] = CURRENCIES,
     names: Sequence[str] | None = None,
+    seq_lens: Sequence[int] = SEQ_LENS,
     any_baseline: bool = False,
 ) -> Iterator[ReportSetting]:
     """`n` questions: every algorithm by itself in every currency first, then stacks of one to four.
@@ -47,6 +48,7 @@ def settings(
         seed: of the draws.
         currencies: to draw from.
         names: algorithms to draw from; all of the registry by default.
+        seq_lens: to draw from.
         any_baseline: in some questions, an algorithm replaces something else than it does by default: another of its
             baselines, another algorithm, or itself.
     """
@@ -70,5 +72,5 @@ def settings(
             in_flop=math.exp(draw.uniform(*map(math.log, IN_FLOP))),
             device=device,
             baseline_device=device if draw.random() < 0.5 else draw.choice(list(hardware.DEVICES)),
-            seq_len=draw.choice(SEQ_LENS),
+            seq_len=draw.choice(seq_lens),
         )
