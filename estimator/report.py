@@ -38,7 +38,7 @@ PRESETS = {
 """Choices that are one click away."""
 LIBRARY = "plotly"
 SCRIPTS = (
-    "step_time.js", "chain.js", "mixture.js", "posterior.js",
+    "architecture.js", "step_time.js", "chain.js", "mixture.js", "posterior.js",
     "words.js", "chart.js", "parts.js", "facts.js", "trust.js", "ladders.js", "kernels.js", "sections.js", "page.js",
 )  # fmt: skip
 """The page's own scripts, each using those before it."""
@@ -126,14 +126,16 @@ def html(data: dict[str, Any]) -> bytes:
         MissingLibraryError: plotly.js is not there.
         ValueError: a number of the document is not finite.
     """
-    scripts = [plotly(), *((_PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS)]
-    for script in scripts:
+    library = plotly()
+    scripts = [(_PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    for script in (library, *scripts):
         if re.search(r"</script|<!--|\r", script, re.IGNORECASE):
             raise ValueError("a script that goes into the page holds no </script, no <!-- and no carriage return")
     parts = {
-        "policy": _policy(scripts),
+        "policy": _policy([library, *scripts]),
         "style": (_PAGE / "page.css").read_text(encoding="utf-8"),
         "data": escaped(data),
+        "plotly": library,
         "scripts": "\n".join(f"<script>{script}</script>" for script in scripts),
     }
     template = (_PAGE / "page.html").read_text(encoding="utf-8")

@@ -177,7 +177,6 @@ ceg.chart = (() => {
     const axis = { type: "log", fixedrange: true, gridcolor: ink.rule, zeroline: false, linecolor: ink.quiet,
       tickcolor: ink.rule, ticks: "outside", ticklen: 4 };
     const yTicks = gainTicks(range);
-    const words = { flop: "FLOP", time: "time", usd: "US$", decode: "decoding time" };
     const layout = {
       ...marks(shown.page, ink, narrow),
       margin: { l: narrow ? 46 : 64, r: narrow ? 10 : 20, t: narrow ? 92 : 98, b: 34 },
@@ -186,9 +185,11 @@ ceg.chart = (() => {
       hoverlabel: { align: "left", bgcolor: ink.paper, bordercolor: ink.quiet, font: { color: ink.ink, size: 12 } },
       xaxis: { ...axis, range: ends.map(Math.log10), tickvals: ticks, ticktext: ticks.map((t) => ceg.words.budget(t)) },
       yaxis: { ...axis, range: range.map(Math.log10), tickvals: yTicks,
-        ticktext: yTicks.map((t) => `${ceg.words.number(t)}x`),
-        title: narrow ? undefined : { text: `gain in ${words[shown.currency]}`, standoff: 8 } },
+        ticktext: yTicks.map((t) => `${Number(t.toPrecision(6))}x`) },
     };
+    layout.annotations.push({ x: 0, xref: "paper", y: 1.012, yref: "paper", xanchor: "left", yanchor: "bottom", showarrow: false,
+      align: "left", text: `<b>Gain in ${ceg.words.MONEY[shown.currency]}</b>`, font: { color: ink.ink },
+      xshift: narrow ? -40 : -56 });
     return { data: [...curveTraces(shown.curve, shown.page.far_decades, ink), ...evidenceTraces(points, ink)], layout };
   }
 

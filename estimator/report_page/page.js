@@ -4,13 +4,13 @@ globalThis.ceg ??= {};
 
 ceg.page = (() => {
   const SLIDER_STEP = 0.05; // decades
-  const FAR_ANNOUNCED = { ok: "Supported by evidence.", far_extrapolation: "Far from the evidence: read the interval.",
-    no_evidence: "No evidence." };
+  const STATUS = { ok: "Status: ok.", far_extrapolation: "Status: far extrapolation. Read the interval.",
+    no_evidence: "Status: no evidence." };
   const { words, chart } = ceg;
   const { make } = ceg.parts;
   const byId = (id) => document.getElementById(id);
   let data, posterior, state, shown, drawn;
-  let frame = 0;
+  let frame = 0, draws = 0;
   const stale = { curve: true };
 
   // --- state, and its form in the address ---
@@ -89,6 +89,7 @@ ceg.page = (() => {
     byId("baseline-device").addEventListener("change", (e) => change({ baselineDevice: e.target.value }));
     byId("seq-len").addEventListener("change", (e) => change({ seqLen: Number(e.target.value) }));
     byId("question").addEventListener("submit", (e) => e.preventDefault());
+    byId("everything").addEventListener("change", () => change({}));
     budgetControls();
     byId("save-curve").addEventListener("click", () => save("ceg_curve.csv", curveTable()));
     byId("save-evidence").addEventListener("click", () => save("ceg_evidence.csv", ceg.sections.evidenceTable(data)));
@@ -185,22 +186,44 @@ ceg.page = (() => {
     stale.curve = false;
     if (curve) {
       showControls();
-      drawCurve();
+      if (globalThis.Plotly) drawCurve();
     }
     drawAnswer();
     toAddress();
-    document.body.dataset.drawn = String(Number(document.body.dataset.drawn ?? 0) + 1);
-    document.body.dataset.ms = String(performance.now() - began);
+    Object.assign(document.body.dataset, { draws: ++draws, drawMs: performance.now() - began });
   }
 
   function drawCurve() {
     const names = [...state.algorithms].sort();
     const curve = names.length ? posterior.curve(question()) : [];
     const answered = curve.filter((a) => a.status !== "no_evidence");
-    shown = { curve: answered, points: names.length === 1 ? ceg.sections.points(data, names[0], state.currency) : [],
-      page: data.page, currency: state.currency, everything: false };
+    const points = names.length === 1 ? ceg.sections.points(data, names[0], state.currency) : [];
+    shown = { curve: answered, points, page: data.page, currency: state.currency, everything: byId("everything").checked };
     plot();
     ceg.sections.chosen(names, state.currency);
+  }
+
+  /** Run plotly.js, which takes longest by far: the answer stands and can be asked before. */
+  function loadPicture() {
+    const script = make("script");
+    script.textContent = byId("plotly").textContent; // the page's policy knows its hash
+    document.head.append(script);
+    drawCurve();
+    drawAnswer();
+    ceg.sections.start(data);
+    const redraw = () => {
+      plot();
+      drawAnswer();
+      ceg.sections.redraw();
+    };
+    let width = byId("stage").clientWidth;
+    new ResizeObserver(() => {
+      if (byId("stage").clientWidth === width) return;
+      width = byId("stage").clientWidth;
+      requestAnimationFrame(redraw);
+    }).observe(byId("stage"));
+    for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", redraw);
+    document.body.dataset.picture = performance.now();
   }
 
   /** Draw the picture for its present size and colours. */
@@ -245,6 +268,7 @@ ceg.page = (() => {
     }
     byId("legend").replaceChildren(...items);
     const left = shown.points.length - drawn.traces.reduce((n, t) => n + (t.mode === "markers" ? t.x.length : 0), 0);
+    byId("reach").hidden = !shown.points.some((p) => p.flops !== null && p.flops < data.page.flops_range[0]);
     byId("hidden").textContent = state.algorithms.size > 1
       ? "Of a combination no rows are drawn: those of its parts are in the table below."
       : left ? `${left} of ${shown.points.length} rows are not in the picture: no compute stated, or out of range.` : "";
@@ -270,7 +294,7 @@ ceg.page = (() => {
     const titles = asked.algorithms.map((name) => entry(name).title);
     byId("sentence").replaceChildren(...words.sentence(answer, { ...asked, titles }).map(
       ([text, strong]) => (strong ? make("strong", {}, text) : text)));
-    byId("status").textContent = FAR_ANNOUNCED[answer.status];
+    byId("status").textContent = STATUS[answer.status];
     byId("distance").textContent = words.distance(answer);
     Object.assign(place.dataset, exact(answer));
     cursor(answer);
@@ -293,6 +317,7 @@ ceg.page = (() => {
     const mark = byId("cursor");
     const layout = byId("chart")._fullLayout;
     mark.hidden = !layout;
+    if (!layout) return;
     const { xaxis, yaxis } = layout;
     const x = xaxis._offset + xaxis.l2p(Math.log10(answer.flops));
     mark.style.transform = `translateX(${x}px)`;
@@ -374,12 +399,6 @@ ceg.page = (() => {
       + `${about.evidence_sha256.slice(0, 16)}${own}${only}. This file holds all it needs and asks no network.`;
   }
 
-  function redraw() {
-    plot();
-    drawAnswer();
-    ceg.sections.redraw();
-  }
-
   function start() {
     data = JSON.parse(byId("data").textContent);
     posterior = ceg.posterior.make(data.posterior, ceg.stepTime.make(data.steps));
@@ -387,12 +406,9 @@ ceg.page = (() => {
     controls();
     fixedWords();
     draw();
-    ceg.sections.start(data);
-    window.addEventListener("hashchange", () => change(fromAddress()));
-    new ResizeObserver(() => { if (byId("chart").clientWidth !== drawn.layout.width) requestAnimationFrame(redraw); })
-      .observe(byId("stage"));
-    for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", redraw);
-    document.body.dataset.interactive = String(performance.now());
+    addEventListener("hashchange", () => change(fromAddress()));
+    document.body.dataset.interactive = performance.now();
+    requestAnimationFrame(() => setTimeout(loadPicture));
   }
 
   return { start };
