@@ -18,9 +18,7 @@ ENDINGS = (".html", ".htm")
 @single("--flops", metavar="C", help="Training FLOP that it shows first (1e24).")
 @click.option("--only-evidence", is_flag=True, help="Leave the shipped tables out; needs --evidence.")
 @click.option("--evidence", multiple=True, metavar="PATH", help="A table of gains of your own, file or folder.")
-def report_command(
-    output: str, algo: str, flops: str | None, only_evidence: bool, evidence: tuple[str, ...]
-) -> None:
+def report_command(output: str, algo: str, flops: str | None, only_evidence: bool, evidence: tuple[str, ...]) -> None:
     """All answers as one page for a browser: choose algorithms, compute and currency there; needs no network.
 
     \b

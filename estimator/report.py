@@ -16,8 +16,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from estimator import algorithms, ask, device_gain, gain, prior, provenance, published_runs
-from estimator import report_posterior, report_sections, report_steps
+from estimator import (
+    algorithms,
+    ask,
+    device_gain,
+    gain,
+    prior,
+    provenance,
+    published_runs,
+    report_posterior,
+    report_sections,
+    report_steps,
+)
 from estimator.evidence import Evidence, PublishedGain, load
 
 SCHEMA_VERSION = 1
