@@ -187,7 +187,7 @@ ceg.mixture = (() => {
     }
   }
 
-  /** The n components in the order of their widths, as numpy.array_split divides them: the first groups longer by one. */
+  /** The n components in order of width, divided as numpy.array_split does: the first groups are longer by one. */
   function merged(n, most) {
     for (let i = 0; i < n; i++) {
       keys[i] = sds[i];

@@ -294,9 +294,8 @@ ceg.posterior = (() => {
     function modelled(inFlop, rows, flops, setting) {
       if (inFlop?.missing) return { why: inFlop.missing };
       const none = () => point(0);
-      const { mean: ahead, predictive: behind } = inFlop ? distributions(inFlop, flops) : { mean: none, predictive: none };
-      const modelledMean = ahead();
-      const middle = Math.exp(modelledMean.quantile(0.5));
+      const ahead = inFlop ? distributions(inFlop, flops) : { mean: none, predictive: none };
+      const middle = Math.exp(ahead.mean().quantile(0.5));
       let speeds;
       try {
         speeds = model.speeds(rows.algorithms, rows.baselines, rows.currency, flops, middle, setting);
@@ -304,18 +303,13 @@ ceg.posterior = (() => {
         if (error instanceof ceg.stepTime.NoShapeError) return { why: error.message };
         throw error;
       }
-      const timed = (part) => part.shifted(speeds.lnFactor).widened(Math.sqrt(speeds.variance));
       const joins = !rows.missing && setting.device === setting.baselineDevice;
-      if (!joins) return { middle, speeds, joins, mean: () => timed(modelledMean), predictive: () => timed(behind()) };
-      const seen = distributions(rows, flops);
-      const elsewhere = (part) => part.widened(constants.other_setting_sd);
-      return {
-        middle,
-        speeds,
-        joins,
-        mean: () => joined(timed(modelledMean), elsewhere(seen.mean())),
-        predictive: () => joined(timed(behind()), elsewhere(seen.predictive())),
+      const seen = joins ? distributions(rows, flops) : null;
+      const timed = (which) => {
+        const part = ahead[which]().shifted(speeds.lnFactor).widened(Math.sqrt(speeds.variance));
+        return seen ? joined(part, seen[which]().widened(constants.other_setting_sd)) : part;
       };
+      return { middle, speeds, joins, mean: () => timed("mean"), predictive: () => timed("predictive") };
     }
 
     /** Answer a question in time, dollars or decode time: device_gain.answer. */
