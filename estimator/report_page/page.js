@@ -34,7 +34,8 @@ ceg.page = (() => {
     const oneOf = (name, known) => (known.includes(asked.get(name)) ? asked.get(name) : null);
     const names = (asked.get("algo") ?? "").split(",").filter((n) => data.page.algorithms.some((a) => a.name === n));
     if (asked.has("algo")) found.algorithms = new Set(names);
-    found.flops = budgetOf(asked.get("flops") ?? "") ?? found.flops;
+    // The + of 1e+24 reads as a space in an address.
+    found.flops = budgetOf((asked.get("flops") ?? "").replace(" ", "+")) ?? found.flops;
     found.currency = oneOf("currency", data.page.currencies) ?? found.currency;
     found.device = oneOf("device", devices()) ?? found.device;
     found.baselineDevice = oneOf("baseline-device", devices()) ?? found.baselineDevice;
@@ -128,7 +129,8 @@ ceg.page = (() => {
     field.addEventListener("keydown", (e) => {
       if (e.key !== "ArrowUp" && e.key !== "ArrowDown") return;
       e.preventDefault(); // a step of 1 FLOP, which the browser would take, is none
-      const log = Math.log10(state.flops) + (e.key === "ArrowUp" ? SLIDER_STEP : -SLIDER_STEP);
+      const steps = Math.round(Math.log10(state.flops) / SLIDER_STEP) + (e.key === "ArrowUp" ? 1 : -1);
+      const log = steps * SLIDER_STEP;
       change({ flops: Number((10 ** Math.min(high, Math.max(low, log))).toPrecision(3)) }, false);
     });
     const known = [...data.page.runs, ...data.page.thresholds].sort((a, b) => a.flops - b.flops);

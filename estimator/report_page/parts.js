@@ -30,13 +30,13 @@ ceg.parts = (() => {
 
   /**
    * A table whose heads sort it. Numbers sort as numbers, empty cells come last.
-   * @param {{name: string, number?: boolean, short?: boolean, text?: Function}[]} columns
+   * @param {{name: string, number?: boolean, short?: boolean, long?: boolean, text?: Function}[]} columns
    * @param {unknown[][]} rows one value per column; `text` says it
    * @param {string} caption for those who do not see the heading
    */
   function table(columns, rows, caption) {
     const body = make("tbody");
-    const kind = (column) => (column.number ? "number" : column.short ? "short" : "");
+    const kind = (column) => (column.number ? "number" : column.short ? "short" : column.long ? "long" : "");
     const said = (column, value) => (value === null || value === undefined ? "" : (column.text ?? String)(value));
     const fill = (list) => body.replaceChildren(...list.map((row) => make("tr", {}, ...columns.map(
       (column, i) => make("td", { className: kind(column) }, said(column, row[i]))))));
