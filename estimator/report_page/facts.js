@@ -110,7 +110,10 @@ ceg.facts = (() => {
   function show(answer, asked) {
     byId("figures").replaceChildren(...figures(answer));
     byId("classes").replaceChildren(...classes(answer, asked));
+    const wasOpen = byId("interaction").querySelector("details")?.open ?? false;
     byId("interaction").replaceChildren(...interaction(answer));
+    const learnt = byId("interaction").querySelector("details");
+    if (learnt) learnt.open = wasOpen;
     byId("models").replaceChildren(...models(answer, asked));
     const notes = answer.notes.map((note) => make("li", {}, `${words.capital(note)}.`));
     byId("notes").replaceChildren(...(notes.length ? [make("h3", {}, "Notes"), make("ul", {}, ...notes)] : []));

@@ -4,13 +4,14 @@ globalThis.ceg ??= {};
 
 ceg.page = (() => {
   const SLIDER_STEP = 0.05; // decades
+  const ADDRESS_MS = 150; // browsers refuse more than a few addresses a second
   const STATUS = { ok: "Status: ok.", far_extrapolation: "Status: far extrapolation. Read the interval.",
     no_evidence: "Status: no evidence." };
   const { words, chart } = ceg;
   const { make } = ceg.parts;
   const byId = (id) => document.getElementById(id);
   let data, posterior, state, shown, drawn;
-  let frame = 0, draws = 0;
+  let frame = 0, draws = 0, address = "", addressTimer = 0;
   const stale = { curve: true };
 
   // --- state, and its form in the address ---
@@ -30,6 +31,7 @@ ceg.page = (() => {
 
   function fromAddress() {
     const found = initial();
+    address = location.hash;
     const asked = new URLSearchParams(location.hash.slice(1));
     const oneOf = (name, known) => (known.includes(asked.get(name)) ? asked.get(name) : null);
     const names = (asked.get("algo") ?? "").split(",").filter((n) => data.page.algorithms.some((a) => a.name === n));
@@ -51,7 +53,9 @@ ceg.page = (() => {
       if (state.baselineDevice) parts["baseline-device"] = state.baselineDevice;
     }
     const text = Object.entries(parts).map(([name, value]) => `${name}=${value}`).join("&");
-    history.replaceState(null, "", `#${text}`);
+    if (location.hash !== address) return; // another address was typed, and is about to be read
+    address = `#${text}`;
+    history.replaceState(null, "", address);
   }
 
   const devices = () => Object.keys(data.steps.devices);
@@ -191,7 +195,8 @@ ceg.page = (() => {
       if (globalThis.Plotly) drawCurve();
     }
     drawAnswer();
-    toAddress();
+    clearTimeout(addressTimer);
+    addressTimer = setTimeout(toAddress, ADDRESS_MS);
     Object.assign(document.body.dataset, { draws: ++draws, drawMs: performance.now() - began });
   }
 

@@ -122,7 +122,7 @@ def test_mouse_and_keyboard_change_curve_and_sentence(opened: Opened) -> None:
     opened.after(lambda: page.check("#algo-rope"))
     assert page.evaluate(curve) != first
     assert opened.sentence() != said
-    assert "algo=moe,rope" in page.url
+    page.wait_for_url(re.compile("algo=moe,rope"))
     page.focus("#algo-rope")
     opened.after(lambda: page.keyboard.press("Space"))
     assert page.evaluate(curve) == first
