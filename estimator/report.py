@@ -43,7 +43,7 @@ PRESETS = {
     "Transformer": ("transformer",),
     "fused attention": ("flash_attention",),
     "modern block": ("rmsnorm", "rope", "swiglu"),
-    "modern block + experts + Muon": ("moe", "muon", "rmsnorm", "rope", "swiglu"),
+    "experts + Muon + RMSNorm + RoPE": ("moe", "muon", "rmsnorm", "rope"),
 }
 """Choices that are one click away."""
 LIBRARY = "plotly"

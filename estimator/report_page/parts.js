@@ -63,7 +63,7 @@ ceg.parts = (() => {
   }
 
   /** Values of an axis in its logarithm, as many ticks as a decade's width asks for. @param {number[]} values above 0 */
-  function logAxis(values, title, unit = "", text = ceg.words.number) {
+  function logAxis(values, title, unit = "", text = (t) => (t < 1e4 ? String(Number(t.toPrecision(6))) : ceg.words.number(t))) {
     const [low, high] = [Math.min(...values) / 1.25, Math.max(...values) * 1.25];
     const span = Math.log10(high / low);
     const steps = span > 4 ? [1] : span > 2 ? [1, 3] : span > 0.8 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 7, 8];

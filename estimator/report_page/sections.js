@@ -59,7 +59,7 @@ ceg.sections = (() => {
 
   function drawEvidence(place, all, text) {
     const gain = { number: true, text: (v) => `${words.number(v)}x` };
-    const columns = [{ name: "Algorithm" }, { name: "Contrast" }, { name: "Study", short: true }, { name: "Kind", short: true },
+    const columns = [{ name: "Algorithm" }, { name: "Contrast", long: true }, { name: "Study", short: true }, { name: "Kind", short: true },
       { name: "Budget (FLOP)", number: true, text: words.budget }, { name: "Published", ...gain }, { name: "Interval", short: true },
       { name: "Counted in", short: true }, { name: `In ${words.MONEY[currency]}`, ...gain }, { name: "Use" },
       { name: "Weight", number: true, text: (v) => v.toPrecision(2) }, { name: "Source", long: true }, { name: "Note", long: true }];

@@ -20,7 +20,7 @@ ceg.trust = (() => {
   }
 
   function coverageTraces(studies, ink) {
-    const label = (s) => ceg.chart.plain(`${s.study}  ${s.algorithms.map((a) => a.algorithm).join(", ")}`);
+    const label = (s) => ceg.chart.plain(`${s.study}  ${[...new Set(s.algorithms.map((a) => a.algorithm))].join(", ")}`);
     const x = [], y = [];
     for (const s of studies) {
       x.push(...s.predicted, null);

@@ -82,7 +82,7 @@ ceg.words = (() => {
   function sentence(answer, asked) {
     const what = listed(asked.titles);
     if (answer.status === "no_evidence") {
-      return [[`No answer for ${what} in ${MONEY[asked.currency]}. `, true], [`${capital(answer.reason)}.`, false]];
+      return [[`No answer for ${what} in ${MONEY[asked.currency]}.`, true]];
     }
     if (asked.currency === "flop") return flopSentence(answer, what);
     const other = asked.baselineDevice && asked.baselineDevice !== asked.device ? ` (${asked.baselineDevice})` : "";
@@ -90,10 +90,10 @@ ceg.words = (() => {
     return ratioSentence(answer, what, asked.currency, where);
   }
 
-  /** How far the answer is from the evidence. @param {object} answer @returns {string} */
+  /** How far the answer is from the evidence, or what is missing for one. @param {object} answer @returns {string} */
   function distance(answer) {
     const decades = answer.extrapolation_decades;
-    if (answer.status === "no_evidence") return "";
+    if (answer.status === "no_evidence") return `${capital(answer.reason)}.`;
     if (decades === null) return "The compute of its evidence is not stated.";
     if (decades === 0) return "Inside the range of its evidence.";
     return `Extrapolated ${decades.toFixed(1)} decades of compute away from the evidence.`;

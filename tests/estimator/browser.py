@@ -39,7 +39,9 @@ def browser() -> Iterator[Any]:
         except Error:  # Playwright has none of its own, or it lacks a library
             found = next(filter(None, map(shutil.which, NAMES)), None)
             if found is None:
-                pytest.skip("no browser: none of Playwright's starts and none is on the PATH (make test-all installs one)")
+                pytest.skip(
+                    "no browser: none of Playwright's starts and none is on the PATH (make test-all installs one)"
+                )
             started = playwright.chromium.launch(executable_path=found, args=flags)
         try:
             yield started

@@ -248,6 +248,7 @@ def test_no_evidence_is_a_refusal(opened: Opened) -> None:
     assert opened.answer()["status"] == "no_evidence"
     assert opened.answer()["median"] == ""
     assert opened.sentence().startswith("No answer for")
+    assert "needed:" in opened.page.inner_text("#distance")
     opened.ask("#algo=&flops=1e24")
     assert opened.sentence() == "Choose at least one algorithm."
 
