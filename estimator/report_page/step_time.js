@@ -26,7 +26,10 @@ ceg.stepTime = (() => {
   /** How a shape is trained: every device holds its share of the model, and runs `micro_batch` sequences at once. */
   class Plan {
     constructor(device, devices, micro_batch, recompute) {
-      Object.assign(this, { device, devices, micro_batch, recompute });
+      this.device = device;
+      this.devices = devices;
+      this.micro_batch = micro_batch;
+      this.recompute = recompute;
     }
 
     get on_node() {
@@ -269,12 +272,14 @@ ceg.stepTime = (() => {
   /** d ln(seconds) / d ln(constant), by central differences, and the variance that is not the constants'. */
   function sensitivity(data, count, shape, plan, parts) {
     const step = 1e-4, { constants, residual_sd } = data.calibration;
+    const changed = { ...constants };
     const slopes = Object.entries(constants).map(([name, value]) => {
-      const ends = [1, -1].map((sign) => {
-        const changed = { ...constants, [name]: value * Math.exp(sign * step) };
+      const [more, less] = [1, -1].map((sign) => {
+        changed[name] = value * Math.exp(sign * step);
         return sumOf(partsOf(data, count, shape, plan, changed));
       });
-      return Math.log(ends[0] / ends[1]) / (2 * step);
+      changed[name] = value;
+      return Math.log(more / less) / (2 * step);
     });
     return [slopes, residual_sd ** 2 + ownVariance(data, shape, plan, parts)];
   }
@@ -402,8 +407,8 @@ ceg.stepTime = (() => {
     }
   }
 
-  /** `device_gain.side_document`: one model, with the seconds of one step by part. */
-  function sideDocument(flops, time, fits) {
+  /** `device_gain.side_document`: one model, with the seconds of one step by part; `plan` is what it runs on. */
+  function sideDocument(flops, time, fits, plan) {
     const { shape, seconds, parts } = time;
     return {
       flops,
@@ -416,19 +421,20 @@ ceg.stepTime = (() => {
       fits,
       seconds,
       parts_seconds: parts,
+      ...plan,
     };
   }
 
   function trainingSide(flops, time, fits) {
-    const { device, devices, micro_batch, recompute } = time.plan, { achieved_flops } = time;
-    const plan = { device: device.name, devices, micro_batch, recompute, achieved_flops_per_s: achieved_flops };
-    return { ...sideDocument(flops, time, fits), ...plan };
+    const { device, devices, micro_batch, recompute } = time.plan, achieved_flops_per_s = time.achieved_flops;
+    return sideDocument(flops, time, fits, {
+      device: device.name, devices, micro_batch, recompute, achieved_flops_per_s,
+    });
   }
 
   function decodingSide(flops, time) {
-    const { device, devices, batch, seconds_per_token } = time;
-    const plan = { device: device.name, devices, batch, device_seconds_per_token: seconds_per_token };
-    return { ...sideDocument(flops, time, true), ...plan };
+    const { device, devices, batch } = time, device_seconds_per_token = time.seconds_per_token;
+    return sideDocument(flops, time, true, { device: device.name, devices, batch, device_seconds_per_token });
   }
 
   /** Sum over an object's values. */

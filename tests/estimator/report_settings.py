@@ -53,7 +53,8 @@ def settings(
             baselines, another algorithm, or itself.
     """
     draw = random.Random(seed)
-    known = algorithms.names() if names is None else tuple(names)
+    registry = algorithms.names()
+    known = registry if names is None else tuple(names)
     singles = [((name,), currency) for currency in currencies for name in known]
     for i in range(n):
         stack, currency = singles[i] if i < len(singles) else (None, draw.choice(currencies))
@@ -62,7 +63,7 @@ def settings(
         baselines = [algorithms.get(name).replaces[0] for name in stack]
         if any_baseline and draw.random() < 0.25:
             at = draw.randrange(len(stack))
-            baselines[at] = draw.choice([*algorithms.get(stack[at]).replaces, *algorithms.names()])
+            baselines[at] = draw.choice([*algorithms.get(stack[at]).replaces, *registry])
         device = draw.choice(list(hardware.DEVICES))
         yield ReportSetting(
             algorithms=stack,
