@@ -163,7 +163,9 @@ def paper_command(as_json: bool) -> None:
 @ceg.command("coverage")
 @click.option("--stacks", is_flag=True, help="Leave one measured combination out instead, and predict it.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@click.option("--write", "store", is_flag=True, help="Store the settings fitted on all studies (for maintainers).")
+@click.option(
+    "--write", "store", is_flag=True, help="Store the settings fitted on all studies, and this check (for maintainers)."
+)
 @evidence_options
 def coverage_command(stacks: bool, as_json: bool, store: bool, **options: Any) -> None:
     """Leave one study out and predict its rows: are the intervals honest on the literature?"""
@@ -188,12 +190,15 @@ def coverage_command(stacks: bool, as_json: bool, store: bool, **options: Any) -
             stack_coverage.print_report(console(), of_stacks)
         return
     tables = published(tables)
-    if store:
-        content = json.dumps(prior.document(tables), indent=2) + "\n"
-        write("--write", prior.PRIOR_FILE, content.encode())
     studies = coverage.studies(tables.rows)
     steps = track(studies, "leaving out", console=Console(stderr=True), transient=True)
     report = coverage.leave_one_study_out(tables.rows, steps)
+    if store:
+        for path, content in (
+            (prior.PRIOR_FILE, prior.document(tables)),
+            (coverage.COVERAGE_FILE, coverage.stored(tables, report)),
+        ):
+            write("--write", path, (json.dumps(content, indent=2) + "\n").encode())
     if as_json:
         print_json(coverage.document(report))
     else:
