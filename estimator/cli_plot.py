@@ -198,9 +198,33 @@ def _draw_pattern(options: dict[str, Any], problems: list[str], ending: str) -> 
     return plot_pattern.draw(pattern, heads, tokens, block, ending)
 
 
+def _draw_coverage(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
+    """The stored check of the intervals on the literature."""
+    import json
+
+    from estimator import coverage, plot_scores
+
+    if problems:
+        raise BadInput(problems)
+    return plot_scores.draw_coverage(json.loads(coverage.COVERAGE_FILE.read_bytes()), ending)
+
+
+def _draw_backtest(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
+    """The stored scores of backtests."""
+    from estimator import backtest_scores, plot_scores
+
+    if problems:
+        raise BadInput(problems)
+    try:
+        return plot_scores.draw_backtest(backtest_scores.load(), ending)
+    except (EvidenceError, ValueError) as error:
+        raise BadInput([f"--backtest: {error}."]) from None
+
+
 _DRAW: dict[str, Callable[[dict[str, Any], list[str], str], bytes]] = {
     "": _draw_curves, "runs": _draw_runs, "pattern": _draw_pattern,
     "kernels": _draw_kernels, "roofline": _draw_kernels,
+    "coverage": _draw_coverage, "backtest": _draw_backtest,
 }  # fmt: skip
 
 

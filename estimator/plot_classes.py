@@ -9,7 +9,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -58,7 +57,6 @@ def draw(verdicts: Sequence[Verdict], ending: str) -> bytes:
     panels = [shown, near] if near and len(near) < len(shown) else [shown]
     with mpl.rc_context(STYLE):
         page = plot_style.figure(5.9 * len(panels), 6.9)
-        FigureCanvasAgg(page)  # sizes of labels are known only with a canvas
         _legend(page, shown)
         low, high = (budget(end.flops) for end in (shown[0].low, shown[0].high))
         plot_style.title(page, f"Does a gain depend on compute? The gain at {low} FLOP against that at {high}")

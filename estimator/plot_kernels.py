@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
@@ -287,7 +286,6 @@ def draw_roofline(rows: Sequence[KernelTime], device: str | None, ending: str) -
         raise ValueError("gemm and copy rows of the same session are there (found none). Measure test_ceilings too")
     with mpl.rc_context(STYLE):
         page = plot_style.figure(8.6, 6.0)
-        FigureCanvasAgg(page)  # sizes of labels are known only with a canvas
         passes = "forward and backward, and decoding"
         plot_style.title(page, f"All operations under the roofline of {mine[0].device}: {passes}")
         axes = page.subplots()

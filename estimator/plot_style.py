@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
@@ -51,8 +52,10 @@ _MARGIN = 0.05  # inches
 
 
 def figure(width: float, height: float) -> Figure:
-    """An empty picture (inches); draw it within `mpl.rc_context(STYLE)`."""
-    return Figure(figsize=(width, height), layout="constrained")
+    """An empty picture (inches) on which sizes of text can be measured; draw it within `mpl.rc_context(STYLE)`."""
+    page = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(page)
+    return page
 
 
 def title(page: Figure, text: str) -> None:
@@ -100,20 +103,21 @@ def below(
     page.text(x, _MARGIN / height, "\n".join(sources), color=GREY, **text)
     page.text(x, (_MARGIN + len(sources) * _LINE) / height, "\n".join(lines), **text)
     foot = (2 * _MARGIN + (len(sources) + len(lines)) * _LINE) / height
+    if handles:
+        legend = page.legend(
+            handles,
+            labels,
+            loc="lower left",
+            bbox_to_anchor=(0, foot),
+            borderaxespad=0.2,
+            ncols=columns,
+            handler_map={tuple: HandlerTuple(ndivide=None, pad=0.2)},
+            handlelength=3.4 if any(isinstance(handle, tuple) for handle in handles) else 2.6,
+        )
+        renderer = page.canvas.get_renderer()  # type: ignore[attr-defined]
+        foot += legend.get_window_extent(renderer).height / page.bbox.height + _MARGIN / height
     engine: Any = page.get_layout_engine()
     engine.set(rect=(0, foot, 1, 1 - foot))
-    if not handles:
-        return
-    # The layout keeps room for a legend outside, but its place is that of the box which it is tied to.
-    page.legend(
-        handles,
-        labels,
-        loc="outside lower left",
-        bbox_to_anchor=(0, foot, 1, 1 - foot),
-        ncols=columns,
-        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.2)},
-        handlelength=3.4 if any(isinstance(handle, tuple) for handle in handles) else 2.6,
-    )
 
 
 def encode(page: Figure, ending: str) -> bytes:
