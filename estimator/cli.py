@@ -81,7 +81,7 @@ def ceg() -> None:
     "--threshold", multiple=True, metavar="C", help="A further budget to compare with (1e25 and 1e26 always)."
 )
 @click.option("--json", "as_json", is_flag=True, help="The answer as JSON on stdout, and nothing else there.")
-@single("--plot", metavar="FILE", help="Also draw CEG against scale (.png, .svg, .pdf).")
+@single("--plot", metavar="FILE", help="Also draw CEG against scale (.svg, .pdf, .png).")
 def estimate_command(as_json: bool, plot: str | None, **options: Any) -> None:
     """How much more compute would one need WITHOUT the algorithm to reach the same loss?
 

@@ -77,7 +77,7 @@ def draw(curves: Sequence[Curve], ending: str, parts: Sequence[Sequence[Curve]] 
             panel.set_axis_off()
         reading = "Line: median. Bands: where 50% (dark) and 90% of new, independent studies would find the gain."
         made_from = plot_style.source(f"evidence {curves[0][0].evidence_sha256[:8]}")
-        plot_style.below(page, reading, made_from, *_legend(stretches, kinds), columns={1: 3, 2: 4, 3: 6}[columns])
+        plot_style.below(page, reading, made_from, *_legend(stretches, kinds), columns={1: 3, 2: 4, 3: 8}[columns])
         return plot_style.encode(page, ending)
 
 
@@ -188,7 +188,7 @@ def _points(axes: Axes, points: Sequence[Point]) -> set[str]:
         )
     if len(shown) < len(points):
         missing = f"{len(points) - len(shown)} of {len(points)} rows not shown: no compute stated, or out of range"
-        plot_style.remark(axes, missing)
+        axes.set_xlabel(f"{axes.get_xlabel()}\n({missing})")  # in the panel it may hide something
     return kinds
 
 
@@ -209,7 +209,7 @@ def _draw_parts(axes: Axes, curve: Curve, parts: Sequence[Curve]) -> None:
         colour, line = _PRODUCT
         budgets = [e.flops for e in curve]
         axes.plot(budgets, product, color=colour, linestyle=line, linewidth=1.2, label="product of these")
-    axes.legend(loc="best", fontsize=TINY, title="medians", title_fontsize=TINY, handlelength=3.5)
+    axes.legend(loc="best", fontsize=TINY, title="medians", title_fontsize=TINY, alignment="left", handlelength=3.5)
 
 
 def look(kind: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def draw(found: Scenario, ending: str) -> bytes:
         page = plot_style.figure(6.8, 5.8)
         said = f"Hardware frozen at {budget(a.freeze)} FLOP: what algorithms alone bring"
         if a.stack:
-            said += f" beyond {' + '.join(algorithms.get(name).title for name in a.stack)}, in use from the start"
+            said += f", with {' + '.join(algorithms.get(name).title for name in a.stack)} in use from the start"
         plot_style.title(page, said)
         above, below = page.subplots(2, 1, height_ratios=(8, 1))
         _fan(above, found)
@@ -59,7 +59,7 @@ def _fan(axes: Axes, found: Scenario) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0, years[-1])
     axes.set_xlabel("years after the freeze")
-    axes.set_ylabel("effective compute (FLOP of today)")
+    axes.set_ylabel(f"effective compute (FLOP {'without these' if found.assumptions.stack else 'of today'})")
     axes.yaxis.set_major_formatter(lambda flops, _: f"{flops:.0e}".replace("e+", "e"))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.lines import Line2D
 
 from estimator import plot_style
@@ -118,8 +119,10 @@ def draw_backtest(entries: Sequence[Mapping[str, Any]], ending: str) -> bytes:
         handles = []
         for found, (colour, marker) in zip(points.values(), itertools.cycle(_SETS)):
             errors = [found["median"] - found["low"], found["high"] - found["median"]]
-            look: Any = {"color": colour, "marker": marker, "markersize": 3.5, "linestyle": "none", "alpha": 0.7}
-            against.errorbar(found["actual"], found["median"], yerr=errors, elinewidth=0.4, zorder=3, **look)
+            look: Any = {"color": colour, "marker": marker, "markersize": 3, "linestyle": "none", "zorder": 3}
+            against.errorbar(
+                found["actual"], found["median"], errors, elinewidth=0.4, ecolor=to_rgba(colour, 0.3), **look
+            )
             x, share, factor = _by_distance(found)
             inside.plot(x, share, color=colour, marker=marker, markersize=5, linewidth=1)
             off.plot(x, factor, color=colour, marker=marker, markersize=5, linewidth=1)
