@@ -76,6 +76,8 @@ def draw(curves: Sequence[Curve], ending: str, parts: Sequence[Sequence[Curve]] 
         for panel in panels[len(curves) :]:
             panel.set_axis_off()
         reading = "Line: median. Bands: where 50% (dark) and 90% of new, independent studies would find the gain."
+        if curves[0][0].currency != "flop":
+            reading += " Steps and jags: modelled shapes and numbers of devices are whole numbers."
         made_from = plot_style.source(f"evidence {curves[0][0].evidence_sha256[:8]}")
         plot_style.below(page, reading, made_from, *_legend(stretches, kinds), columns={1: 3, 2: 4, 3: 8}[columns])
         return plot_style.encode(page, ending)

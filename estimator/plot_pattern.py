@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +18,8 @@ from kernels.patterns import HeadPattern
 _COLOURS = ("#FFFFFF", "#F0D9A8", BLUE)
 _LABELS = ("block not visited", "visited and masked", "seen")
 _COLUMNS = 4
+_TITLE = 42
+"""Characters of a panel's title."""
 
 
 def draw(name: str, heads: tuple[HeadPattern, ...], tokens: int, block: int, ending: str) -> bytes:
@@ -55,7 +59,8 @@ def _panel(axes: Axes, head: HeadPattern, places: list[str], tokens: int, block:
     lengths = [f"{field} {getattr(head, field)}" for field in _FIELDS[head.kind]]
     named = places if len(places) < 5 else [*places[:2], "...", places[-1]]
     which = f"head{'s' if len(places) > 1 else ''} {', '.join(named)}"
-    axes.set_title(f"{which}: {', '.join([head.kind, *lengths])}\n{_counts(head, tokens, block)}", fontsize=SMALL)
+    said = textwrap.wrap(f"{which}: {', '.join([head.kind, *lengths])}".replace("_", " "), _TITLE)
+    axes.set_title("\n".join([*said, _counts(head, tokens, block)]), fontsize=SMALL)
     axes.set_xlabel("key (token)")
     axes.set_ylabel("query (token)")
     axes.set_xticks(np.arange(0, tokens + 1, block) - 0.5, minor=True)
