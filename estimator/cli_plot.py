@@ -192,7 +192,7 @@ def _draw_pattern(options: dict[str, Any], problems: list[str], ending: str) -> 
         raise BadInput(problems)
     tokens, n_heads, block = (sizes.pop(name) for name in ("tokens", "heads", "block"))
     try:
-        heads = head_patterns(pattern, n_heads, tokens, **sizes)  # type: ignore[arg-type]
+        heads = head_patterns(pattern, n_heads, tokens, **sizes)
     except ValueError as error:
         raise BadInput([f"--pattern: {error}."]) from None
     return plot_pattern.draw(pattern, heads, tokens, block, ending)
