@@ -52,6 +52,11 @@ _RUNS, _TRAIN = "estimator.cli_runs", "training.cli_train"
             "scenario_command",
             "Hardware frozen at a budget: what algorithms alone still bring.",
         ),
+        "report": (
+            "estimator.cli_report",
+            "report_command",
+            "All answers as one page for a browser, to choose and compare in.",
+        ),
         "speedup": (_RUNS, "speedup_command", "The gain behind one pair of losses, with all it depends on."),
         "steptime": ("estimator.cli_steptime", "steptime_command", "Time of a training step or of a decoded token."),
         "synthetic": (_RUNS, "synthetic_command", "Write a table of made-up runs with a known gain."),

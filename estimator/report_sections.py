@@ -89,7 +89,7 @@ def _question(tables: Evidence, name: str, currency: str, at: Mapping[PublishedG
     entry = algorithms.get(name)
     lines = listing.weighed_rows(tables, name, currency)
     grows = {used.row for used in contrasts.tells_growth(line.used for line in lines)}
-    exact = entry.exact_in_flop and currency == "flop"
+    exact = _is_exact(name, currency)
     rows = []
     for line in sorted(lines, key=lambda line: -abs(line.weight)):
         use, why = _use(line.used, line.used.row in grows, exact, entry.unlocking)
@@ -120,6 +120,10 @@ def _question(tables: Evidence, name: str, currency: str, at: Mapping[PublishedG
         "points": points,
         "points_without_flops": len(fixing) - len(points),
     }
+
+
+def _is_exact(name: str, currency: str) -> bool:
+    return currency == "flop" and algorithms.get(name).exact_in_flop
 
 
 def _use(used: contrasts.Used, grows: bool, exact: bool, unlocking: str) -> tuple[str, str]:
@@ -154,6 +158,7 @@ def _combinations(tables: Evidence, currency: str, at: Mapping[PublishedGain, in
                 "currency": currency,
                 "algorithms": [name for name, _ in members],
                 "baselines": [baseline for _, baseline in members],
+                "parts": [name for name, _ in members if not _is_exact(name, currency)],
                 "row": at[row],
                 "flops": _null(row.flops),
                 "kind": _kind(row),
