@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     help="A table that `ceg collect` or `ceg ablate` wrote; this project's own without it.",
 )
 @click.option("--at", multiple=True, metavar="C", help="Budgets of the forecast: 1e14, a list, or a range 1e12:1e15.")
-@single("-o", "--output", metavar="FILE", help="Also draw it (.png, .svg, .pdf).")
+@single("-o", "--output", metavar="FILE", help="Also draw it (.svg, .pdf, .png).")
 @click.option("--write", "store", is_flag=True, help="Make own_gains.csv from training_runs.csv (for maintainers).")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout, and nothing else there.")
 def ladder_command(at: tuple[str, ...], store: bool, as_json: bool, **options: Any) -> None:
@@ -43,7 +43,7 @@ def ladder_command(at: tuple[str, ...], store: bool, as_json: bool, **options: A
     \b
     ceg ladder
     ceg ladder --algo rope
-    ceg ladder --algo layernorm+rope --at 1e14 -o ladder.png
+    ceg ladder --algo layernorm+rope --at 1e14 -o ladder.svg
     ceg ladder --algo rope --runs training_runs.csv --json
     """
     problems: list[str] = []
