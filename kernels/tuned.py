@@ -1,7 +1,7 @@
 """Configurations that were measured to be fastest on a device: a table that launches look into before they tune.
 
-`tuned.json` is part of the project: {device: [entry, ...]}, a device by the name that torch gives it. An entry stands for
-launches of one kernel that are alike (`Launch`), and says what was fastest (`meta`, fields of the kernel's
+`tuned.json` is part of the project: {device: [entry, ...]}, a device by the name that torch gives it. An entry stands
+for launches of one kernel that are alike (`Launch`), and says what was fastest (`meta`, fields of the kernel's
 MetaParameters), in how many seconds, the default's seconds, how many were tried, with which versions and when.
 `python3 -m benchmarks.gpu --slice tune` makes such entries; CEG_TUNED names another table in place of the project's.
 """

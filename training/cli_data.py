@@ -135,8 +135,8 @@ def _make(folder: Path, name: str, stream: bool, tokenizer: str, vocab: int | No
 def pack_command(name: str, tokens: str, tokenizer: str, folder: str | None) -> None:
     """Write a part of a prepared corpus, for a machine without a network.
 
-    Training documents are drawn evenly from all of it; held-out ones are those that every run is measured on. The folder
-    is a corpus like any other: `--corpus PATH` of other commands takes it.
+    Training documents are drawn evenly from all of it; held-out ones are those that every run is measured on. The
+    folder is a corpus like any other: `--corpus PATH` of other commands takes it.
 
     \b
     ceg data pack library --tokens 4e7 --dir corpora/library-40m
@@ -157,7 +157,9 @@ def pack_command(name: str, tokens: str, tokenizer: str, folder: str | None) -> 
             corpus = open_corpus(target.absolute())
             corpus.verify()
             if (corpus.name, corpus.about.get("packed_from", {}).get("sha256")) != (made, whole.sha256):
-                raise CorpusError(f"{target} holds another corpus ({corpus.name}); remove it, or name another with --dir")
+                raise CorpusError(
+                    f"{target} holds another corpus ({corpus.name}); remove it, or name another with --dir"
+                )
             click.echo(f"{target} is there already; all its files are as they were written")
         else:
             corpus = pack.pack(whole, target, int(count))

@@ -1,8 +1,8 @@
 """A smaller corpus out of a prepared one, as tokens: for a machine that has no network and takes no large files.
 
-Training documents are drawn evenly from all sources, by a hash of their tokens, and stay in their order. Held-out ones are
-the first that there are: losses are measured on the first of them, so that a model has the same text to predict as one
-that was trained on the whole corpus.
+Training documents are drawn evenly from all sources, by a hash of their tokens, and stay in their order. Held-out ones
+are the first that there are: losses are measured on the first of them, so that a model has the same text to predict as
+one that was trained on the whole corpus.
 """
 
 from __future__ import annotations
