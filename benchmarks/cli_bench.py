@@ -11,7 +11,7 @@ from estimator.cli_input import BadInput, Command, Group, console, output_path, 
 from estimator.evidence import EvidenceError
 
 if TYPE_CHECKING:
-    from benchmarks.table import Comparison
+    from benchmarks.table import Comparison, Line
 
 
 @click.group("bench", cls=Group)
@@ -92,32 +92,47 @@ def table_command(times: str | None, device: str | None, as_json: bool) -> None:
     _print_table(found)
 
 
+_LETTERS = {"batch": "B", "heads_q": "H", "heads_kv": "KV", "seq_q": "T", "seq_kv": "S", "head_dim": "D",
+            "d_model": "M", "d_ff": "F", "experts": "E", "top_k": "K"}  # fmt: skip
+
+
 def _print_table(found: Comparison) -> None:
     from rich.table import Table
 
     from benchmarks.table import RIVALS
 
     click.echo(
-        f"{found.device}: {found.flops_per_s / 1e12:,.4g} TFLOP/s (best matrix product), {found.bytes_per_s / 1e9:,.4g} "
-        f"GB/s (copy); {found.versions}"
+        f"{found.device}: {found.flops_per_s / 1e12:,.4g} TFLOP/s (best matrix product), "
+        f"{found.bytes_per_s / 1e9:,.4g} GB/s (copy); {found.versions}"
     )
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    rivals = [name for name in RIVALS if any(name in line.faster for line in found.lines)]
-    for heading in ("ours", "pass", "sizes"):
-        shown.add_column(heading, no_wrap=True)
-    for heading in ("time", "rate", "of ceiling", *(f"x {RIVALS[name]}" for name in rivals)):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    letters = {"batch": "B", "heads_q": "H", "heads_kv": "KV", "seq_q": "T", "seq_kv": "S", "head_dim": "D",
-               "d_model": "M", "d_ff": "F", "experts": "E", "top_k": "K"}  # fmt: skip
-    for line in found.lines:
-        hidden = {"seq_kv"} if line.op == "attention" else {"seq_q"} if line.op == "decode" else set()
-        sizes = [f"{letters[name]}{size}" for name, size in line.sizes.items() if name not in hidden]
-        rate = f"{line.rate / 1e9:,.4g} GB/s" if line.op == "decode" else f"{line.rate / 1e12:,.4g} TFLOP/s"
-        ratios = [f"{line.faster[name]:.2f}" if name in line.faster else "" for name in rivals]
-        name = f"{line.implementation}, {line.pattern}" if line.pattern else line.implementation
-        shown.add_row(
-            name, line.pass_, " ".join(sizes), f"{1e3 * line.seconds:,.4g} ms", rate, f"{line.of_ceiling:.0%}", *ratios
-        )
-    console().print(shown)
-    click.echo("x: times as fast as that implementation in the same session; of ceiling: of the best matrix product, "
-               "in decoding of the copy.")  # fmt: skip
+    for op in dict.fromkeys(line.op for line in found.lines):
+        lines = [line for line in found.lines if line.op == op]
+        rivals = [name for name in RIVALS if any(name in line.faster for line in lines)]
+        shown = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in ("ours", "pass", "sizes"):
+            shown.add_column(heading, no_wrap=True)
+        rate = "GB/s" if op == "decode" else "TFLOP/s"
+        for heading in ("ms", rate, "of ceiling", *(f"x {RIVALS[name]}" for name in rivals)):
+            shown.add_column(heading, justify="right", no_wrap=True)
+        for line in lines:
+            name = f"{line.implementation}, {line.pattern}" if op == "attention" else line.implementation
+            ratios = [f"{line.faster[name]:.2f}" if name in line.faster else "" for name in rivals]
+            shown.add_row(
+                name, line.pass_, _sizes(line), f"{1e3 * line.seconds:,.4g}",
+                f"{line.rate / (1e9 if op == 'decode' else 1e12):,.4g}", f"{line.of_ceiling:.0%}", *ratios,
+            )  # fmt: skip
+        console().print(shown)
+    click.echo(
+        "x: times as fast as cuDNN, FlashAttention (both by scaled_dot_product_attention), FlexAttention, or a layer of"
+        " torch's grouped product, in the same session; of ceiling: of the best matrix product, in decoding of the copy"
+    )
+
+
+def _sizes(line: Line) -> str:
+    """Without those that follow from others."""
+    sizes = line.sizes
+    if line.op == "attention":
+        same = {"seq_kv"} if sizes["heads_kv"] < sizes["heads_q"] else {"seq_kv", "heads_kv"}
+    else:
+        same = {"seq_q"} if line.op == "decode" else set()
+    return " ".join(f"{_LETTERS[name]}{size}" for name, size in sizes.items() if name not in same)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from estimator.kernel_times import ALL_SIZES, KernelTime
 
 OURS = ("flash", "mqa", "block_sparse", "moe_dispatch")
-RIVALS = {"sdpa_cudnn": "cuDNN", "sdpa_flash": "flash SDPA", "flex": "FlexAttention", "grouped_mm": "grouped_mm"}
+RIVALS = {"sdpa_cudnn": "cuDNN", "sdpa_flash": "flash", "flex": "Flex", "grouped_mm": "grouped_mm"}
 """Implementations of others that ours are held against, by what they are called in the table."""
 
 
@@ -17,8 +17,8 @@ class NoTimesError(Exception):
 
 
 class Line(NamedTuple):
-    """One case and pass: sizes by name, seconds of ours, useful FLOP/s (bytes/s in decoding), its share of the session's
-    best matrix product (copy), and by rival how many times as fast ours is."""
+    """One case and pass: sizes by name, seconds of ours, useful FLOP/s (bytes/s in decoding), its share of the
+    session's best matrix product (copy), and by rival how many times as fast ours is."""
 
     op: str
     implementation: str
@@ -64,16 +64,16 @@ def compare(rows: Iterable[KernelTime], device: str | None = None) -> Comparison
     for row in chosen:
         sessions.setdefault(row.session(), []).append(row)
     for session in sorted(sessions.values(), key=lambda one: max(row.date for row in one), reverse=True):
-        dtype = max((row for row in session if row.op == "gemm"), key=_rate, default=None)
+        best = max((row for row in session if row.op == "gemm"), key=_rate, default=None)
         copies = [row.bytes / row.median_s for row in session if row.op == "copy"]
-        if dtype is None or not copies:
+        if best is None or not copies:
             continue
         first = session[0]
         versions = (
             f"torch {first.torch}, triton {first.triton or 'none'}, driver {first.driver or 'none'}, {first.commit}"
         )
         lines = _lines(session, max(copies))
-        return Comparison(first.device, versions, _rate(dtype), max(copies), tuple(lines))
+        return Comparison(first.device, versions, _rate(best), max(copies), tuple(lines))
     raise NoTimesError(
         f"a session has ceilings (none of {chosen[0].device} has a matrix product and a copy). Measure them with the "
         "same commit: `--slice ceilings`, or test_ceilings of the benchmarks"

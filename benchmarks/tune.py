@@ -95,6 +95,7 @@ class Tuner:
             self.late = True
             return
         self.known.add(launched)
+        timed, decided = (1, 2) if self.rehearsal else (TIMED, DECIDED)
         tried = neighbours(metas, blocks=callable(grid))[: REHEARSED if self.rehearsal else MOST]
 
         def run(meta: MetaParameters) -> None:
@@ -115,10 +116,10 @@ class Tuner:
             if why:
                 failed.append(f"{meta}: {why}")
                 continue
-            seconds[meta] = float(np.median([self.watch(functools.partial(run, meta)) for _ in range(TIMED)]))
+            seconds[meta] = float(np.median([self.watch(functools.partial(run, meta)) for _ in range(timed)]))
         best = min(seconds, key=seconds.__getitem__, default=metas[0])
         runners = {name: _again(functools.partial(run, meta)) for name, meta in (("0", metas[0]), ("1", best))}
-        times = race(runners, dict.fromkeys(runners, DECIDED), self.watch)
+        times = race(runners, dict.fromkeys(runners, decided), self.watch)
         default, fastest = (float(np.median(times[name])) for name in runners)
         if fastest > (1 - WORTH) * default:
             best, fastest = metas[0], default
@@ -192,7 +193,7 @@ def cases(kind: str) -> list[Case]:
     """What is tuned, those first that are needed most: our kernels at the shapes that are timed."""
     of = {name: chosen.cases for name, chosen in slices(kind).items()}
     if kind == "cpu":
-        return of["attention"][:1]
+        return [Case("attention", "causal", batch=1, heads_q=1, heads_kv=1, seq_q=20, seq_kv=20, head_dim=16)]
     causal, full = ([case for case in of["attention"] if case.pattern == name] for name in ("causal", "full"))
     mixtures = [case for case in of["moe"] if case.op == "moe"]
     # One of each first: other lengths are compiled by then, and only timed.
