@@ -1,7 +1,7 @@
 """Everything that is measured on a machine with a GPU, by one command, in slices that fit a short loan of it.
 
     python3 -m benchmarks.gpu --out DIR                     # all slices, one after another
-    python3 -m benchmarks.gpu --out DIR --slice attention   # one of them
+    python3 -m benchmarks.gpu --out DIR --slice tests:200,ceilings:30,attention   # some, and how long they may take
     python3 -m benchmarks.gpu --out DIR --rehearse          # all of them, tiny, on a CPU: nothing of it is a result
 
 Needs the machine's own python3 with torch, triton, numpy, scipy, click and rich, and no network. Every slice works in
@@ -35,8 +35,11 @@ SLICES = ("tests", "ceilings", "tune", "attention", "moe", "decode", "sparse", "
 
 @click.command("gpu", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--out", metavar="DIR", help="Where results are copied to: at most eight files.")
-@click.option("--slice", "name", default="all", metavar="NAME", help=f"{', '.join(SLICES)} or all (all).")
-@click.option("--seconds", type=float, default=SECONDS, metavar="N", help=f"Time of each slice ({SECONDS}).")
+@click.option(
+    "--slice", "names", default="all", metavar="NAME[:N][,...]",
+    help=f"{', '.join(SLICES)}, or all (all). NAME:N gives one N seconds.",
+)  # fmt: skip
+@click.option("--seconds", type=float, default=SECONDS, metavar="N", help=f"Time of each other slice ({SECONDS}).")
 @click.option("--work", default=".gpu", metavar="DIR", help="What is kept between calls, caches too (.gpu).")
 @click.option("--corpus", default="corpora/library-40m", metavar="DIR", help="Of ladders (corpora/library-40m).")
 @click.option("--jobs", type=int, default=16, metavar="N", help="Models of a ladder that share the card (16).")
@@ -45,17 +48,14 @@ SLICES = ("tests", "ceilings", "tune", "attention", "moe", "decode", "sparse", "
 @click.option("--force", is_flag=True, help="Begin a ladder that does not fit its time; what ends counts.")
 @click.option("--rehearse", is_flag=True, help="Tiny sizes on a CPU, to see that everything works.")
 @click.option("--inside", is_flag=True, hidden=True)
-def main(inside: bool, out: str | None, name: str, **given: object) -> None:
+def main(inside: bool, out: str | None, names: str, **given: object) -> None:
     """Test, tune and time the kernels, time training steps, and train ladders, on this machine's GPU."""
     seconds, jobs, commit = float(str(given["seconds"])), int(str(given["jobs"])), given["commit"]
     commit = str(commit) if commit else os.environ.get(provenance.COMMIT) or provenance.commit()
-    problems = []
+    problems: list[str] = []
     if out is None:
         problems.append("--out: a folder for results is needed (none given). Try --out results.")
-    if name not in (*SLICES, "all"):
-        problems.append(f"--slice: one of {', '.join(SLICES)} or all is needed (found {name!r}). Use one of these.")
-    if not 1 <= seconds <= 86400:
-        problems.append(f"--seconds: 1 to 86400 (found {seconds:g}). Try {SECONDS}.")
+    chosen = _chosen(names, seconds, problems)
     if jobs < 1:
         problems.append(f"--jobs: a whole number of at least 1 is needed (found {jobs}). Try 16.")
     if not commit:
@@ -73,9 +73,26 @@ def main(inside: bool, out: str | None, name: str, **given: object) -> None:
         mps=bool(given["mps"]), force=bool(given["force"]),
     )  # fmt: skip
     if inside:
-        raise SystemExit(_inside(name, place, seconds))
-    codes = [_slice(one, place, seconds) for one in (SLICES if name == "all" else (name,))]
-    raise SystemExit(max(codes))
+        ((name, time_left),) = chosen.items()
+        raise SystemExit(_inside(name, place, time_left))
+    raise SystemExit(max([_slice(name, place, time_left) for name, time_left in chosen.items()]))
+
+
+def _chosen(text: str, seconds: float, problems: list[str]) -> dict[str, float]:
+    """Slices, and the seconds of each."""
+    chosen: dict[str, float] = {}
+    for one in SLICES if text == "all" else text.split(","):
+        name, _, own = one.partition(":")
+        if name not in SLICES:
+            problems.append(f"--slice: one of {', '.join(SLICES)} or all is needed (found {name!r}). Use one of these.")
+        try:
+            chosen[name] = float(own) if own else seconds
+        except ValueError:
+            chosen[name] = 0.0
+        if not 1 <= chosen[name] <= 86400:
+            said, value = (f"--slice {name}:N", own) if own else ("--seconds", f"{seconds:g}")
+            problems.append(f"{said}: 1 to 86400 seconds (found {value}). Try {SECONDS}.")
+    return chosen
 
 
 def _slice(name: str, place: Place, seconds: float) -> int:
@@ -97,11 +114,11 @@ def _slice(name: str, place: Place, seconds: float) -> int:
 
 def _kernels(name: str, place: Place, deadline: float) -> int:
     """A slice that runs kernels, in a process that they may take down: another one goes on with the next case."""
-    command = [sys.executable, "-m", "benchmarks.gpu", "--inside", *place.options(), "--slice", name]
+    command = [sys.executable, "-m", "benchmarks.gpu", "--inside", *place.options(), "--slice"]
     while True:
         before = place.record().document["ended_in"]
         left = deadline - time.monotonic()
-        code = place.run([*command, "--seconds", f"{max(1.0, left):.0f}"], deadline + GRACE, interpret=name == "tune")
+        code = place.run([*command, f"{name}:{max(1.0, left):.0f}"], deadline + GRACE, interpret=name == "tune")
         if code in (0, 1) or time.monotonic() > deadline:
             return min(code, 1) if code >= 0 else 1
         if place.record().document["ended_in"] == before:  # it did not come as far as a case

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks import suite
-from benchmarks.cases import Case, Implementation, first_line
+from benchmarks.cases import DTYPES, Case, Implementation, first_line
 from benchmarks.clock import Rounds
 from benchmarks.lab import Ceilings, Lab, Wanted
 from benchmarks.record import Document, Record
@@ -67,7 +67,7 @@ NAMES = (CEILINGS, *slices("cuda"))
 def run(name: str, record: Record, device: torch.device, deadline: float) -> int:
     """Measure what is open of a slice until the deadline (of time.monotonic); returns how many cases are left."""
     lab = Lab(device, ROUNDS[device.type], full=device.type == "cuda")
-    known = _known_ceilings(record, lab.environment)
+    known = _known_ceilings(record, lab)
     if known is None:
         _measure(lab, record, CEILINGS)
     else:
@@ -142,13 +142,12 @@ def _rows(lab: Lab, cases: Sequence[Case] | None, rehearsal: bool) -> list[Docum
     return rows
 
 
-def _known_ceilings(record: Record, environment: Mapping[str, str]) -> Ceilings | None:
+def _known_ceilings(record: Record, lab: Lab) -> Ceilings | None:
     """Those that the record has of this session; None where it has none."""
     infos = [one["extra_info"] for one in record.document["benchmarks"]]
-    here = [info for info in infos if all(info[name] == environment[name] for name in SESSION)]
-    products = [
-        info["flops"] / info["median_s"] for info in here if info["op"] == "gemm" and info["dtype"] == "bfloat16"
-    ]
+    here = [info for info in infos if all(info[name] == lab.environment[name] for name in SESSION)]
+    dtype = str(DTYPES[lab.device.type]).removeprefix("torch.")
+    products = [info["flops"] / info["median_s"] for info in here if info["op"] == "gemm" and info["dtype"] == dtype]
     copies = [info["bytes"] / info["median_s"] for info in here if info["op"] == "copy"]
     return Ceilings(max(products), max(copies)) if products and copies else None
 

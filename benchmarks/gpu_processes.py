@@ -226,7 +226,7 @@ def steps(place: Place, deadline: float) -> int:
         (place.work / log).unlink(missing_ok=True)
         done.begin(label)
         with _mps(place):
-            code = place.run(command, deadline, log=log)
+            code = place.run(command, deadline, log=log, CEG_AUTOTUNE="0")
         lines = [
             json.loads(line) for line in (place.work / log).read_text(errors="replace").splitlines() if line[:1] == "{"
         ]
@@ -283,10 +283,11 @@ def ladder(name: str, place: Place, deadline: float) -> int:
         )
         return 2
     with _mps(place):
+        # One configuration in every process: equal bits, and nothing is tuned in the time of a run.
         code = place.run(
             [*command, "--device", device, "--jobs", str(2 if place.rehearsal else place.jobs), "--threads", "1"],
-            deadline,
-        )
+            deadline, CEG_AUTOTUNE="0",
+        )  # fmt: skip
     return 0 if code == 0 else 1
 
 

@@ -121,7 +121,7 @@ class Tuner:
         runners = {name: _again(functools.partial(run, meta)) for name, meta in (("0", metas[0]), ("1", best))}
         times = race(runners, dict.fromkeys(runners, decided), self.watch)
         default, fastest = (float(np.median(times[name])) for name in runners)
-        if fastest > (1 - WORTH) * default:
+        if best == metas[0] or fastest > (1 - WORTH) * default:
             best, fastest = metas[0], default
         self.found[launched] = {
             **launched._asdict(), "meta": dict(vars(best)), "seconds": fastest, "default_seconds": default,
@@ -227,6 +227,8 @@ def run(record: Record, device: torch.device, deadline: float, write_table: Call
             record.leave(label)
             return len(left) - i
         record.end(label, said or f"{len(entries)} launches")
+        if said:
+            print(f"{label}: {said}", flush=True)
         if device.type == "cuda":
             torch.cuda.empty_cache()
     return 0
@@ -246,7 +248,7 @@ def _once(tuner: Tuner, case: Case, device: torch.device) -> str:
                 if out.requires_grad:
                     torch.autograd.grad(out, [leaf for leaf in leaves if leaf.requires_grad], torch.randn_like(out))
     except Exception as error:
-        return first_line(error)
+        return f"WRONG: {first_line(error)}"
     return ""
 
 

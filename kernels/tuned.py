@@ -67,7 +67,7 @@ def forget() -> None:
 def _entries(file: str) -> dict[tuple[str, Launch], Mapping[str, int]]:
     if not Path(file).exists():
         return {}
-    document: dict[str, list[dict[str, Any]]] = json.loads(Path(file).read_text(encoding="utf-8"))
+    document: dict[str, list[dict[str, Any]]] = json.loads(Path(file).read_text(encoding="utf-8") or "{}")
     return {
         (device, Launch(**{field: entry[field] for field in Launch._fields})): entry["meta"]
         for device, entries in document.items()
