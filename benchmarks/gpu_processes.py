@@ -24,13 +24,15 @@ from kernels import tuned
 
 ROOT = Path(__file__).parents[1]
 RESULTS, TABLE, RUNS, TESTS, LOG = "results.json", "tuned.json", "training_runs.csv", "tests.txt", "log.txt"
+FAILURES = "failures.jsonl"
 """Files of --out."""
 CEG = "from estimator.cli import ceg; ceg()"
 ENDING = 15.0
 """Seconds for a process to end after it was asked to."""
 STEPS = (
-    *((arm, rung, False) for rung in ("1e14", "1e15", "3e15") for arm in ("baseline", "moe")),
-    ("baseline", "1e15", True), ("baseline", "1e18", False), ("baseline", "1e19", False),
+    ("baseline", "1e14", False), ("baseline", "1e18", False), ("baseline", "1e15", False), ("moe", "1e14", False),
+    ("baseline", "1e15", True), ("baseline", "3e15", False), ("moe", "1e15", False), ("moe", "3e15", False),
+    ("baseline", "1e19", False),
 )  # fmt: skip
 """Arm, budget, and whether compiled, of the training steps that are timed: those of the ladders, and of models that are
 large enough for the card."""
@@ -116,13 +118,18 @@ class Place:
                 while process.poll() is None and time.monotonic() < deadline:
                     time.sleep(0.2 if self.rehearsal else 2.0)
                     shown = self._show(log, shown)
-                    record.copy(self.work / RUNS, self.out / RUNS)
+                    self._copy()
             finally:
                 ended = process.poll() is None
                 _end(process)
         self._show(log, shown)
-        record.copy(self.work / RUNS, self.out / RUNS)
+        self._copy()
         return -1 if ended else process.returncode
+
+    def _copy(self) -> None:
+        """Copy what sweeps write: runs that ended, and those that failed."""
+        record.copy(self.work / RUNS, self.out / RUNS)
+        record.copy(self.work / "runs" / FAILURES, self.out / FAILURES)
 
     def _show(self, log: str, since: int) -> int:
         """Print what is new in a log, and copy it; its size."""
@@ -216,7 +223,7 @@ def steps(place: Place, deadline: float) -> int:
         if time.monotonic() > deadline:
             return 1
         arm, rung, compiled = named[label]
-        counts = "1" if float(rung) >= ALONE_FROM else "1,2" if place.rehearsal else f"1,4,{place.jobs}"
+        counts = "1" if float(rung) >= ALONE_FROM else "1,2" if place.rehearsal else f"1,{place.jobs}"
         command = [
             sys.executable, "-m", "training.step_times", "--arms", arm, "--rungs", rung, "--together", counts,
             "--device", "cpu" if place.rehearsal else "cuda", "--model", model or "cpu",
@@ -225,13 +232,13 @@ def steps(place: Place, deadline: float) -> int:
         log = "steps.txt"
         (place.work / log).unlink(missing_ok=True)
         done.begin(label)
-        with _mps(place):
+        with _mps(place) as shared:
             code = place.run(command, deadline, log=log, CEG_AUTOTUNE="0")
         lines = [
             json.loads(line) for line in (place.work / log).read_text(errors="replace").splitlines() if line[:1] == "{"
         ]
         done.document.setdefault("steps", [])
-        done.document["steps"] += [{**line, "mps": place.mps, "model": model, "commit": place.commit} for line in lines]
+        done.document["steps"] += [{**line, "mps": shared, "model": model, "commit": place.commit} for line in lines]
         if code == -1:
             done.leave(label)
             return 1
@@ -273,16 +280,17 @@ def ladder(name: str, place: Place, deadline: float) -> int:
         "--corpus", str(corpus.absolute()), "--runs", str((place.work / "runs").absolute()),
         "--out", str((place.work / RUNS).absolute()), *(["--eval-tokens", "1024"] if place.rehearsal else []),
     ]  # fmt: skip
-    seconds, said = predicted(place, command, asked)
-    says(place, f"{name}: {said}")
-    box = deadline - time.monotonic()
-    if seconds > box and not place.force:
-        wanted = f"--slice {name}: it fits its time ({seconds:.0f} s, for {box:.0f} s)"
-        says(
-            place, f"{wanted}. Give --force: runs that end count, and the same command goes on; or a longer --seconds."
-        )
-        return 2
-    with _mps(place):
+    with _mps(place) as shared:
+        seconds, said = predicted(place, command, asked, shared)
+        says(place, f"{name}: {said}")
+        box = deadline - time.monotonic()
+        if seconds > box and not place.force:
+            wanted = f"--slice {name}: it fits its time ({seconds:.0f} s, for {box:.0f} s)"
+            says(
+                place,
+                f"{wanted}. Give --force: runs that end count, and the same command goes on; or {name}:N seconds.",
+            )
+            return 2
         # One configuration in every process: equal bits, and nothing is tuned in the time of a run.
         code = place.run(
             [*command, "--device", device, "--jobs", str(2 if place.rehearsal else place.jobs), "--threads", "1"],
@@ -291,8 +299,8 @@ def ladder(name: str, place: Place, deadline: float) -> int:
     return 0 if code == 0 else 1
 
 
-def predicted(place: Place, command: Sequence[str], asked: Ladder) -> tuple[float, str]:
-    """Seconds of what is still to be trained, and where they come from in words.
+def predicted(place: Place, command: Sequence[str], asked: Ladder, shared: bool = False) -> tuple[float, str]:
+    """Seconds of what is still to be trained, and where they come from in words; `shared` is whether by `_mps`.
 
     That is the step-time model's, for one run after another; where steps were timed here (`--slice steps`), times what
     they took over what the model says of them, with as many side by side.
@@ -309,7 +317,7 @@ def predicted(place: Place, command: Sequence[str], asked: Ladder) -> tuple[floa
     rungs = set(map(float, asked.rungs.split(",")))
     lines = [
         line for line in place.record().document.get("steps", [])
-        if "error" not in line and not line["compile"] and line["mps"] == place.mps and line["processes"] == place.jobs
+        if "error" not in line and not line["compile"] and line["mps"] == shared and line["processes"] == place.jobs
     ]  # fmt: skip
     here = [line["seconds_per_step_of_all"] / line["predicted_s"] for line in lines if line["rung_flops"] in rungs]
     ratios = here or [line["seconds_per_step_of_all"] / line["predicted_s"] for line in lines]
@@ -323,13 +331,14 @@ def predicted(place: Place, command: Sequence[str], asked: Ladder) -> tuple[floa
 
 
 @contextlib.contextmanager
-def _mps(place: Place) -> Iterator[None]:
-    """NVIDIA's multi-process service, for as long: without it, processes take turns on the card.
+def _mps(place: Place) -> Iterator[bool]:
+    """NVIDIA's multi-process service, for as long, if it is wanted: without it, processes take turns on the card.
 
-    It changes no setting of the card, and is not needed: where it does not start, that is said.
+    It changes no setting of the card, and is not needed: where it does not start, or no process can use the card
+    through it, that is said, and False is given.
     """
     if not place.mps or place.rehearsal:
-        yield
+        yield False
         return
     folders = {
         f"CUDA_MPS_{kind}_DIRECTORY": str((place.work / f"mps-{kind.lower()}").absolute()) for kind in ("PIPE", "LOG")
@@ -340,16 +349,21 @@ def _mps(place: Place) -> Iterator[None]:
     command = "nvidia-cuda-mps-control"
     try:
         subprocess.run([command, "-d"], check=True, timeout=30)
+        subprocess.run([sys.executable, "-c", "import torch; torch.zeros(1).cuda()"], check=True, timeout=60)
+        started = True
     except (OSError, subprocess.SubprocessError) as error:
-        says(place, f"--mps: the service runs here (it does not start: {error}). Going on without.")
-        for name in folders:
-            del os.environ[name]
-        yield
-        return
+        says(place, f"--mps: the service works here (it does not: {error}). Going on without.")
+        _end_mps(command, folders)
+        started = False
     try:
-        yield
+        yield started
     finally:
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            subprocess.run([command], input=b"quit\n", check=True, timeout=30)
-        for name in folders:
-            del os.environ[name]
+        if started:
+            _end_mps(command, folders)
+
+
+def _end_mps(command: str, folders: Mapping[str, str]) -> None:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        subprocess.run([command], input=b"quit\n", check=True, timeout=30)
+    for name in folders:
+        os.environ.pop(name, None)

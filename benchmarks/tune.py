@@ -178,9 +178,9 @@ def _differs(
         if not torch.equal(output.isnan(), wanted.isnan()):
             return "it writes other entries than the default"
         there, ours = wanted.nan_to_num(0.0).float(), output.nan_to_num(0.0).float()
-        error, largest = float((ours - there).abs().max()), float(there.abs().max())
-        if error > AGREES * largest:
-            return f"its result differs by {error:.3g}, the largest entry being {largest:.3g}"
+        off, largest = float((ours - there).abs().max()), float(there.abs().max())
+        if off > AGREES * largest:
+            return f"its result differs by {off:.3g}, the largest entry being {largest:.3g}"
     return ""
 
 
