@@ -1,6 +1,6 @@
 # make demo      the light core, then one answer
 # make test      everything, then linters, types and tests
-# make test-all  also the slow tests, those on a Ray cluster of this machine, and those of test-oldest
+# make test-all  also the slow tests, those on a Ray cluster of this machine or in a browser, and those of test-oldest
 # make test-oldest  the kernels' tests with the oldest Triton that they support, in an environment of its own
 # make aot       every Triton kernel compiled without a GPU: registers, spills, shared memory, matrix instructions
 # make gpu       all that is measured on a machine with a GPU, with its own python3; SLICE=, OUT=, OPTIONS= (docs/gpu.md)
@@ -21,7 +21,7 @@ demo: .venv/.light
 test: .venv/.full lint
 	$(BIN)/pytest -n 2 -m "not slow"
 
-test-all: .venv/.sweeps lint test-oldest
+test-all: .venv/.sweeps .venv/.browser lint test-oldest
 	$(BIN)/pytest -n 2
 
 test-oldest: .venv-oldest/.full
@@ -62,6 +62,15 @@ gpu:
 	@echo "installing Ray into .venv (about twenty seconds) ..."
 	$(PIP) -e '.[sweeps]'
 	@$(COMPILE)
+	@touch $@
+
+.venv/.browser: .venv/.full
+	@echo "installing Playwright into .venv, and a browser where there is none (up to a minute) ..."
+	@{ $(PIP) -e '.[browser]' && { \
+		command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable || \
+		$(BIN)/playwright install chromium-headless-shell || \
+		{ test "$$(id -u)" = 0 && command -v apt-get && apt-get install -y chromium; }; }; } >/dev/null 2>&1 || \
+		echo "no browser could be installed: the tests of the report's page will be skipped"
 	@touch $@
 
 .venv-oldest/.full: constraints-oldest.txt

@@ -210,6 +210,13 @@ def of_stack(stack: Stack, field: str) -> Any:
     return STACKS[stack].get(field, _DEFAULTS[field])
 
 
+def on_bare(name: str) -> str:
+    """What the bare stack has in place of an algorithm that it lacks, by the name in the algorithm's `replaces`:
+    `no_norm` for RMSNorm, and not `layernorm`, which is an algorithm itself."""
+    replaces = algorithms.get(name).replaces
+    return next((baseline for baseline in replaces if baseline not in algorithms.names()), replaces[0])
+
+
 def _check_stack(stack: str) -> None:
     if stack not in STACKS:
         raise ValueError(f"stack must be one of {', '.join(STACKS)}, got {stack!r}; use one of these")

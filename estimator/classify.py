@@ -100,9 +100,10 @@ def settles(asked: contrasts.Question, curve: Curve, name: str) -> Settles | Non
     rows = [used.row for used in asked.used]
     weights = prior.frozen_weights(name, baseline, "flop")
     for decades in _LADDER_DECADES:
+        budgets = [_LADDER_FROM * 10 ** (i / 2) for i in range(2 * decades + 1)]
+        rungs = [_made_up(name, baseline, c, curve) for c in budgets]
         for n in _LADDERS:
-            budgets = [_LADDER_FROM * 10 ** (i / 2) for i in range(2 * decades + 1)]
-            more = [_made_up(name, baseline, f"ladder {i}", c, curve) for i in range(n) for c in budgets]
+            more = [row._replace(study=study) for study in map("ladder {}".format, range(n)) for row in rungs]
             fitted = gain.fit_curve(contrasts.question([*rows, *more], name, baseline, "flop"), prior.frozen(), weights)
             if fitted is None:
                 continue
@@ -112,11 +113,12 @@ def settles(asked: contrasts.Question, curve: Curve, name: str) -> Settles | Non
     return None
 
 
-def _made_up(name: str, baseline: str, study: str, flops: float, curve: Curve) -> PublishedGain:
+def _made_up(name: str, baseline: str, flops: float, curve: Curve) -> PublishedGain:
+    """A rung that finds the mean curve's median; the ladder it stands in gives it a study."""
     expected = math.exp(curve.mean(flops).quantile(0.5))
     nan = math.nan
     return PublishedGain(
-        name, study, baseline, study, flops, "useful", expected, nan, nan, nan, "flop", nan, "measured", "made up", ""
+        name, "made up", baseline, "", flops, "useful", expected, nan, nan, nan, "flop", nan, "measured", "made up", ""
     )
 
 

@@ -146,6 +146,11 @@ def _ask(
             "scenario_command",
             "Hardware frozen at a budget: what algorithms alone still bring.",
         ),
+        "report": (
+            "estimator.cli_report",
+            "report_command",
+            "All answers as one page for a browser, to choose and compare in.",
+        ),
         "speedup": (_RUNS, "speedup_command", "The gain behind one pair of losses, with all it depends on."),
         "steptime": ("estimator.cli_steptime", "steptime_command", "Time of a training step or of a decoded token."),
         "synthetic": (_RUNS, "synthetic_command", "Write a table of made-up runs with a known gain."),
@@ -333,15 +338,15 @@ def _draw_kernels(options: dict[str, Any], others: list[str], output: str) -> No
     """`ceg plot --kernels` and `--roofline`: kernel times of one device."""
     from pathlib import Path
 
-    from estimator import kernel_times, plot_kernels
+    from estimator import kernel_families, kernel_times, plot_kernels
 
     family, which = options["kernels"], "--kernels" if options["kernels"] is not None else "--roofline"
     problems = [f"{which}: it goes without --{name.replace('_', '-')}. Leave one of them out." for name in others]
     picture = output_path("--output", output, problems, IMAGE_TYPES)
     if family is not None and options["roofline"]:
         problems.append("--roofline: it goes without --kernels. Leave one of them out.")
-    elif family is not None and family not in plot_kernels.FAMILIES:
-        known = ", ".join(plot_kernels.FAMILIES)
+    elif family is not None and family not in kernel_families.FAMILIES:
+        known = ", ".join(kernel_families.FAMILIES)
         problems.append(f"--kernels: one of {known} is needed (found {family!r}). Use one of these.")
     table = kernel_times.KERNEL_TIMES if options["times"] is None else Path(options["times"])
     rows = []
@@ -401,7 +406,9 @@ def _draw_pattern(pattern: str, options: dict[str, str | None], others: list[str
 @ceg.command("coverage")
 @click.option("--stacks", is_flag=True, help="Leave one measured combination out instead, and predict it.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@click.option("--write", "store", is_flag=True, help="Store the settings fitted on all studies (for maintainers).")
+@click.option(
+    "--write", "store", is_flag=True, help="Store the settings fitted on all studies, and this check (for maintainers)."
+)
 @_evidence_options
 def coverage_command(stacks: bool, as_json: bool, store: bool, **options: Any) -> None:
     """Leave one study out and predict its rows: are the intervals honest on the literature?"""
@@ -426,12 +433,15 @@ def coverage_command(stacks: bool, as_json: bool, store: bool, **options: Any) -
             stack_coverage.print_report(console(), of_stacks)
         return
     tables = published(tables)
-    if store:
-        content = json.dumps(prior.document(tables), indent=2) + "\n"
-        write("--write", prior.PRIOR_FILE, content.encode())
     studies = coverage.studies(tables.rows)
     steps = track(studies, "leaving out", console=Console(stderr=True), transient=True)
     report = coverage.leave_one_study_out(tables.rows, steps)
+    if store:
+        for path, content in (
+            (prior.PRIOR_FILE, prior.document(tables)),
+            (coverage.COVERAGE_FILE, coverage.stored(tables, report)),
+        ):
+            write("--write", path, (json.dumps(content, indent=2) + "\n").encode())
     if as_json:
         print_json(coverage.document(report))
     else:

@@ -216,6 +216,9 @@ def synthetic_command(output: str, truth: str, **options: Any) -> None:
 @single("--loss-column", default="loss", metavar="NAME", help="The column that holds the loss.")
 @single("--jobs", default=str(min(2, os.cpu_count() or 1)), metavar="N", help="Processes.")
 @single("--freeze", metavar="FILE.json", help="Also choose the settings on these pairs and store them (maintainers).")
+@single(
+    "--scores", metavar="FILE.json", help="Also store the scores there, beside those of other tables (maintainers)."
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout, and nothing else there.")
 def backtest_command(runs: tuple[str, ...], cut: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Hide the top of ladders, predict the gains there, and score the predictions.
@@ -227,13 +230,23 @@ def backtest_command(runs: tuple[str, ...], cut: tuple[str, ...], as_json: bool,
     from rich.console import Console
     from rich.progress import track
 
-    from estimator import backtest, forecast, ladder
+    from estimator import backtest, backtest_scores, forecast, ladder
 
     problems: list[str] = []
     cuts = [_positive("--cut", text, problems, "10") for text in cut]
     problems += [f"--cut: a factor above 1 is needed (found {c:g}). Try 10." for c in cuts if c is not None and c <= 1]
     jobs = max(1, _count("--jobs", options["jobs"], problems, "2"))
     target = output_path("--freeze", options["freeze"], problems, (".json",))
+    scores = output_path("--scores", options["scores"], problems, (".json",))
+    entries: list[backtest_scores.Entry] = []
+    if scores is not None:
+        given = ["--cut"] * bool(cut) + ["--loss-column"] * (options["loss_column"] != "loss")
+        given += ["--freeze"] * (target is not None)
+        problems += [f"{name}: it goes without --scores, which are of usual calls. Leave one out." for name in given]
+        try:
+            entries = backtest_scores.load(scores)
+        except EvidenceError as error:
+            problems += [f"--scores: {problem}" for problem in error.problems]
     tables: list[ladder.RunTable] = []
     pairs: list[backtest.Pair] = []
     missing: list[backtest.Pair] = []
@@ -279,6 +292,9 @@ def backtest_command(runs: tuple[str, ...], cut: tuple[str, ...], as_json: bool,
     points = backtest.score(cells, backtest.frozen)
     if target is not None:
         write("--freeze", target, (json.dumps(backtest.freeze(cells, start), indent=1) + "\n").encode())
+    if scores is not None:
+        new = backtest_scores.entry(runs, options["pairs"], points, skipped)
+        write("--scores", scores, backtest_scores.content(entries, new))
     if as_json:
         settings = {name: backtest.frozen(name) for name in dict.fromkeys(pair.set for pair in pairs)}
         print_json(backtest.document(points, skipped, settings))

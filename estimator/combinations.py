@@ -192,8 +192,7 @@ def _between_stacks() -> list[Member]:
         entry = algorithms.get(name)
         if not entry.arm or not _contains("modern", name) or _contains("bare", name):
             continue
-        # What `bare` has instead is no algorithm of the registry: no_norm and not layernorm for RMSNorm.
-        found.append((name, next((b for b in entry.replaces if b not in algorithms.names()), entry.replaces[0])))
+        found.append((name, arms.on_bare(name)))
     return found
 
 

@@ -8,21 +8,26 @@ whatever the algorithm.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.special import betaincinv, ndtri
 
 from estimator import algorithms, contrasts, gain, prior
-from estimator.evidence import PublishedGain
+from estimator.evidence import DATA, Evidence, PublishedGain
 from estimator.hierarchy import X0
+from estimator.provenance import version
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+COVERAGE_FILE = DATA / "coverage.json"
+"""The check on the shipped literature, made by `ceg coverage --write`: it takes too long to be made anew for a page."""
 ENOUGH_STUDIES = 10
+DIGITS = 6
 
 
 class Score(NamedTuple):
@@ -111,10 +116,7 @@ def summarise(scores: Sequence[Score], content: float = 0.9) -> Summary:
     number of votes below for its lower end and above for its upper end, which can only widen it. Interval score:
     Gneiting & Raftery 2007, eq. 43 (doi:10.1198/016214506000001437); lower is better.
     """
-    by_study: dict[str, list[Score]] = {}
-    for score in scores:
-        by_study.setdefault(score.study, []).append(score)
-    groups = list(by_study.values())
+    groups = list(_by_study(scores).values())
     n = len(groups)
 
     def vote(value: Callable[[Score], float]) -> float:
@@ -199,9 +201,61 @@ def document(report: Report) -> dict[str, object]:
         "schema_version": 1,
         "interval_probability": report.content,
         "summary": {name: s._asdict() for name, s in summaries(report).items()},
+        "studies": [
+            {
+                "study": study,
+                "algorithms": [
+                    {"algorithm": name, "currency": currency}
+                    for name, currency in dict.fromkeys((s.algorithm, s.currency) for s in scores)
+                ],
+                "rows": len(scores),
+                "inside": _inside(scores),
+                "published": _factors([s.value for s in scores], [s.value for s in scores]),
+                "predicted": _factors([s.low for s in scores], [s.high for s in scores]),
+            }
+            for study, scores in _by_study(report.scores).items()
+        ],
         "unscored_studies": list(report.unscored),
         "rows": rows,
     }
+
+
+def stored(tables: Evidence, report: Report) -> dict[str, object]:
+    """Content of `COVERAGE_FILE`: the report as JSON, what it was made of and how."""
+    made = {
+        "command": "ceg coverage",
+        "version": version("ceg"),
+        "evidence_sha256": tables.sha256,
+        "enough_studies": ENOUGH_STUDIES,
+    }
+    return rounded(made | document(report))
+
+
+def rounded(document: Mapping[str, object]) -> dict[str, object]:
+    """A document as JSON has it, its floats to the `DIGITS` digits that a stored result keeps.
+
+    Raises:
+        ValueError: a float is NaN or infinite.
+    """
+    text = json.dumps(document, allow_nan=False)
+    found: dict[str, object] = json.loads(text, parse_float=lambda digits: float(f"{float(digits):.{DIGITS}g}"))
+    return found
+
+
+def _by_study(scores: Sequence[Score]) -> dict[str, list[Score]]:
+    found: dict[str, list[Score]] = {}
+    for score in scores:
+        found.setdefault(score.study, []).append(score)
+    return found
+
+
+def _inside(scores: Sequence[Score]) -> int:
+    return sum(s.low <= s.value <= s.high for s in scores)
+
+
+def _factors(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float]:
+    """Gains (factors) from the lowest to the highest of ln gains."""
+    return math.exp(min(lows)), math.exp(max(highs))
 
 
 def summaries(report: Report) -> dict[str, Summary]:
@@ -216,21 +270,20 @@ def print_report(console: Console, report: Report) -> None:
     """Coverage by study, and the summary."""
     from rich.table import Table
 
-    by_study: dict[str, list[Score]] = {}
-    for s in report.scores:
-        by_study.setdefault(s.study, []).append(s)
+    from estimator.text import span
+
     table = Table(box=None, padding=(0, 1))
     for name in ("study left out", "algorithms", "rows", "inside", "published", "predicted"):
         table.add_column(name, justify="right" if name in ("rows", "inside") else "left")
-    for study, scores in by_study.items():
+    for study, scores in _by_study(report.scores).items():
         names = ", ".join(dict.fromkeys(f"{s.algorithm} ({s.currency})" for s in scores))
         table.add_row(
             study,
             names,
             str(len(scores)),
-            f"{sum(s.low <= s.value <= s.high for s in scores)}",
-            _range([s.value for s in scores], [s.value for s in scores]),
-            _range([s.low for s in scores], [s.high for s in scores]),
+            str(_inside(scores)),
+            span(_factors([s.value for s in scores], [s.value for s in scores])),
+            span(_factors([s.low for s in scores], [s.high for s in scores])),
         )
     console.print(table)
     percent = f"{100 * report.content:g}%"
@@ -248,9 +301,3 @@ def print_report(console: Console, report: Report) -> None:
                 f"  Only {summary.studies} studies scored, fewer than {ENOUGH_STUDIES}: too few to trust a coverage."
             )
     console.print(f"\nNo other study to predict them from: {', '.join(report.unscored) or 'none'}.")
-
-
-def _range(lows: Sequence[float], highs: Sequence[float]) -> str:
-    from estimator.text import span
-
-    return span((math.exp(min(lows)), math.exp(max(highs))))

@@ -110,15 +110,7 @@ def from_observations(seen: Sequence[Observation], target: Mapping[Pair, float])
     nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
     sds = PAIR_SD * np.exp(PAIR_LOG_SD * nodes)
     y = np.array([o.value for o in seen])
-    products = np.array([_products(seen, o.pairs) for o in seen]).reshape(len(seen), len(seen))
-    x = np.array([o.x for o in seen])
-    apart = np.abs(x[:, None] - x)
-    study = np.array([[o.study == p.study for p in seen] for o in seen]).reshape(apart.shape)
-    rung = np.equal.outer(np.round(x / _RUNG), np.round(x / _RUNG))
-    totals = np.array([sum(o.pairs.values()) for o in seen])
-    fixed = combinations.noise(seen) + MEAN_SD**2 * np.outer(totals, totals) if seen else np.zeros((0, 0))
-    own, by_study, by_rung = SHARES
-    shape = products * (own * np.exp(-FADING * apart) + study * (by_study + by_rung * rung))
+    fixed, shape = covariances(seen)
     solved, logs = [], []
     for sd in sds:
         covariance = fixed + sd**2 * shape
@@ -129,6 +121,19 @@ def from_observations(seen: Sequence[Observation], target: Mapping[Pair, float])
     weights = weights * np.exp(np.array(logs) - max(logs))
     kept = np.flatnonzero(weights > _NEGLIGIBLE * weights.sum())
     return Joint(target, tuple(seen), weights[kept] / weights[kept].sum(), sds[kept], tuple(solved[i] for i in kept))
+
+
+def covariances(seen: Sequence[Observation]) -> tuple[Array, Array]:
+    """Covariance of the observations' values, fixed + sd^2 shape: [n, n] each."""
+    products = np.array([_products(seen, o.pairs) for o in seen]).reshape(len(seen), len(seen))
+    x = np.array([o.x for o in seen])
+    apart = np.abs(x[:, None] - x)
+    study = np.array([[o.study == p.study for p in seen] for o in seen]).reshape(apart.shape)
+    rung = np.equal.outer(np.round(x / _RUNG), np.round(x / _RUNG))
+    totals = np.array([sum(o.pairs.values()) for o in seen])
+    fixed = combinations.noise(seen) + MEAN_SD**2 * np.outer(totals, totals) if seen else np.zeros((0, 0))
+    own, by_study, by_rung = SHARES
+    return fixed, products * (own * np.exp(-FADING * apart) + study * (by_study + by_rung * rung))
 
 
 def none() -> Joint:

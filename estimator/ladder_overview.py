@@ -209,6 +209,7 @@ def document(runs: StackRuns, table: Sequence[TrainingRun]) -> dict[str, object]
                         "rung_flops": gain.rung.budget,
                         "ceg": math.exp(gain.read.log_gain) if gain.read else None,
                         "ln_ceg_se": gain.read.se if gain.read and not gain.why else None,
+                        "ceg_interval_90": gain.read.interval() if gain.read and not gain.why else None,
                         "over_parts": _excess_document(own_gains.excess(runs, gains, pair, gain.rung.budget)),
                         "over_pairs": _excess_document(
                             own_gains.excess_over_pairs(runs, gains, pair, gain.rung.budget)

@@ -58,16 +58,16 @@ def report(
         against,
         seed_ladder.gains(runs, treatment, against),
         forecast.forecast(arms[0], arms[1], at, loss_noise=runs.run_noise()),
-        _literature(algorithm, evidence),
+        _literature(algorithm, evidence, against, runs.stack),
     )
 
 
-def _literature(algorithm: str, evidence: Iterable[PublishedGain]) -> tuple[Used, ...]:
+def _literature(algorithm: str, evidence: Iterable[PublishedGain], against: str, stack: str) -> tuple[Used, ...]:
     """Published rows that set the level of an algorithm's gain in FLOP, a combination's in any order of its parts."""
     rows = [row for row in evidence if set(row.algorithm.split("+")) == set(algorithm.split("+")) and not is_own(row)]
     found: list[Used] = []
     for name in dict.fromkeys(row.algorithm for row in rows):
-        asked = contrasts.question(rows, name, own_runs.replaced(name), "flop")
+        asked = contrasts.question(rows, name, own_runs.baseline_of(name, against, stack), "flop")
         found += [used for used in asked.used if used.fixes_level]
     return tuple(found)
 

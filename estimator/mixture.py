@@ -10,7 +10,8 @@ from scipy.special import ndtr, ndtri
 
 from estimator.hierarchy import Array
 
-_MAX_COMPONENTS = 25
+MAX_COMPONENTS = 25
+"""A sum that would have more has those of like width merged."""
 
 
 class Mixture(NamedTuple):
@@ -82,10 +83,10 @@ def total(parts: Iterable[Mixture]) -> Mixture:
 
 
 def _merged(mixture: Mixture) -> Mixture:
-    if len(mixture.weights) <= _MAX_COMPONENTS:
+    if len(mixture.weights) <= MAX_COMPONENTS:
         return mixture
     order = np.argsort(mixture.sds, kind="stable")
-    groups = np.array_split(order, _MAX_COMPONENTS)
+    groups = np.array_split(order, MAX_COMPONENTS)
     weights = np.array([mixture.weights[g].sum() for g in groups])
     means = np.array([np.average(mixture.means[g], weights=mixture.weights[g]) for g in groups])
     second = np.array(

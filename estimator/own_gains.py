@@ -136,7 +136,7 @@ def _row(source: str, runs: StackRuns, pair: Pair, at: GainAt, over_parts: Exces
     return PublishedGain(
         algorithm=algorithm,
         treatment=treatment if treatment != own_runs.BASELINE else algorithm,
-        baseline=own_runs.replaced(algorithm),
+        baseline=own_runs.baseline_of(algorithm, against, runs.stack),
         study=f"own {runs.stack or 'only'} ladder",
         flops=flops,
         flops_convention="useful",

@@ -3,9 +3,10 @@
 Arms are found by name, each stack by itself where the table names stacks. The baseline of an algorithm is the arm
 called like its default baseline ("dense", "lstm"), else the arm called "baseline"; every other arm whose name is an
 algorithm's, or several joined by "+", is a treatment. Where the stack itself has the algorithm, the arm called
-"baseline" is the treatment and the arm without it ("no_rope"; "lstm" for the Transformer) the baseline. The gain at
-each budget is the forecast's (`forecast.forecast`) inside the runs, with its 90% interval; past the runs the estimate
-extrapolates, as it does for every study.
+"baseline" is the treatment and the arm without it ("no_rope"; "lstm" for the Transformer) the baseline: what the bare
+stack has there, which for RMSNorm is no norm and not its default LayerNorm. The gain at each budget is the forecast's
+(`forecast.forecast`) inside the runs, with its 90% interval; past the runs the estimate extrapolates, as it does for
+every study.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from estimator import algorithms, forecast, ladder
+from estimator import algorithms, arms, forecast, ladder
 from estimator.architecture import STACKS, ModelShape
 from estimator.evidence import EvidenceError, Problem, PublishedGain
 
@@ -34,22 +35,23 @@ def gains(path: Path) -> list[PublishedGain]:
     problems: list[Problem] = []
     for stack in dict.fromkeys(whole.cells.get("stack", ("",))):
         table = whole.only("stack", stack) if stack else whole
-        arms = {variant: ladder.ladder(table, variant) for variant in table.variants()}
-        for name, treatment, against in pairs(path, list(arms), problems, stack):
-            found = forecast.forecast(arms[against], arms[treatment], _budgets(arms[against], arms[treatment]))
+        ladders = {variant: ladder.ladder(table, variant) for variant in table.variants()}
+        for name, treatment, against in pairs(path, list(ladders), problems, stack):
+            lower, upper = ladders[against], ladders[treatment]
+            found = forecast.forecast(lower, upper, _budgets(lower, upper))
             if not found.at:
                 rule = f"the gain of {treatment!r} over {against!r} can be read off"
                 problems.append(
                     Problem(str(path), rule, f"{found.status}: {found.reason}", "Add runs at more budgets.")
                 )
             note = f"read off ladders against {against}" + (f" on the {stack} stack" if stack else "")
-            rungs = len(arms[treatment].x)
+            rungs = len(upper.x)
             if len(found.at) < rungs:
                 note += f"; {rungs - len(found.at)} of {rungs} budgets not read: the loss is outside the other's ladder"
             label = name if treatment == BASELINE else treatment
             rows += [
                 PublishedGain(
-                    name, label, replaced(name), path.stem, at.flops, "reported", at.median,
+                    name, label, baseline_of(name, against, stack), path.stem, at.flops, "reported", at.median,
                     *at.interval_90, 0.9, "flop", math.nan, "measured", path.name, note,
                 )
                 for at in found.at
@@ -66,9 +68,9 @@ def gains(path: Path) -> list[PublishedGain]:
 def pairs(path: Path, variants: Sequence[str], problems: list[Problem], stack: str = "") -> list[tuple[str, str, str]]:
     """(algorithm, arm with it, arm without it) for every contrast that the names of a stack's arms tell.
 
-    A contrast with something else than the algorithm's default baseline is none: on a known `stack`, LayerNorm in place
-    of RMSNorm says nothing of LayerNorm in place of no norm. Arms that lack their baseline are added to `problems`,
-    with `path` as the place.
+    A contrast with anything but the algorithm's default baseline, or what the bare stack has in its place, is none:
+    on a known `stack`, LayerNorm in place of RMSNorm says nothing of LayerNorm in place of no norm. Arms that lack
+    their baseline are added to `problems`, with `path` as the place.
     """
     names = {variant: _algorithm(variant) for variant in variants}
     serves = {replaced(name) for name in names.values() if name}
@@ -94,7 +96,9 @@ def pairs(path: Path, variants: Sequence[str], problems: list[Problem], stack: s
             name = without.get(variant)
             if name is None and variant.startswith(WITHOUT):
                 name = _algorithm(variant.removeprefix(WITHOUT))
-                if name is not None and not _is_default(name, _fields(stack, name)):
+                if name is not None and not (
+                    _is_default(name, _fields(stack, name)) or arms.on_bare(name) in algorithms.get(name).replaces
+                ):
                     continue
             if name is not None and name not in names.values():
                 found.append((name, BASELINE, variant))
@@ -129,6 +133,14 @@ def _is_default(name: str, fields: Mapping[str, object]) -> bool:
 def replaced(name: str) -> str:
     """The default baseline of an algorithm, of every part of a combination in its order."""
     return "+".join(algorithms.get(part).replaces[0] for part in name.split("+"))
+
+
+def baseline_of(name: str, against: str, stack: str) -> str:
+    """What a pair's gain is over: the default baseline of every part, or what is there once the only part is taken out
+    of a known stack (`against` is its "no_" arm)."""
+    if against.startswith(WITHOUT) and not _is_default(name, _fields(stack, name)):
+        return arms.on_bare(name)
+    return replaced(name)
 
 
 def _budgets(baseline: ladder.Ladder, treatment: ladder.Ladder) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -15,11 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from estimator.kernel_families import FAMILIES, OURS, Ceilings, Family, Test, ceilings, choose, panel_title
 from estimator.kernel_times import KernelTime
 from estimator.plot import BLUE, GREY, STYLE, encode
 
-Test = Callable[[KernelTime], bool]
-OURS = ("flash", "block_sparse", "mqa", "moe_dispatch")
 # Okabe & Ito's colours, which colour-blind readers can tell apart; every line also has its name at its end.
 _COLOURS = {
     "materialised": "#000000", "every_expert": "#000000", "sdpa_math": "#CC79A7", "sdpa_flash": "#D55E00",
@@ -36,77 +35,6 @@ _CHARACTERS = 17
 """Of the source's small print, per inch."""
 
 
-class Family(NamedTuple):
-    """A group of operations that is drawn together; `main` is the implementation of ours that is made for it."""
-
-    title: str
-    main: str
-    belongs: Test
-    passes: tuple[str, ...]
-    x: str
-    label: str
-
-
-def _is_attention(row: KernelTime) -> bool:
-    return row.op == "attention"
-
-
-FAMILIES: Mapping[str, Family] = {
-    "flash": Family(
-        "Causal attention",
-        "flash",
-        lambda row: _is_attention(row) and row.pattern == "causal" and row.heads_kv == row.heads_q,
-        ("fwd", "bwd"),
-        "seq_q",
-        "sequence length (tokens)",
-    ),
-    "sparse": Family(
-        "Attention under a pattern, forward and backward",
-        "block_sparse",
-        lambda row: _is_attention(row) and row.pattern not in ("causal", "full"),
-        ("fwd_bwd",),
-        "seq_q",
-        "sequence length (tokens)",
-    ),
-    "mqa": Family(
-        "Causal attention with shared keys and values",
-        "mqa",
-        lambda row: _is_attention(row) and row.pattern == "causal" and row.heads_kv < row.heads_q,
-        ("fwd", "bwd"),
-        "seq_q",
-        "sequence length (tokens)",
-    ),
-    "decode": Family(
-        "One new token per sequence against a cache",
-        "mqa",
-        lambda row: row.op == "decode",
-        ("decode",),
-        "seq_kv",
-        "tokens in the cache",
-    ),
-    "moe": Family(
-        "Mixture of experts, forward and backward",
-        "moe_dispatch",
-        lambda row: row.op == "moe",
-        ("fwd_bwd",),
-        "seq_q",
-        "tokens",
-    ),
-}
-_PASS_WORDS = {"fwd": "forward", "bwd": "backward", "fwd_bwd": "forward and backward", "decode": "decoding"}
-
-
-class Ceilings(NamedTuple):
-    """The fastest matrix product (FLOP/s) and copy (bytes/s) of a session."""
-
-    flops_per_s: float
-    bytes_per_s: float
-
-    def least_seconds(self, row: KernelTime) -> float:
-        """Time of a row's useful work and traffic on the roofline."""
-        return max(row.flops / self.flops_per_s, row.bytes / self.bytes_per_s)
-
-
 class End(NamedTuple):
     """The last point of a line, its name and colour."""
 
@@ -114,41 +42,6 @@ class End(NamedTuple):
     y: float
     name: str
     colour: str
-
-
-def choose(rows: Sequence[KernelTime], device: str | None, belongs: Test) -> tuple[list[KernelTime], list[KernelTime]]:
-    """The rows to draw, and all rows of their session: the latest one on the device that has any.
-
-    Args:
-        rows: of a table.
-        device: a device's name or a part of it, in any case; None where all rows are of one.
-        belongs: what is to be drawn.
-
-    Raises:
-        ValueError: no row, an unknown device, or several devices to choose from; the message lists them.
-    """
-    if not rows:
-        raise ValueError("there is a row (the table is empty). Measure, then `ceg bench collect`")
-    names = sorted({row.device for row in rows})
-    matching = [name for name in names if device is None or device.lower() in name.lower()]
-    if device is not None and device in names:
-        matching = [device]
-    if len(matching) != 1:
-        found = "none was given" if device is None else f"found {device!r}"
-        raise ValueError(f"one device of {'; '.join(names)} is needed ({found}). Name it with --device")
-    mine = [row for row in rows if row.device == matching[0] and belongs(row)]
-    if not mine:
-        kinds = ", ".join(sorted({row.op for row in rows if row.device == matching[0]}))
-        raise ValueError(f"there are such rows of {matching[0]} (found {kinds} only). Measure them")
-    session = max(mine, key=lambda row: row.date).session()
-    return [row for row in mine if row.session() == session], [row for row in rows if row.session() == session]
-
-
-def ceilings(session: Iterable[KernelTime]) -> Ceilings | None:
-    """Of a session's gemm and copy rows; None where one kind is missing."""
-    products = [row.flops / row.median_s for row in session if row.op == "gemm"]
-    copies = [row.bytes / row.median_s for row in session if row.op == "copy"]
-    return Ceilings(max(products), max(copies)) if products and copies else None
 
 
 def draw(rows: Sequence[KernelTime], family: str, device: str | None, ending: str) -> bytes:
@@ -196,7 +89,7 @@ def _columns(family: str, mine: Sequence[KernelTime], session: Sequence[KernelTi
     for row in sorted(mine, key=lambda row: _order(family, row)):
         if row.pass_ not in kind.passes or (family in ("sparse", "mqa") and row.head_dim != widest):
             continue
-        lines = found.setdefault(_title(family, row), {})
+        lines = found.setdefault(panel_title(family, row), {})
         lines.setdefault(row.implementation, []).append(row)
     for lines in found.values():
         first = next(iter(lines.values()))[0]
@@ -212,20 +105,6 @@ def _columns(family: str, mine: Sequence[KernelTime], session: Sequence[KernelTi
 def _order(family: str, row: KernelTime) -> tuple[object, ...]:
     return (row.head_dim, row.heads_kv, row.experts, row.top_k, row.pattern, FAMILIES[family].passes.index(row.pass_)
             if row.pass_ in FAMILIES[family].passes else 9)  # fmt: skip
-
-
-def _title(family: str, row: KernelTime) -> str:
-    """Of the panel that a row stands in."""
-    shape = f"{row.heads_q} heads of {row.head_dim}"
-    if family == "flash":
-        return f"{_PASS_WORDS[row.pass_]}, {shape}"
-    if family == "sparse":
-        return f"{row.pattern}, {shape}"
-    if family == "mqa":
-        return f"{_PASS_WORDS[row.pass_]}, {shape},\n{row.heads_kv} key head{'s' if row.heads_kv > 1 else ''}"
-    if family == "decode":
-        return f"{row.batch} sequences, {shape},\n{row.heads_kv} key head{'s' if row.heads_kv > 1 else ''}"
-    return f"{row.experts} experts of {row.d_ff}, top-{row.top_k},\nwidth {row.d_model}"
 
 
 def _companions(family: str, like: KernelTime) -> list[tuple[str, Test]]:

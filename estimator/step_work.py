@@ -43,8 +43,9 @@ LAUNCHES = {"forward": 14, "backward": 28}
 MEMORY_SLACK = 1.05
 """A plan is refused beyond this share of the device's memory: the count is no better than that. The measured runs that
 the constants come from, whose micro-batches were made as large as they could be, count up to 0.96."""
-TOKENS_PER_DEVICE, MOST_DEVICES = 2**14, 2**13
-"""Of a default plan: tokens in one micro-batch where they fit, and devices beyond which none is looked for."""
+TOKENS_PER_DEVICE, FIRST_DEVICES, MOST_DEVICES = 2**14, 8, 2**13
+"""Of a default plan: tokens in one micro-batch where they fit, devices that it starts from (fewer where a server has
+fewer), and devices beyond which none is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,7 +422,7 @@ def default_plan(shape: ModelShape, device: Device, **fields: object) -> Plan:
     Recomputation is used where less than a quarter of those would fit without. `fields` sets fields of Plan; the most
     modest plan tried is given back where none fits.
     """
-    start = Plan(device=device, devices=min(8, device.node_devices))
+    start = Plan(device=device, devices=min(FIRST_DEVICES, device.node_devices))
     plan = dataclasses.replace(start, **fields)  # type: ignore[arg-type]
     wanted = max(1, TOKENS_PER_DEVICE // shape.seq_len)
     halves = [wanted >> i for i in range(wanted.bit_length())]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from estimator import evidence, prior
+from estimator import coverage, evidence, prior
 from estimator.cli import ceg
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +35,7 @@ def same(text: str) -> str:
 
 
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
+_GAINS = {"published", "predicted", "value", "low", "high", "rival_low", "rival_high"}
 SLOW = (ROOT / "estimator" / "data" / "README.md",)
 
 
@@ -74,7 +75,16 @@ def test_data_readme_shows_the_coverage() -> None:
     (block,) = printed_blocks(ROOT / "estimator" / "data" / "README.md")
     assert block[0] == "ceg coverage"
     assert same(run(block[0])) == same(block[1])
-    summary = json.loads(run("ceg coverage --json"))["summary"]["all"]
+    today = json.loads(run("ceg coverage --json"))
+    stored = json.loads(coverage.COVERAGE_FILE.read_text())
+    assert stored["unscored_studies"] == today["unscored_studies"]
+    for old, new in zip((*stored["studies"], *stored["rows"]), (*today["studies"], *today["rows"]), strict=True):
+        assert {key: value for key, value in old.items() if key not in _GAINS} == {
+            key: value for key, value in new.items() if key not in _GAINS
+        }
+        for key in _GAINS & old.keys():
+            assert old[key] == pytest.approx(new[key], rel=1e-3), key
+    summary = today["summary"]["all"]
     share = f"{summary['votes']:.1f} of {summary['studies']} studies"
     assert share in (ROOT / "README.md").read_text()
 

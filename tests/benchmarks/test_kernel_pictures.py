@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from estimator import kernel_times, plot_kernels
+from estimator import kernel_families, kernel_times, plot_kernels
 from estimator.cli import ceg
 from tests.benchmarks.made_rows import BYTES_PER_S, DEVICE, FLOPS_PER_S, attention, mixture, session
 
@@ -24,13 +24,13 @@ def plot(*arguments: str | Path) -> Any:
     return CliRunner().invoke(ceg, ["plot", *map(str, arguments)])
 
 
-@pytest.mark.parametrize("family", plot_kernels.FAMILIES)
+@pytest.mark.parametrize("family", kernel_families.FAMILIES)
 def test_every_family_is_drawn_with_its_lines_and_source(family: str, table: Path, tmp_path: Path) -> None:
     picture = tmp_path / "x.svg"
     found = plot("--kernels", family, "--times", table, "-o", picture)
     assert found.exit_code == 0, found.output
     said = picture.read_text().replace("\N{NO-BREAK SPACE}", " ")
-    kind = plot_kernels.FAMILIES[family]
+    kind = kernel_families.FAMILIES[family]
     names = {row.implementation for row in kernel_times.load(table) if kind.belongs(row)}
     for text in (*names, "roofline", DEVICE, "commit abc1234", "100 TFLOP/s", "1 TB/s"):
         assert f"{text.replace('_', ' ')}" in said, text  # svg keeps texts in comments
@@ -39,7 +39,7 @@ def test_every_family_is_drawn_with_its_lines_and_source(family: str, table: Pat
 def test_the_roofline_is_drawn(table: Path, tmp_path: Path) -> None:
     picture = tmp_path / "x.svg"
     assert plot("--roofline", "--times", table, "--device", "made", "-o", picture).exit_code == 0
-    for text in (*plot_kernels.FAMILIES, "matrix product", DEVICE):
+    for text in (*kernel_families.FAMILIES, "matrix product", DEVICE):
         assert text in picture.read_text(), text
 
 
@@ -47,7 +47,7 @@ def test_the_latest_session_of_the_device_is_drawn() -> None:
     old = session()
     new = [row._replace(commit="def5678", date="2026-02-01", median_s=row.p20_s) for row in old[:8]]
     other = [row._replace(device="Other GPU", date="2026-03-01") for row in old]
-    mine, whole = plot_kernels.choose([*old, *new, *other], "made-up", plot_kernels.FAMILIES["flash"].belongs)
+    mine, whole = kernel_families.choose([*old, *new, *other], "made-up", kernel_families.FAMILIES["flash"].belongs)
     assert {row.commit for row in mine} == {"def5678"}
     assert whole == new
 
@@ -55,11 +55,11 @@ def test_the_latest_session_of_the_device_is_drawn() -> None:
 def test_ceilings_are_the_sessions_best() -> None:
     rows = session()
     slow = [row._replace(median_s=2 * row.median_s) for row in rows]
-    found = plot_kernels.ceilings([*slow, *rows])
+    found = kernel_families.ceilings([*slow, *rows])
     assert found is not None
     assert found.flops_per_s == pytest.approx(FLOPS_PER_S)
     assert found.bytes_per_s == pytest.approx(BYTES_PER_S)
-    assert plot_kernels.ceilings(rows[1:]) is None
+    assert kernel_families.ceilings(rows[1:]) is None
 
 
 def test_a_session_without_ceilings_is_drawn_without_roofline(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from estimator import synthetic
+from estimator import backtest_scores, synthetic
 from tests.estimator.calls import Calls
 
 RUN = Calls()
@@ -186,3 +187,38 @@ def test_short_ladders_say_what_a_backtest_needs(tmp_path: Path) -> None:
     result = call("backtest", path)
     assert result.exit_code == 0
     assert "smaller --cut" in " ".join(result.stdout.split())
+
+
+def test_scores_are_stored_beside_those_of_other_tables(runs: Path, tmp_path: Path) -> None:
+    other, target = tmp_path / "other.csv", tmp_path / "scores.json"
+    other.write_text(synthetic.table("fading", rungs=8, noise=0.0005, seed=2))
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("set,baseline,treatment\nother,baseline,treatment\n")
+    first = answer("backtest", runs, "--jobs", 1, "--scores", target)
+    answer("backtest", other, "--jobs", 1, "--pairs", pairs, "--scores", target)
+    one, two = backtest_scores.load(target)
+    target.write_bytes(backtest_scores.content([one, two], one | {"version": "next"}))
+    assert backtest_scores.load(target) == [one | {"version": "next"}, two]
+    assert one["command"] == "ceg backtest runs.csv"
+    assert two["command"] == "ceg backtest other.csv --pairs pairs.csv"
+    assert one["tables"] == [{"name": "runs.csv", "sha256": hashlib.sha256(runs.read_bytes()).hexdigest()}]
+    assert (one["pairs"], two["pairs"]["name"]) == (None, "pairs.csv")
+    assert str(tmp_path) not in target.read_text()
+    for stored, said in zip(one["summary"], first["summary"], strict=True):
+        assert [stored[key] for key in ("set", "cut", "method", "points")] == [
+            said[key] for key in ("set", "cut", "method", "points")
+        ]
+        assert stored["median_factor"] == pytest.approx(said["median_factor"], rel=1e-5)
+    assert sum(one["skipped"].values()) == len(first["skipped"])
+
+
+def test_scores_are_of_usual_calls_and_spare_other_files(runs: Path, tmp_path: Path) -> None:
+    strange = tmp_path / "strange.json"
+    strange.write_text('{"schema": "ceg.estimate"}')
+    said = refused("backtest", runs, "--scores", strange, "--cut", 3, "--freeze", tmp_path / "f.json")
+    for part in ("--cut: it goes without --scores", "--freeze: it goes", "ceg.backtest_scores", "another document"):
+        assert part in said
+    assert strange.read_text() == '{"schema": "ceg.estimate"}'
+    strange.write_text("{")
+    assert "strange.json" in refused("backtest", runs, "--scores", strange)
+    assert ".json" in refused("backtest", runs, "--scores", tmp_path / "x.csv")

@@ -1,6 +1,9 @@
 """Leaving studies out: the scores, and whether a literature drawn from the model is covered as promised."""
 
+import json
 import math
+from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +11,10 @@ from scipy.stats import binomtest, norm
 
 from estimator import coverage, prior
 from estimator.coverage import Score, binomial_range, interval_score, leave_one_study_out, summarise
-from estimator.evidence import PublishedGain
+from estimator.evidence import PublishedGain, load
+from estimator.evidence import published as only_published
 from estimator.hierarchy import X0, Spread
+from tests.estimator.calls import Calls
 from tests.estimator.test_contrasts import published
 
 KNOWN = Spread(
@@ -156,3 +161,28 @@ def test_the_report_says_what_it_scored() -> None:
     assert isinstance(written, list)
     assert [r["study"] for r in written] == [s.study for s in report.scores]
     assert all(r["low"] < r["high"] for r in written)
+
+
+def test_write_stores_settings_and_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prior.frozen()  # read before the file is another
+    monkeypatch.setattr(prior, "PRIOR_FILE", tmp_path / "prior.json")
+    monkeypatch.setattr(coverage, "COVERAGE_FILE", tmp_path / "coverage.json")
+    shipped = only_published(load())
+    monkeypatch.setattr(coverage, "studies", lambda _: ["gundlach_2025", "zhang_2019"])
+    printed = Calls("coverage").answer("--write")
+    stored = json.loads((tmp_path / "coverage.json").read_text())
+    assert stored["evidence_sha256"] == shipped.sha256
+    assert json.loads((tmp_path / "prior.json").read_text())["evidence_sha256"] == shipped.sha256
+    assert (stored["command"], stored["version"]) == ("ceg coverage", metadata.version("ceg"))
+    assert [line["study"] for line in stored["studies"]] == ["gundlach_2025"]
+    assert stored["unscored_studies"] == printed["unscored_studies"] == ["zhang_2019"]
+    assert set(stored) > set(printed)
+    for new, old in zip(stored["rows"], printed["rows"], strict=True):
+        assert new["study"] == old["study"]
+        assert new["low"] == pytest.approx(old["low"], rel=1e-5)
+
+
+def test_what_is_stored_is_rounded_and_never_nan() -> None:
+    assert coverage.rounded({"a": [1 / 3, 2], "b": "0.123456789"}) == {"a": [0.333333, 2], "b": "0.123456789"}
+    with pytest.raises(ValueError, match="JSON"):
+        coverage.rounded({"a": math.nan})

@@ -103,7 +103,14 @@ def test_only_contrasts_with_the_default_baseline_count() -> None:
     assert pairs("bare", "layernorm") == [("layernorm", "layernorm", "baseline")]
     assert pairs("bare", "rmsnorm") == []  # its default baseline is LayerNorm
     assert ("rmsnorm", "rmsnorm", "layernorm") in pairs("bare", "rmsnorm", "layernorm")
-    assert pairs("modern", "no_rmsnorm", "no_rope") == [("rope", "baseline", "no_rope")]
+    assert pairs("modern", "no_rmsnorm", "no_rope") == [
+        ("rmsnorm", "baseline", "no_rmsnorm"),
+        ("rope", "baseline", "no_rope"),
+    ]
+    assert own_runs.baseline_of("rmsnorm", "no_rmsnorm", "modern") == "no_norm"  # its default is LayerNorm
+    assert own_runs.baseline_of("rope", "no_rope", "modern") == "learned_positions"
+    assert own_runs.baseline_of("rmsnorm", "layernorm", "bare") == "layernorm"
+    assert own_runs.baseline_of("layernorm+rope", "baseline", "bare") == "no_norm+learned_positions"
     assert pairs("modern", "moe") == [("moe", "moe", "baseline")]
     assert pairs("bare", "layernorm+rope") == [("layernorm+rope", "layernorm+rope", "baseline")]
     assert own_runs.replaced("layernorm+rope") == "no_norm+learned_positions"

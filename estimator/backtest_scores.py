@@ -1,0 +1,98 @@
+"""Scores of backtests that were stored, since their tables are not at hand or take long: `ceg backtest --scores`.
+
+One entry for each call, known by the names of its tables: how far forecasts were off and how often their intervals
+held, by set, cut and method; with the SHA-256 of everything that it was made of, and no path of anybody's machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from estimator import backtest, forecast
+from estimator.backtest import Point, Skipped
+from estimator.coverage import rounded
+from estimator.evidence import DATA, EvidenceError, Problem
+from estimator.provenance import version
+
+SCORES = DATA / "backtest.json"
+SCHEMA = "ceg.backtest_scores"
+
+Entry = dict[str, Any]
+"""command, version, tables and pairs (name, sha256), settings_sha256 (of `forecast.json`), summary, skipped."""
+
+
+def entry(
+    runs: Sequence[str | os.PathLike[str]],
+    pairs: str | os.PathLike[str] | None,
+    points: Sequence[Point],
+    skipped: Sequence[Skipped],
+) -> Entry:
+    """The scores of one call of `ceg backtest` with the usual cuts.
+
+    Args:
+        runs: its tables.
+        pairs: its file of pairs; None where every two arms were compared.
+        points, skipped: what it found.
+    """
+    names = [Path(path).name for path in runs]
+    command = ["ceg backtest", *names, *(["--pairs", Path(pairs).name] if pairs is not None else [])]
+    return rounded(
+        {
+            "command": " ".join(command),
+            "version": version("ceg"),
+            "tables": [_file(path) for path in runs],
+            "pairs": None if pairs is None else _file(pairs),
+            "settings_sha256": sha256(forecast.SETTINGS),
+            "summary": backtest.document(points, skipped, {})["summary"],
+            "skipped": dict(sorted(Counter(s.why for s in skipped).items())),
+        }
+    )
+
+
+def load(path: Path = SCORES) -> list[Entry]:
+    """The stored entries; none where there is no such file yet.
+
+    Raises:
+        EvidenceError: the file is there and is not one of scores.
+    """
+    if not path.exists():
+        return []
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise EvidenceError([_problem(path, str(error))]) from None
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise EvidenceError([_problem(path, "another document")])
+    found: list[Entry] = document["scores"]
+    return found
+
+
+def content(entries: Sequence[Entry], new: Entry) -> bytes:
+    """The file with a new entry in place of the one of the same tables, or behind the others."""
+    by_tables = {tables(old): old for old in entries} | {tables(new): new}
+    document = {"schema": SCHEMA, "schema_version": 1, "scores": list(by_tables.values())}
+    return (json.dumps(document, indent=1) + "\n").encode()
+
+
+def tables(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of an entry's tables."""
+    return tuple(table["name"] for table in entry["tables"])
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Of a file's bytes."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _file(path: str | os.PathLike[str]) -> dict[str, str]:
+    return {"name": Path(path).name, "sha256": sha256(path)}
+
+
+def _problem(path: Path, found: str) -> Problem:
+    return Problem(str(path), f"a file of scores has the schema {SCHEMA}", found, "Name another file, or a new one.")

@@ -1,0 +1,187 @@
+"""`ceg report`: one HTML file that answers by itself, with the posterior as data and the arithmetic in JavaScript.
+
+`document` gathers what the page knows, `html` puts it into one file with the page's own scripts and plotly.js. Nothing
+in the file asks a network for anything, and its policy forbids it to.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from estimator import (
+    algorithms,
+    ask,
+    device_gain,
+    gain,
+    prior,
+    provenance,
+    published_runs,
+    report_posterior,
+    report_sections,
+    report_steps,
+)
+from estimator.evidence import Evidence, PublishedGain, load
+
+SCHEMA_VERSION = 1
+START = "moe"
+START_FLOPS = 1e24
+"""What the page shows first, if nothing else is asked for."""
+FLOPS = (10.0 ** report_posterior.BUDGETS[0], 10.0 ** report_posterior.BUDGETS[1])
+"""Ends of the page's slider (FLOP)."""
+THRESHOLD_NAMES = {1e25: "EU AI Act", 1e26: "US order of 2023"}
+"""Whose reporting thresholds they are; see `ask.THRESHOLDS`."""
+PRESETS = {
+    "mixture of experts": ("moe",),
+    "Transformer": ("transformer",),
+    "fused attention": ("flash_attention",),
+    "modern block": ("rmsnorm", "rope", "swiglu"),
+    "experts + Muon + RMSNorm + RoPE": ("moe", "muon", "rmsnorm", "rope"),
+}
+"""Choices that are one click away."""
+LIBRARY = "plotly"
+SCRIPTS = (
+    "architecture.js", "step_time.js", "chain.js", "mixture.js", "posterior.js",
+    "words.js", "chart.js", "parts.js", "facts.js", "trust.js", "ladders.js", "kernels.js", "sections.js", "page.js",
+)  # fmt: skip
+"""The page's own scripts, each using those before it."""
+_PAGE = Path(__file__).with_name("report_page")
+# Would end the script element that holds them, or begin a comment in it.
+_UNSAFE = {c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+
+
+class MissingLibraryError(RuntimeError):
+    """plotly.js is not where the package plotly keeps it."""
+
+
+def document(
+    tables: Evidence,
+    *,
+    evidence: Sequence[str] = (),
+    only_evidence: bool = False,
+    algo: Sequence[str] = (START,),
+    flops: float = START_FLOPS,
+) -> dict[str, Any]:
+    """All that the page knows, as plain JSON values without NaN.
+
+    Args:
+        tables: the evidence to answer from.
+        evidence: names of the tables that are the user's own; only their last part is kept.
+        only_evidence: whether the shipped tables are left out of `tables`.
+        algo: canonical names of what is chosen first.
+        flops: budget that is shown first (FLOP), within `FLOPS`.
+    """
+    ours = frozenset(load().rows) if evidence else None
+    return {
+        "schema": "ceg.report",
+        "schema_version": SCHEMA_VERSION,
+        "about": {
+            "version": provenance.version("ceg"),
+            "method": gain.METHOD,
+            "commit": provenance.commit(),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "evidence_sha256": tables.sha256,
+            "evidence": [Path(name).name for name in evidence],
+            "only_evidence": only_evidence,
+        },
+        "page": page(algo, flops),
+        "steps": report_steps.document(),
+        "posterior": report_posterior.document(tables, ours, prior.frozen()),
+        "sections": report_sections.document(tables),
+    }
+
+
+def page(algo: Sequence[str], flops: float) -> dict[str, Any]:
+    """What stands in the page's controls: names for people, limits, marks on the scale, and the first choice."""
+    entries = {name: algorithms.get(name) for name in algorithms.names()}
+    return {
+        "algorithms": [
+            {
+                "name": name,
+                "title": entry.title,
+                "summary": entry.summary,
+                "paper": entry.paper,
+                "baseline": entry.replaces[0],
+                "paper_class": entry.paper_class,
+            }
+            for name, entry in entries.items()
+        ],
+        "presets": [{"name": name, "algorithms": list(parts)} for name, parts in PRESETS.items()],
+        "currencies": list(ask.CURRENCIES),
+        "start": {"algorithms": sorted(algo), "flops": flops, "device": ask.DEVICE, "seq_len": device_gain.SEQ_LEN},
+        "flops_range": list(FLOPS),
+        "thresholds": [{"flops": t, "name": THRESHOLD_NAMES[t]} for t in ask.THRESHOLDS],
+        "runs": [
+            {"name": run.name, "flops": run.reported_flops, "source": run.source}
+            for run in sorted(published_runs.RUNS, key=lambda run: run.reported_flops)
+        ],
+        "evidence_columns": list(PublishedGain._fields),
+        "far_decades": gain.FAR_DECADES,
+        "class_slope": gain.CLASS_SLOPE,
+        "undetermined": gain.UNDETERMINED,
+    }
+
+
+def html(data: dict[str, Any]) -> bytes:
+    """The page of a document.
+
+    Raises:
+        MissingLibraryError: plotly.js is not there.
+        ValueError: a number of the document is not finite.
+    """
+    library = plotly()
+    scripts = [(_PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    for script in (library, *scripts):
+        if re.search(r"</script|<!--|\r", script, re.IGNORECASE):
+            raise ValueError("a script that goes into the page holds no </script, no <!-- and no carriage return")
+    parts = {
+        "policy": _policy([library, *scripts]),
+        "style": (_PAGE / "page.css").read_text(encoding="utf-8"),
+        "data": escaped(data),
+        "plotly": library,
+        "scripts": "\n".join(f"<script>{script}</script>" for script in scripts),
+    }
+    template = (_PAGE / "page.html").read_text(encoding="utf-8")
+    # In one pass: what is put in is not searched for further places.
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], template).encode()
+
+
+def escaped(data: object) -> str:
+    """JSON that cannot end the script element it stands in, whatever its strings hold."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return re.sub("[" + "".join(_UNSAFE) + "]", lambda found: _UNSAFE[found[0]], text)
+
+
+def plotly() -> str:
+    """plotly.js as the installed package ships it, found without importing the package.
+
+    Raises:
+        MissingLibraryError: it is not there.
+    """
+    found = importlib.util.find_spec(LIBRARY)
+    folders = found.submodule_search_locations if found is not None else None
+    for folder in folders or ():
+        path = Path(folder) / "package_data" / "plotly.min.js"
+        if path.exists():
+            return path.read_text(encoding="utf-8")
+    raise MissingLibraryError("plotly.js is installed with the package plotly (found none). Try: pip install plotly.")
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """Content-Security-Policy: no connection at all, and no script but these.
+
+    plotly.js writes style attributes and makes pictures through blob: and data: addresses.
+    """
+    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )

@@ -1,0 +1,124 @@
+/** Kernel times by family of operations, and all of a session under its roofline. Seconds, FLOP/s, FLOP per byte. */
+"use strict";
+globalThis.ceg ??= {};
+
+ceg.kernels = (() => {
+  const { make, select, table, picture, logAxis, look } = ceg.parts;
+  const { words } = ceg;
+  const plain = (text) => ceg.chart.plain(text);
+
+  /** Seconds as people read them: 4.2 ms. @param {number} seconds */
+  function duration(seconds) {
+    const [unit, name] = seconds >= 1 ? [1, "s"] : seconds >= 1e-3 ? [1e-3, "ms"] : [1e-6, "µs"];
+    return `${Number((seconds / unit).toPrecision(3))} ${name}`;
+  }
+
+  function drawTimes(target, session, family, panel) {
+    const { x, x_title: title } = session.families[family];
+    const rows = session.rows.filter((r) => r.family === family && r.panel === panel);
+    const names = [...new Set(rows.map((r) => r.implementation))].sort();
+    const traces = names.map((name, i) => {
+      const mine = rows.filter((r) => r.implementation === name).sort((a, b) => a[x] - b[x]);
+      return {
+        ...look(i, mine[0].ours ? 3.5 : 1.6), name: plain(mine[0].ours ? `${name} (ours)` : name), hoverinfo: "text",
+        x: mine.map((r) => r[x]), y: mine.map((r) => r.median_s),
+        text: mine.map((r) => `${plain(name)}: ${duration(r.median_s)}<br>${words.number(r.flops_per_s)} FLOP/s`),
+        error_y: { type: "data", symmetric: false, array: mine.map((r) => r.p80_s - r.median_s),
+          arrayminus: mine.map((r) => r.median_s - r.p20_s), width: 0, thickness: 1.2 },
+      };
+    });
+    const sizes = [...new Set(rows.map((r) => r[x]))].sort((a, b) => a - b);
+    picture(target, traces, {
+      xaxis: { ...logAxis(sizes, title), tickvals: sizes, ticktext: sizes.map(String) },
+      yaxis: logAxis(rows.flatMap((r) => [r.p20_s, r.p80_s]), "time, median and p20 to p80", "", duration),
+    });
+  }
+
+  function drawRoofline(target, session) {
+    const { ceilings } = session;
+    const rows = session.rows.filter((r) => r.flops_per_s > 0);
+    const reach = rows.map((r) => r.flop_per_byte);
+    const ends = [Math.min(...reach) / 1.25, Math.max(...reach) * 1.25];
+    const names = [...new Set(rows.map((r) => r.implementation))].sort();
+    const traces = names.map((name, i) => {
+      const mine = rows.filter((r) => r.implementation === name);
+      return { ...look(i), mode: "markers", name: plain(mine[0].ours ? `${name} (ours)` : name), hoverinfo: "text",
+        x: mine.map((r) => r.flop_per_byte), y: mine.map((r) => r.flops_per_s),
+        text: mine.map((r) => `${plain(`${name}, ${r.op} ${r.pass} ${r.pattern}`)}<br>${duration(r.median_s)}, `
+          + `${words.number(r.flops_per_s)} FLOP/s`) };
+    });
+    const seen = rows.map((r) => r.flops_per_s);
+    if (ceilings) {
+      const bend = ceilings.flops_per_s / ceilings.bytes_per_s;
+      const x = [ends[0], Math.min(Math.max(bend, ends[0]), ends[1]), ends[1]];
+      const y = x.map((intensity) => Math.min(ceilings.flops_per_s, intensity * ceilings.bytes_per_s));
+      seen.push(...y);
+      traces.unshift({ x, y, mode: "lines", name: "roofline", hoverinfo: "skip",
+        line: { color: ceg.chart.colours().ink, width: 2.5 } });
+    }
+    picture(target, traces, { xaxis: logAxis(reach, "useful FLOP per byte moved"), yaxis: logAxis(seen, "useful FLOP/s") });
+  }
+
+  function timesTable(session) {
+    const columns = [{ name: "Operation" }, { name: "Implementation", short: true }, { name: "Pass", short: true },
+      { name: "Pattern", short: true }, { name: "Query tokens", number: true }, { name: "Median", number: true, text: duration },
+      { name: "p20", number: true, text: duration }, { name: "p80", number: true, text: duration },
+      { name: "FLOP/s", number: true, text: words.number }, { name: "FLOP/byte", number: true, text: words.number }];
+    const rows = session.rows.map((r) => [r.panel ?? r.op, r.implementation, r.pass, r.pattern, r.seq_q, r.median_s, r.p20_s,
+      r.p80_s, r.flops_per_s, r.flop_per_byte]);
+    return make("details", {}, make("summary", {}, `All ${rows.length} times as a table`), table(columns, rows, "Kernel times"));
+  }
+
+  /** @param {HTMLElement} body of the section @param {object} sections of the document @returns {Function} to redraw */
+  function show(body, { kernels }) {
+    if (!kernels.length) {
+      body.append(make("p", {}, "No kernel times are in this installation."));
+      return () => {};
+    }
+    let draw = () => {};
+    const place = make("div");
+    const named = (s) => `${s.device}, ${s.date.slice(0, 10)}`;
+    if (kernels.length > 1) {
+      const options = kernels.map((s, i) => [String(i), named(s)]);
+      const [label] = select("Session", options, (value) => { draw = showSession(place, kernels[Number(value)]); });
+      body.append(make("div", { className: "filter" }, label));
+    }
+    body.append(place);
+    draw = showSession(place, kernels[0]);
+    return () => draw();
+  }
+
+  function showSession(place, session) {
+    const [times, roofline] = [make("div", { className: "plot" }), make("div", { className: "plot" })];
+    let family = Object.keys(session.families)[0];
+    let panel;
+    const panels = () => [...new Set(session.rows.filter((r) => r.family === family).map((r) => r.panel))];
+    const [panelLabel, panelField] = select("Case", [], (value) => {
+      panel = value;
+      drawTimes(times, session, family, panel);
+    });
+    const fillPanels = () => {
+      panelField.replaceChildren(...panels().map((name) => make("option", { value: name }, name)));
+      [panel] = panels();
+    };
+    const options = Object.entries(session.families).map(([name, f]) => [name, f.title]);
+    const [familyLabel] = select("Operation", options, (value) => {
+      family = value;
+      fillPanels();
+      drawTimes(times, session, family, panel);
+    });
+    const versions = [`torch ${session.torch}`, session.triton && `triton ${session.triton}`].filter(Boolean).join(", ");
+    place.replaceChildren(make("p", {}, `Measured on ${session.device} (${versions}). Bars: p20 to p80 of repeats. Roofline: the `
+      + "fastest matrix product and copy of the same session."), make("div", { className: "filter" }, familyLabel, panelLabel),
+    make("div", { className: "pair" }, times, roofline), timesTable(session));
+    const draw = () => {
+      if (family) drawTimes(times, session, family, panel);
+      drawRoofline(roofline, session);
+    };
+    if (family) fillPanels();
+    draw();
+    return draw;
+  }
+
+  return { show };
+})();

@@ -1,0 +1,99 @@
+/** What several sections of the page are built from: elements, tables that sort, small pictures. */
+"use strict";
+globalThis.ceg ??= {};
+
+ceg.parts = (() => {
+  // Lines of a small picture differ in colour (Okabe & Ito), dash and symbol.
+  const LOOKS = [
+    ["#0072B2", "solid", "circle"], ["#D55E00", "6px,3px", "square-open"], ["#009E73", "2px,3px", "diamond-open"],
+    ["#CC79A7", "8px,3px,2px,3px", "triangle-up-open"], ["#E69F00", "10px,4px", "triangle-down-open"],
+    ["#56B4E9", "4px,4px", "star"],
+  ];
+
+  /** An element with properties and children; text only ever goes in as text. */
+  function make(tag, properties = {}, ...children) {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(properties)) {
+      if (name in element && name !== "list") element[name] = value;
+      else element.setAttribute(name, value);
+    }
+    element.append(...children);
+    return element;
+  }
+
+  /** @param {string} name the label @param {[string, string][]} options value and text @param {Function} changed */
+  function select(name, options, changed) {
+    const field = make("select", {}, ...options.map(([value, text]) => make("option", { value }, text)));
+    field.addEventListener("change", () => changed(field.value));
+    return [make("label", {}, `${name} `, field), field];
+  }
+
+  /**
+   * A table whose heads sort it. Numbers sort as numbers, empty cells come last.
+   * @param {{name: string, number?: boolean, short?: boolean, long?: boolean, text?: Function}[]} columns
+   * @param {unknown[][]} rows one value per column; `text` says it
+   * @param {string} caption for those who do not see the heading
+   */
+  function table(columns, rows, caption) {
+    const body = make("tbody");
+    const kind = (column) => (column.number ? "number" : column.short ? "short" : column.long ? "long" : "");
+    const said = (column, value) => (value === null || value === undefined ? "" : (column.text ?? String)(value));
+    const fill = (list) => body.replaceChildren(...list.map((row) => make("tr", {}, ...columns.map(
+      (column, i) => make("td", { className: kind(column) }, said(column, row[i]))))));
+    const heads = columns.map((column, i) => {
+      const button = make("button", { type: "button" }, column.name);
+      const head = make("th", { scope: "col", className: kind(column) }, button);
+      button.addEventListener("click", () => {
+        const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+        for (const other of heads) other.removeAttribute("aria-sort");
+        head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+        fill([...rows].sort((a, b) => compared(a[i], b[i], sign)));
+      });
+      return head;
+    });
+    fill(rows);
+    const whole = make("table", {}, make("thead", {}, make("tr", {}, ...heads)), body);
+    return make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": caption }, whole);
+  }
+
+  function compared(a, b, sign) {
+    const empty = (value) => value === null || value === undefined || value === "";
+    if (empty(a) || empty(b)) return Number(empty(a)) - Number(empty(b));
+    return sign * (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));
+  }
+
+  /** Values of an axis in its logarithm, as many ticks as a decade's width asks for. @param {number[]} values above 0 */
+  function logAxis(values, title, unit = "", text = (t) => (t < 1e4 ? String(Number(t.toPrecision(6))) : ceg.words.number(t))) {
+    const [low, high] = [Math.min(...values) / 1.25, Math.max(...values) * 1.25];
+    const span = Math.log10(high / low);
+    const steps = span > 4 ? [1] : span > 2 ? [1, 3] : span > 0.8 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 7, 8];
+    const every = Math.max(1, Math.ceil(span / 9));
+    const ticks = [];
+    for (let d = Math.floor(Math.log10(low)); d <= Math.log10(high); d++) {
+      if (d % every === 0) ticks.push(...steps.map((s) => s * 10 ** d).filter((t) => t >= low && t <= high));
+    }
+    return { type: "log", range: [Math.log10(low), Math.log10(high)], tickvals: ticks,
+      ticktext: ticks.map((t) => `${text(t)}${unit}`), title: { text: title, standoff: 8 } };
+  }
+
+  /** Draw a small picture. @param {HTMLElement} target @param {object[]} traces Plotly's @param {object} layout */
+  function picture(target, traces, layout) {
+    const ink = ceg.chart.colours();
+    const axis = { fixedrange: true, gridcolor: ink.rule, zeroline: false, linecolor: ink.quiet, automargin: true };
+    Plotly.react(target, traces, {
+      margin: { l: 56, r: 12, t: 8, b: 44 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: "system-ui, sans-serif", size: 12, color: ink.quiet }, hovermode: "closest", dragmode: false,
+      hoverlabel: { align: "left", bgcolor: ink.paper, bordercolor: ink.quiet, font: { color: ink.ink } },
+      legend: { orientation: "h", y: -0.18, yanchor: "top", x: 0, itemclick: false, itemdoubleclick: false },
+      ...layout, xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
+    }, { displayModeBar: false, displaylogo: false });
+  }
+
+  /** Look of the i-th line of a picture. @param {number} i */
+  function look(i, width = 2) {
+    const [color, dash, symbol] = LOOKS[i % LOOKS.length];
+    return { mode: "lines+markers", line: { color, dash, width }, marker: { color, symbol, size: 8, line: { width: 1.5, color } } };
+  }
+
+  return { make, select, table, logAxis, picture, look };
+})();

@@ -1,0 +1,90 @@
+/** How good such forecasts are: studies left out, and ladders whose top was hidden. Both were stored by commands. */
+"use strict";
+globalThis.ceg ??= {};
+
+ceg.trust = (() => {
+  const { make, table, picture, logAxis } = ceg.parts;
+  const { words } = ceg;
+  const METHODS = { forecast: "forecast", last: "last gain kept", frontier: "frontiers apart", chinchilla: "Chinchilla fits" };
+  const percent = (share) => `${Math.round(100 * share)}%`;
+
+  function coverageWords(found) {
+    const { all } = found.summary;
+    const [low, high] = all.coverage_range;
+    return make("p", {}, `Every study is left out in turn and predicted from the others. Of ${all.rows} gains in `
+      + `${all.studies} studies, the ${percent(found.interval_probability)} intervals hold `,
+    make("strong", {}, percent(all.coverage)), ` (a study is one vote; with so few studies ${percent(low)} to ${percent(high)} `
+      + `is in doubt). The median interval spans a factor of ${words.number(all.median_width_factor)}; the rival, the `
+      + `gain of the other studies with their own spread, holds ${percent(all.rival_coverage)} with a score of `
+      + `${all.rival_interval_score.toFixed(2)} against ${all.interval_score.toFixed(2)} (lower is better).`);
+  }
+
+  function coverageTraces(studies, ink) {
+    const label = (s) => ceg.chart.plain(`${s.study}  ${[...new Set(s.algorithms.map((a) => a.algorithm))].join(", ")}`);
+    const x = [], y = [];
+    for (const s of studies) {
+      x.push(...s.predicted, null);
+      y.push(label(s), label(s), null);
+    }
+    const found = (inside) => studies.filter((s) => (s.inside === s.rows) === inside);
+    const points = (list) => ({ x: list.flatMap((s) => s.published), y: list.flatMap((s) => [label(s), label(s)]) });
+    const tell = (list) => list.flatMap((s) => Array(2).fill(`${s.inside} of ${s.rows} rows inside`));
+    return [
+      { x, y, mode: "lines", name: "predicted without it, 90%", line: { color: ink.accent, width: 7 }, opacity: 0.35,
+        hoverinfo: "skip" },
+      { ...points(found(true)), text: tell(found(true)), hoverinfo: "text", mode: "markers", name: "published, all inside",
+        marker: { color: ink.ink, symbol: "circle", size: 8 } },
+      { ...points(found(false)), text: tell(found(false)), hoverinfo: "text", mode: "markers",
+        name: "published, some outside", marker: { color: "#D55E00", symbol: "x", size: 9 } },
+    ];
+  }
+
+  function drawCoverage(target, studies) {
+    const shown = [...studies].sort((a, b) => b.predicted[0] - a.predicted[0]);
+    const traces = coverageTraces(shown, ceg.chart.colours());
+    const values = shown.flatMap((s) => [...s.predicted, ...s.published]);
+    target.style.height = `${110 + 22 * shown.length}px`;
+    picture(target, traces, {
+      xaxis: logAxis(values, "gain (lowest and highest published of a study)", "x"),
+      yaxis: { type: "category", tickfont: { size: 11 } },
+      legend: { orientation: "h", y: -0.16, yanchor: "top", x: 0 },
+    });
+  }
+
+  function backtestTable(entry, caption) {
+    const sets = [...new Set(entry.summary.map((s) => `${s.set} ${s.cut}`))];
+    const of = (key, method) => entry.summary.find((s) => `${s.set} ${s.cut}` === key && s.method === method);
+    const methods = Object.keys(METHODS).filter((m) => entry.summary.some((s) => s.method === m));
+    const columns = [{ name: "Ladders", short: true }, { name: "Hidden above", short: true }, { name: "Points", number: true }];
+    for (const m of methods) {
+      columns.push({ name: `${METHODS[m]}: error`, number: true, text: (v) => `${v.toFixed(2)}x` },
+        { name: "in 90%", number: true, text: percent });
+    }
+    const rows = sets.map((key) => {
+      const { set, cut, points } = of(key, "forecast");
+      const cells = methods.flatMap((m) => [of(key, m)?.median_factor, of(key, m)?.coverage_90]);
+      return [set.replaceAll("_", " "), cut === "all" ? "all cuts" : `top / ${cut}`, points, ...cells];
+    });
+    return table(columns, rows, caption);
+  }
+
+  /** @param {HTMLElement} body of the section @param {object} sections of the document @returns {Function} to redraw */
+  function show(body, { coverage, backtest }) {
+    const chart = make("div", { className: "plot" });
+    body.append(make("h3", {}, "Studies left out"), coverageWords(coverage), chart);
+    const many = (text) => make("p", {}, text);
+    if (backtest.public.length || backtest.own) {
+      body.append(make("h3", {}, "Ladders whose top was hidden"), many("The largest runs of a ladder are hidden, the gain "
+        + "there is forecast, then compared. Error: the median factor by which a forecast misses. In 90%: how often the "
+        + "gain lies in the 90% interval. Rivals: the last gain seen stays as it is; each arm’s frontier or "
+        + "Chinchilla law is fitted apart. A rival that does better stands here too."));
+    }
+    for (const entry of backtest.public) body.append(backtestTable(entry, "Scores on public ladders"));
+    if (backtest.own) body.append(make("h3", {}, "The same on our own ladder"), backtestTable(backtest.own, "Scores on our ladder"));
+    const draw = () => drawCoverage(chart, coverage.studies);
+    draw();
+    return draw;
+  }
+
+  return { show };
+})();

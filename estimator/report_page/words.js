@@ -1,0 +1,106 @@
+/** Numbers and answers in words, as estimator/text.py says them. */
+"use strict";
+globalThis.ceg ??= {};
+
+ceg.words = (() => {
+  const MONEY = { flop: "FLOP", time: "device time", usd: "US$", decode: "decoding time" };
+
+  /** @param {number} value @param {number} digits @returns {string} as Python's format(value, ".{digits}g") */
+  function general(value, digits) {
+    const [mantissa, power] = value.toExponential(digits - 1).split("e");
+    const exponent = Number(power);
+    if (exponent >= -4 && exponent < digits) return String(Number(value.toPrecision(digits)));
+    return `${Number(mantissa)}e${exponent}`;
+  }
+
+  /** A gain or a budget with two digits that matter: 5.8, 12, 0.93, 1.4e24. @param {number} value */
+  function number(value) {
+    if (value === 0 || !Number.isFinite(value)) return String(value);
+    if (value >= 0.095 && value < 1) return value.toFixed(2);
+    if (value >= 0.00095 && value < 0.095) return general(value, 2);
+    if (value >= 1 && value < 9.95) return value >= 2 ? value.toFixed(1) : value.toFixed(2);
+    if (value >= 9.95 && value < 1e4) return Number(value.toPrecision(2)).toFixed(0);
+    return general(value, 2);
+  }
+
+  /** An interval: 1.4x to 24x. @param {number[]} ends @param {string} unit */
+  const span = (ends, unit = "x") => `${number(ends[0])}${unit} to ${number(ends[1])}${unit}`;
+
+  /** A budget as people write it: 1e25, 2.5e24. @param {number} flops FLOP */
+  function budget(flops) {
+    const [mantissa, power] = flops.toExponential().split("e");
+    return `${Number(Number(mantissa).toPrecision(3))}e${Number(power)}`;
+  }
+
+  /** A probability in whole percent, never rounded to certainty. @param {number} probability */
+  function share(probability) {
+    const p = Math.max(0, Number(probability.toFixed(12)));
+    if (p > 0 && p < 0.01) return "<1%";
+    if (p > 0.99 && p < 1) return ">99%";
+    return `${Math.round(100 * p)}%`;
+  }
+
+  /** @param {string[]} parts @returns {string} a, b and c */
+  function listed(parts) {
+    return parts.length < 2 ? parts.join("") : `${parts.slice(0, -1).join(", ")} and ${parts.at(-1)}`;
+  }
+
+  /** A sentence as parts, so that the page can set the answer in it in bold. A part is [text, isTheAnswer]. */
+  function flopSentence(answer, what) {
+    const worth = (gain) => number(gain * answer.flops);
+    const ends = answer.ceg_predictive_interval.map((gain) => gain * answer.flops);
+    const head = `A run of ${budget(answer.flops)} FLOP with ${what} is worth `;
+    if (answer.status === "far_extrapolation") {
+      return [[head, false], [`${span(ends, "")} FLOP`, true],
+        [` without it (90%; median ${worth(answer.ceg_median)} FLOP, ${number(answer.ceg_median)}x).`, false]];
+    }
+    return [[head, false], [`${worth(answer.ceg_median)} FLOP`, true],
+      [` without it: `, false], [`${number(answer.ceg_median)}x`, true],
+      [` the compute (90%: ${span(answer.ceg_predictive_interval)}).`, false]];
+  }
+
+  function ratioSentence(answer, what, currency, where) {
+    const [head, tail] = {
+      time: [`With ${budget(answer.flops)} FLOP spent on ${what}, the same loss takes `, " the device time without it"],
+      usd: [`With ${budget(answer.flops)} FLOP spent on ${what}, the same loss costs `, " as much without it"],
+      decode: [`In models of ${budget(answer.flops)} FLOP with ${what}, a generated token takes `,
+        " the device time without it, at equal shape"],
+    }[currency];
+    const wide = span(answer.ceg_predictive_interval);
+    if (answer.status === "far_extrapolation") {
+      return [[head, false], [wide, true], [`${tail}${where} (90%; median ${number(answer.ceg_median)}x).`, false]];
+    }
+    return [[head, false], [`${number(answer.ceg_median)}x`, true], [`${tail}${where} (90%: ${wide}).`, false]];
+  }
+
+  /**
+   * The answer in one sentence: interval first where it is far from the evidence, a refusal where there is none.
+   * @param {object} answer one entry of `estimates` (docs/json.md)
+   * @param {{titles: string[], currency: string, device: string, baselineDevice: string, seqLen: number}} asked
+   * @returns {[string, boolean][]} its parts in order; true marks the answer in it
+   */
+  function sentence(answer, asked) {
+    const what = listed(asked.titles);
+    if (answer.status === "no_evidence") {
+      return [[`No answer for ${what} in ${MONEY[asked.currency]}.`, true]];
+    }
+    if (asked.currency === "flop") return flopSentence(answer, what);
+    const other = asked.baselineDevice && asked.baselineDevice !== asked.device ? ` (${asked.baselineDevice})` : "";
+    const where = answer.setting ? `${other}, on ${asked.device} at ${asked.seqLen} tokens a sequence` : "";
+    return ratioSentence(answer, what, asked.currency, where);
+  }
+
+  /** How far the answer is from the evidence, or what is missing for one. @param {object} answer @returns {string} */
+  function distance(answer) {
+    const decades = answer.extrapolation_decades;
+    if (answer.status === "no_evidence") return `${capital(answer.reason)}.`;
+    if (decades === null) return "The compute of its evidence is not stated.";
+    if (decades === 0) return "Inside the range of its evidence.";
+    return `Extrapolated ${decades.toFixed(1)} decades of compute away from the evidence.`;
+  }
+
+  /** @param {string} text @returns {string} */
+  const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+  return { MONEY, number, span, budget, share, listed, sentence, distance, capital };
+})();

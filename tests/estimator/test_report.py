@@ -1,0 +1,166 @@
+"""`ceg report`: the file that it writes, and what it refuses."""
+
+import html.parser
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from estimator import report
+from estimator.evidence import COLUMNS, OPTIONAL_COLUMNS
+from tests.estimator.calls import Calls
+
+REPORT = Calls("report")
+MOST_BYTES = 8_000_000
+ALERT = "<script>alert(1)</script>"
+ROWS = (
+    f"moe,ours,dense,{ALERT},1e21,reported,3.1,2.5,3.9,0.9,flop,measured,{ALERT} & </script>,<!-- <b>note</b>",
+    "moe,ours,dense,our lab,1e22,reported,3.3,2.6,4.0,0.9,flop,measured,a source of our own,",
+)
+
+
+class Parser(html.parser.HTMLParser):
+    """Elements of a page with their attributes, and the text of its scripts."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.elements and self.elements[-1][0] == "script":
+            self.scripts[-1] += data
+
+
+def parsed(text: str) -> Parser:
+    parser = Parser()
+    parser.feed(text)
+    return parser
+
+
+def data_of(text: str) -> dict:
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    return json.loads(found)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("evidence") / "my_gains.csv"
+    path.write_text("\n".join([",".join(c for c in COLUMNS if c not in OPTIONAL_COLUMNS), *ROWS]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def written(table: Path) -> str:
+    """A page with a user's evidence beside ours."""
+    path = table.parent / "ceg.html"
+    result = REPORT.call("-o", path, "--evidence", table, "--algo", "rope,MoE", "--flops", "1e25")
+    assert result.exit_code == 0, result.output
+    assert re.fullmatch(rf"wrote {re.escape(str(path))} \(\d\.\d MB, \d+\.\d s\)\n", result.stdout)
+    assert path.stat().st_size < MOST_BYTES
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_page_loads_nothing(written: str) -> None:
+    page = parsed(written)
+    links = [(tag, name, value) for tag, attributes in page.elements for name, value in attributes.items()
+             if name in ("src", "href", "action", "srcset", "data", "poster")]  # fmt: skip
+    assert links
+    assert [link for link in links if not str(link[2]).startswith(("#", "data:,"))] == []
+    (policy,) = [a["content"] for tag, a in page.elements if tag == "meta" and "http-equiv" in a]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe-eval" not in policy
+    assert "unsafe-inline" not in policy.split("style-src")[0]
+    assert "@import" not in (report._PAGE / "page.css").read_text()
+    assert "url(" not in (report._PAGE / "page.css").read_text()
+
+
+def test_every_script_of_the_page_is_ours_plotlys_or_data(written: str) -> None:
+    page = parsed(written)
+    kinds = [attributes.get("type") for tag, attributes in page.elements if tag == "script"]
+    assert kinds == ["application/json", "text/plain", *[None] * len(report.SCRIPTS)]
+    own = {path.name for path in report._PAGE.glob("*.js")}
+    assert own == set(report.SCRIPTS)
+
+
+def test_evidence_cannot_leave_its_script(written: str) -> None:
+    assert ALERT not in written
+    rows = data_of(written)["sections"]["evidence"]["rows"]
+    (mine,) = [row for row in rows if row["study"] == ALERT]
+    assert mine["source"] == f"{ALERT} & </script>"
+    assert mine["note"] == "<!-- <b>note</b>"
+
+
+def test_what_is_asked_for_stands_in_the_page(written: str, table: Path) -> None:
+    data = data_of(written)
+    assert data["schema"] == "ceg.report"
+    assert data["page"]["start"] | {"algorithms": ["moe", "rope"], "flops": 1e25} == data["page"]["start"]
+    assert data["about"]["evidence"] == [table.name]
+    assert str(table.parent) not in written  # whoever gets the page need not know where it was made
+    level = next(
+        q for q in data["sections"]["evidence"]["questions"] if (q["algorithm"], q["currency"]) == ("moe", "flop")
+    )
+    studies = {data["sections"]["evidence"]["rows"][point["row"]]["study"] for point in level["points"]}
+    assert {"our lab", ALERT} < studies
+
+
+def test_only_evidence_leaves_ours_out(table: Path, tmp_path: Path) -> None:
+    path = tmp_path / "own.html"
+    assert REPORT.call("-o", path, "--evidence", table, "--only-evidence").exit_code == 0
+    data = data_of(path.read_text(encoding="utf-8"))
+    assert {row["study"] for row in data["sections"]["evidence"]["rows"]} == {ALERT, "our lab"}
+    assert data["about"]["only_evidence"]
+
+
+def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
+    said = REPORT.refused("-o", tmp_path / "ceg.pdf", "--algo", "moee,moe,moe", "--flops", "1e30", "--only-evidence")
+    for part in (
+        "--output: a name that ends in .html, .htm is needed",
+        "--algo: The algorithm must be a name or alias in the registry, got 'moee'. Did you mean moe?",
+        "--algo: an algorithm stands once in a stack (found moe twice). Remove one.",
+        "--flops: 1e+15 to 1e+28 can be shown (found 1e+30). Try 1e24.",
+        "--only-evidence: leaves no evidence without --evidence PATH. Add a table.",
+    ):
+        assert part in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_evidence_is_refused(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.csv"
+    bad.write_text("algorithm\nmoe\n")
+    assert "bad.csv" in REPORT.refused("-o", tmp_path / "ceg.html", "--evidence", bad)
+
+
+def test_without_plotly_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "LIBRARY", "plotly_that_is_not_there")
+    said = REPORT.refused("-o", tmp_path / "ceg.html")
+    assert "plotly.js is installed with the package plotly (found none). Try: pip install plotly." in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["</script>", "<!--<script>", "a & b", "\u2028\u2029", 'quote " and \\ slash', "é"])
+def test_escaped_json_is_the_same_json(text: str) -> None:
+    written = report.escaped({"key": text})
+    assert json.loads(written) == {"key": text}
+    assert not re.search("[<>&\u2028\u2029]", written)
+
+
+def test_numbers_that_are_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        report.escaped({"key": float("nan")})
+
+
+def test_marks_on_the_scale_have_sources() -> None:
+    page = report.page(["moe"], 1e24)
+    assert [run["name"] for run in page["runs"]] == ["GPT-3 175B", "Llama 2 70B", "DeepSeek-V3", "Llama 3.1 405B"]
+    assert all("arXiv" in run["source"] for run in page["runs"])
+    assert [t["flops"] for t in page["thresholds"]] == [1e25, 1e26]
+    known = {a["name"] for a in page["algorithms"]}
+    assert all(known.issuperset(preset["algorithms"]) for preset in page["presets"])

@@ -1,0 +1,305 @@
+"""The page of `ceg report` as a reader has it: opened from a file, with mouse and keyboard, in a headless browser."""
+
+import csv
+import io
+import json
+import os
+import re
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from estimator.evidence import COLUMNS, OPTIONAL_COLUMNS
+from tests.estimator.browser import browser
+from tests.estimator.calls import Calls
+from tests.estimator.report_settings import settings
+from tests.estimator.test_report import ALERT, ROWS
+
+pytestmark = pytest.mark.slow
+
+CLOSE = 0.01
+SETTINGS = 20
+SLIDER_STEPS = 50
+PATIENCE_S = 60.0
+ESTIMATE = Calls("estimate")
+PNG, SVG = b"\x89PNG\r\n\x1a\n", b"<svg"
+WIDE, NARROW = {"width": 1600, "height": 1000}, {"width": 390, "height": 844}
+
+
+class Opened(NamedTuple):
+    """A page, and what it asked for and complained of since it was opened."""
+
+    page: Any
+    requests: list[str]
+    errors: list[str]
+
+    def answer(self) -> dict[str, str]:
+        """The answer's data attributes, numbers in full."""
+        found: dict[str, str] = self.page.evaluate("({...document.getElementById('answer').dataset})")
+        return found
+
+    def sentence(self) -> str:
+        text: str = self.page.inner_text("#sentence")
+        return text
+
+    def after(self, action: Any) -> None:
+        """Do something that changes the question, and wait until it is drawn."""
+        before = self.page.evaluate("Number(document.body.dataset.draws)")
+        action()
+        # Not wait_for_function, which evaluates strings in the page: its policy forbids that.
+        deadline = time.monotonic() + PATIENCE_S
+        while self.page.evaluate("Number(document.body.dataset.draws)") == before:
+            assert time.monotonic() < deadline, "nothing was drawn"
+            self.page.wait_for_timeout(10)
+
+    def ask(self, address: str) -> None:
+        """Put a question as a shared address does."""
+        if self.page.evaluate("location.hash") != address:
+            self.after(lambda: self.page.evaluate("hash => { location.hash = hash; }", address))
+
+
+@pytest.fixture(scope="module")
+def shown() -> Iterator[Any]:
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A page, and the user's table that went into it."""
+    folder = tmp_path_factory.mktemp("page")
+    table = folder / "my_gains.csv"
+    table.write_text("\n".join([",".join(c for c in COLUMNS if c not in OPTIONAL_COLUMNS), *ROWS]) + "\n")
+    began = time.perf_counter()
+    result = Calls("report").call("-o", folder / "ceg.html", "--evidence", table)
+    assert result.exit_code == 0, result.output
+    print(f"made in {time.perf_counter() - began:.1f} s")
+    return folder / "ceg.html", table
+
+
+def _open(shown: Any, path: Path, **how: Any) -> Opened:
+    context = shown.new_context(**({"accept_downloads": True, "viewport": WIDE} | how))
+    context.add_init_script("window.alerts = []; window.alert = (text) => window.alerts.push(text);")
+    opened = Opened(context.new_page(), [], [])
+    opened.page.set_default_timeout(1e3 * PATIENCE_S)
+    opened.page.on("request", lambda request: opened.requests.append(request.url))
+    opened.page.on("pageerror", lambda error: opened.errors.append(str(error)))
+    opened.page.on(
+        "console", lambda said: opened.errors.append(said.text) if said.type in ("error", "warning") else None
+    )
+    opened.page.goto(path.as_uri())
+    opened.page.wait_for_selector("body[data-picture]", state="attached")
+    return opened
+
+
+@pytest.fixture(scope="module")
+def opened(shown: Any, files: tuple[Path, Path]) -> Iterator[Opened]:
+    found = _open(shown, files[0])
+    yield found
+    # What every test of this page did asked nobody anything, and nothing went wrong.
+    assert [url for url in found.requests if not url.startswith(("data:", "blob:"))] == [files[0].as_uri()]
+    assert found.errors == []
+    assert found.page.evaluate("window.alerts") == []
+    found.page.context.close()
+
+
+def test_first_view_answers_at_once(opened: Opened) -> None:
+    times = opened.page.evaluate("[document.body.dataset.interactive, document.body.dataset.picture].map(Number)")
+    print(f"interactive after {times[0]:.0f} ms, picture after {times[1]:.0f} ms")
+    assert "Mixture of experts" in opened.sentence()
+    assert opened.page.locator("#chart svg").count() > 0
+
+
+def test_mouse_and_keyboard_change_curve_and_sentence(opened: Opened) -> None:
+    page = opened.page
+    opened.ask("#algo=moe&flops=1e24")
+    curve = "JSON.stringify(document.getElementById('chart').data.map((trace) => Array.from(trace.y ?? [])))"
+    first, said = page.evaluate(curve), opened.sentence()
+    opened.after(lambda: page.check("#algo-rope"))
+    assert page.evaluate(curve) != first
+    assert opened.sentence() != said
+    page.wait_for_url(re.compile("algo=moe,rope"))
+    page.focus("#algo-rope")
+    opened.after(lambda: page.keyboard.press("Space"))
+    assert page.evaluate(curve) == first
+    page.focus("#slider")
+    opened.after(lambda: page.keyboard.press("ArrowRight"))
+    assert float(opened.answer()["flops"]) == 1.12e24
+    page.focus("#flops")
+    opened.after(lambda: page.keyboard.press("ArrowDown"))
+    assert float(opened.answer()["flops"]) == 1e24
+    page.focus("#currency")
+    assert page.is_disabled("#device")
+    opened.after(lambda: page.keyboard.press("ArrowDown"))
+    assert page.evaluate("document.getElementById('currency').value") == "time"
+    assert page.is_enabled("#device")
+    assert "device time" in opened.sentence()
+    box = page.locator("#stage").bounding_box()
+    opened.after(lambda: page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2))
+    assert 1e20 < float(opened.answer()["flops"]) < 1e23
+
+
+def test_tab_reaches_every_control(opened: Opened) -> None:
+    page = opened.page
+    opened.ask("#algo=moe&flops=1e24&currency=time&device=h100&seq-len=2048")
+    page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0);")
+    reached = set()
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id"))
+    wanted = {
+        "algo-moe",
+        "algo-rope",
+        "slider",
+        "flops",
+        "currency",
+        "device",
+        "baseline-device",
+        "seq-len",
+        "save-png",
+    }
+    assert wanted <= reached
+
+
+def test_numbers_are_those_of_the_command(opened: Opened, files: tuple[Path, Path]) -> None:
+    asked = [*settings(200, seed=12)][-SETTINGS:]  # those before are single algorithms
+    assert {s.currency for s in asked} == {"flop", "time", "usd", "decode"}
+    worst = 0.0
+    for s in asked:
+        words = ["--algo", ",".join(s.algorithms), "--flops", repr(s.flops), "--currency", s.currency]
+        address = f"#algo={','.join(s.algorithms)}&flops={s.flops!r}&currency={s.currency}"
+        if s.currency != "flop":
+            words += ["--device", s.device, "--baseline-device", s.baseline_device, "--seq-len", str(s.seq_len)]
+            address += f"&device={s.device}&baseline-device={s.baseline_device}&seq-len={s.seq_len}"
+        expected = ESTIMATE.answer(*words, "--evidence", files[1])["estimates"][0]
+        opened.ask(address)
+        found = opened.answer()
+        assert float(found["flops"]) == s.flops
+        assert found["status"] == expected["status"], s
+        if expected["status"] == "no_evidence":
+            assert found["median"] == ""
+            continue
+        numbers = {"median": expected["ceg_median"], "mean": expected["ceg_mean_median"]}
+        for name, key in (("", "predictive_interval_90"), ("50", "predictive_interval_50")):
+            numbers |= dict(zip((f"low{name}", f"high{name}"), expected[f"ceg_{key}"], strict=True))
+        numbers |= dict(zip(("meanLow", "meanHigh"), expected["ceg_mean_interval"], strict=True))
+        for name, value in numbers.items():
+            assert float(found[name]) == pytest.approx(value, rel=CLOSE), (s, name)
+            worst = max(worst, abs(float(found[name]) / value - 1))
+    print(f"largest difference from the command at {SETTINGS} settings: {worst:.1e}")
+
+
+def test_pictures_and_tables_can_be_saved(opened: Opened) -> None:
+    page = opened.page
+    opened.ask("#algo=moe&flops=1e24")
+
+    def saved(button: str) -> bytes:
+        with page.expect_download() as download:
+            page.click(button)
+        return Path(download.value.path()).read_bytes()
+
+    png, svg = saved("#save-png"), saved("#save-svg")
+    assert png.startswith(PNG)
+    assert len(png) > 20_000
+    assert svg.startswith(SVG)
+    assert b"Mixture of experts" in svg
+    curve = list(csv.DictReader(io.StringIO(saved("#save-curve").decode())))
+    assert len(curve) > 100
+    assert all(float(row["low_90"]) < float(row["ceg_median"]) < float(row["high_90"]) for row in curve)
+    rows = list(csv.DictReader(io.StringIO(saved("#save-evidence").decode())))
+    assert {"our lab", ALERT} < {row["study"] for row in rows}
+
+
+def test_evidence_is_text_and_a_users_own_is_there(opened: Opened) -> None:
+    page = opened.page
+    opened.ask("#algo=moe&flops=1e24")
+    page.locator("#evidence").scroll_into_view_if_needed()
+    page.wait_for_selector("#evidence table")
+    table = page.inner_text("#evidence table")
+    assert "our lab" in table
+    assert "a source of our own" in table
+    assert f"{ALERT} & </script>" in table
+    assert page.locator("#evidence script").count() == 0
+    hovers = page.evaluate("document.getElementById('chart').data.flatMap((trace) => trace.text ?? [])")
+    (mine,) = [text for text in hovers if "alert(1)" in text and "our lab" not in text]
+    assert "&lt;script&gt;" in mine
+    assert "<script" not in mine
+    heads = page.locator("#evidence th button")
+    heads.nth(4).click()
+    budgets = [text for text in page.locator("#evidence tbody td:nth-child(5)").all_inner_texts() if text]
+    assert [float(text) for text in budgets] == sorted(float(text) for text in budgets)
+    page.fill("#evidence input[type=search]", "our lab")
+    assert page.locator("#evidence tbody tr").count() == 1
+
+
+def test_every_section_is_shown_when_it_is_reached(opened: Opened) -> None:
+    for name in ("trust", "ladders", "kernels", "evidence"):
+        opened.page.locator(f"#{name}").scroll_into_view_if_needed()
+        opened.page.wait_for_selector(f"#{name} .body > *")
+    assert re.search(r"hold\s+\d+%", opened.page.inner_text("#trust"))
+
+
+def test_no_evidence_is_a_refusal(opened: Opened) -> None:
+    opened.ask("#algo=mla&flops=1e24")
+    assert opened.answer()["status"] == "no_evidence"
+    assert opened.answer()["median"] == ""
+    assert opened.sentence().startswith("No answer for")
+    assert "needed:" in opened.page.inner_text("#distance")
+    opened.ask("#algo=&flops=1e24")
+    assert opened.sentence() == "Choose at least one algorithm."
+
+
+def test_far_from_evidence_the_interval_comes_first(opened: Opened) -> None:
+    opened.ask("#algo=rope&flops=1e28")
+    assert opened.answer()["status"] == "far_extrapolation"
+    said = opened.sentence()
+    assert said.index(" to ") < said.index("median")
+
+
+def test_the_slider_moves_the_answer_quickly(opened: Opened) -> None:
+    page = opened.page
+    opened.ask("#algo=moe,rope,swiglu&flops=1e20")
+    taken = page.evaluate(
+        """async (steps) => {
+          const slider = document.getElementById("slider");
+          const taken = [];
+          for (let i = 0; i < steps; i++) {
+            slider.value = String(16 + (10 * i) / steps);
+            slider.dispatchEvent(new Event("input"));
+            await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+            taken.push(Number(document.body.dataset.drawMs));
+          }
+          return taken;
+        }""",
+        SLIDER_STEPS,
+    )
+    ordered = sorted(taken)
+    print(f"slider update: median {statistics.median(taken):.1f} ms, p90 {ordered[int(0.9 * len(ordered))]:.1f} ms")
+    assert len(set(taken)) > 1
+    assert float(opened.answer()["flops"]) > 1e25
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("wide", {"viewport": WIDE}),
+        ("narrow", {"viewport": NARROW}),
+        ("dark", {"viewport": WIDE, "color_scheme": "dark"}),
+    ],
+)
+def test_it_fits_every_screen(
+    shown: Any, files: tuple[Path, Path], tmp_path: Path, name: str, how: dict[str, Any]
+) -> None:
+    found = _open(shown, files[0], **how)
+    assert found.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    folder = Path(os.environ.get("CEG_SCREENSHOTS", tmp_path))
+    found.page.screenshot(path=folder / f"report_{name}.png")
+    assert (folder / f"report_{name}.png").read_bytes().startswith(PNG)
+    assert found.errors == []
+    paper = found.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (json.loads(f"[{paper[4:-1]}]")[0] < 64) == (name == "dark")
+    found.page.context.close()
