@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 import platform
 import re
 import subprocess
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
+COMMIT = "CEG_COMMIT"
+"""In the environment: what is measured, for a copy of the tree that came without its repository."""
 
 
 def commit() -> str:
-    """The checkout's commit, `-dirty` where files differ from it; the package's version outside a checkout."""
+    """The checkout's commit, `-dirty` where files differ from it; outside a checkout what `COMMIT` says, or else the
+    package's version."""
+    if os.environ.get(COMMIT) and not (_ROOT / ".git").exists():
+        return os.environ[COMMIT]
     if not ((_ROOT / ".git").exists() and (_ROOT / "pyproject.toml").exists()):  # installed, perhaps inside another's
         return version("ceg")
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
