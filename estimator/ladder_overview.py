@@ -84,7 +84,7 @@ def over_bare(runs: StackRuns, bare: StackRuns | None) -> list[Ratio]:
 def print_overview(
     console: Console, runs: StackRuns, table: Sequence[TrainingRun], bare: StackRuns | None = None
 ) -> None:
-    """Gains by arm and rung, noise by rung, learning rates by arm; gains over those of `bare` if it is another stack."""
+    """Gains by arm and rung, over those of `bare` if that is another stack; noise by rung, learning rates by arm."""
     from rich.table import Table
 
     budgets = sorted({rung.budget for _, treatment, _ in runs.pairs for rung in runs.arms[treatment]})
