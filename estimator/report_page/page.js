@@ -292,6 +292,7 @@ ceg.page = (() => {
       byId("sentence").textContent = "Choose at least one algorithm.";
       for (const id of ["status", "distance"]) byId(id).textContent = "";
       for (const id of ["figures", "classes", "interaction", "models", "notes"]) byId(id).replaceChildren();
+      byId("steps").hidden = true;
       byId("cursor").hidden = true;
       place.dataset.status = "";
       return;
@@ -306,6 +307,7 @@ ceg.page = (() => {
     Object.assign(place.dataset, exact(answer));
     cursor(answer);
     const paperClasses = [...new Set(asked.algorithms.map((name) => entry(name).paper_class))];
+    byId("steps").hidden = !answer.setting; // rows alone answer: nothing is modelled
     ceg.facts.show(answer, { ...asked, paperClasses: paperClasses.filter((c) => c !== "not_studied") });
   }
 
