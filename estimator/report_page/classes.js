@@ -26,12 +26,13 @@ ceg.classes = (() => {
   function classTable(rows) {
     const [{ low, high }] = rows;
     const columns = [{ name: "Algorithm", short: true }, { name: "Our class", short: true },
-      { name: "Dependent / independent / fading", text: probabilities, order: (p) => p.dependent }, { name: "The paper’s class", short: true },
-      { name: "Verdict", short: true }, { name: "Growth per tenfold", short: true },
+      { name: "The paper’s class", short: true }, { name: "Verdict", short: true },
+      { name: "Dependent / independent / fading", text: probabilities, order: (p) => p.dependent },
+      { name: "Growth per tenfold", short: true },
       { name: `Gain at ${words.budget(low.flops)}`, short: true }, { name: `Gain at ${words.budget(high.flops)}`, short: true }];
     const cells = rows.map((r) => {
       const paper = r.paper_class === "not_studied" ? null : r.paper_class;
-      return [plain(r.algorithm), r.class, r.class_probabilities, paper, r.verdict, grown(r),
+      return [plain(r.algorithm), r.class, paper, r.verdict, r.class_probabilities, grown(r),
         gain(r.low), gain(r.high)];
     });
     return table(columns, cells, "Classes of all algorithms, ours and the source paper’s");
@@ -45,8 +46,8 @@ ceg.classes = (() => {
     const rest = count("no answer") ? `, ${count("no answer")} without an answer of ours` : "";
     body.append(make("p", {}, `A class is read off how the gain in FLOP grows with compute. The source paper (${classes.paper}) `
       + `classes ${studied.length} algorithms: ${count("same")} the same here, ${count("differs")} differ, `
-      + `${count("open")} open, since none of our probabilities reaches ${classes.undetermined_below}${rest}. In brackets: 90%; far: more than the evidence can tell, `
-      + "the interval alone."),
+      + `${count("open")} open, since none of our probabilities reaches ${classes.undetermined_below}${rest}. In brackets: 90%; far: far from the evidence, `
+      + "read the interval. Probabilities and growth are of the average setting, gains of a new study."),
     classTable(rows));
     const apart = studied.filter((r) => r.why.length && r.verdict !== "same");
     if (apart.length) {

@@ -56,7 +56,7 @@ ceg.ladders = (() => {
       return [g.algorithm, r.rung_flops, ratio, words.span([ratio * Math.exp(-Z90 * se), ratio * Math.exp(Z90 * se)])];
     }));
     if (!rows.length) return [];
-    const columns = [{ name: "Combination" }, { name: "Budget (FLOP)", number: true, text: words.budget },
+    const columns = [{ name: "Combination", short: true }, { name: "Budget (FLOP)", number: true, text: words.budget },
       { name: "Gain / product of its parts", number: true, text: (v) => `${words.number(v)}x` }, { name: "90%", short: true }];
     return [make("h3", {}, "Combinations against the product of their parts"),
       table(columns, rows, "Combinations against the product of their parts")];

@@ -206,6 +206,8 @@ ceg.page = (() => {
     const answered = curve.filter((a) => a.status !== "no_evidence");
     const points = names.length === 1 ? ceg.sections.points(data, names[0], state.currency) : [];
     shown = { curve: answered, points, page: data.page, currency: state.currency, everything: byId("everything").checked };
+    // At a budget where models can be timed: elsewhere, and in FLOP, rows alone answer, and their curve is smooth.
+    byId("steps").hidden = !names.length || !posterior.answer(question(names, data.page.start.flops)).setting;
     plot();
     ceg.sections.chosen(names, state.currency);
   }
@@ -261,7 +263,8 @@ ceg.page = (() => {
       return box;
     };
     const items = [];
-    for (const trace of drawn.traces.filter((t) => t.showlegend === true)) {
+    const near = (trace) => chart.STRETCHES.findIndex((s) => trace.name.endsWith(s.name));
+    for (const trace of drawn.traces.filter((t) => t.showlegend === true).sort((a, b) => near(a) - near(b))) {
       const dash = trace.line.dash === "solid" ? "0" : trace.line.dash.replaceAll("px", "");
       items.push(make("li", {}, svg("M0 6H34", { stroke: ink.accent, "stroke-width": trace.line.width,
         "stroke-dasharray": dash }), trace.name));
@@ -292,7 +295,6 @@ ceg.page = (() => {
       byId("sentence").textContent = "Choose at least one algorithm.";
       for (const id of ["status", "distance"]) byId(id).textContent = "";
       for (const id of ["figures", "classes", "interaction", "models", "notes"]) byId(id).replaceChildren();
-      byId("steps").hidden = true;
       byId("cursor").hidden = true;
       place.dataset.status = "";
       return;
@@ -307,7 +309,6 @@ ceg.page = (() => {
     Object.assign(place.dataset, exact(answer));
     cursor(answer);
     const paperClasses = [...new Set(asked.algorithms.map((name) => entry(name).paper_class))];
-    byId("steps").hidden = !answer.setting; // rows alone answer: nothing is modelled
     ceg.facts.show(answer, { ...asked, paperClasses: paperClasses.filter((c) => c !== "not_studied") });
   }
 

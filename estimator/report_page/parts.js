@@ -68,10 +68,10 @@ ceg.parts = (() => {
     const look = () => {
       const right = box.scrollWidth - box.clientWidth - box.scrollLeft > 1;
       const down = box.scrollHeight - box.clientHeight - box.scrollTop > 1;
-      const where = [right && "to the right \u2192", down && "below \u2193"].filter(Boolean);
       outside.classList.toggle("right", right);
       outside.classList.toggle("down", down);
-      hint.textContent = where.length ? `More ${where.join(" and ")}: scroll the table.` : "\u00a0";
+      // A space keeps the line's height: what stands below does not jump at the table's end.
+      hint.textContent = right || down ? `Scroll the table for more ${right ? "\u2192" : ""}${down ? "\u2193" : ""}` : "\u00a0";
       hint.hidden = box.scrollWidth <= box.clientWidth + 1 && box.scrollHeight <= box.clientHeight + 1;
     };
     box.addEventListener("scroll", look, { passive: true });
