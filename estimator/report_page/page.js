@@ -214,9 +214,11 @@ ceg.page = (() => {
 
   /** Run plotly.js, which takes longest by far: the answer stands and can be asked before. */
   function loadPicture() {
+    const began = performance.now();
     const script = make("script");
     script.textContent = byId("plotly").textContent; // the page's policy knows its hash
     document.head.append(script);
+    document.body.dataset.library = performance.now() - began;
     drawCurve();
     drawAnswer();
     ceg.sections.start(data);
