@@ -49,7 +49,8 @@ PRESETS = {
 LIBRARY = "plotly"
 SCRIPTS = (
     "architecture.js", "step_time.js", "chain.js", "mixture.js", "posterior.js",
-    "words.js", "chart.js", "parts.js", "facts.js", "trust.js", "ladders.js", "kernels.js", "sections.js", "page.js",
+    "words.js", "chart.js", "parts.js", "facts.js", "classes.js", "trust.js", "ladders.js", "kernels.js", "sections.js",
+    "page.js",
 )  # fmt: skip
 """The page's own scripts, each using those before it."""
 _PAGE = Path(__file__).with_name("report_page")

@@ -57,7 +57,9 @@ def test_data_is_in_the_wheel_and_tests_are_not(wheel: Path) -> None:
         f"estimator/data/{p.name}" for p in (ROOT / "estimator" / "data").iterdir() if p.suffix in (".csv", ".json")
     ]
     assert data
-    assert set(data) <= set(names)
+    page = [f"estimator/report_page/{p.name}" for p in (ROOT / "estimator" / "report_page").iterdir()]
+    assert any(name.endswith("page.html") for name in page)
+    assert {*data, *page} <= set(names)
     assert not [name for name in names if name.startswith("tests") or "__pycache__" in name]
     sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "estimator").rglob("*.py")}
     assert sources <= set(names)
@@ -73,3 +75,9 @@ def test_the_installed_command_answers_from_another_folder(installed: Path, tmp_
     for command in (["list"], ["show", "moe"], ["paper"], ["--version"]):
         assert _run(installed / "ceg", *command, cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_installed_command_writes_the_page(installed: Path, tmp_path: Path) -> None:
+    _run(installed / "ceg", "report", "-o", "ceg.html", "--algo", "rope", cwd=tmp_path)
+    (written,) = tmp_path.iterdir()
+    assert '"start":{"algorithms":["rope"]' in written.read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ globalThis.ceg ??= {};
 
 ceg.facts = (() => {
   const { words } = ceg;
-  const { make } = ceg.parts;
+  const { make, shares } = ceg.parts;
   const byId = (id) => document.getElementById(id);
 
   /** @param {string} name @param {string} value @param {string} [more] smaller, behind it */
@@ -38,16 +38,7 @@ ceg.facts = (() => {
   /** The three probabilities as a bar; shading and order tell them apart, and the labels below say them. */
   function classes(answer, asked) {
     if (!answer.class_probabilities) return [];
-    const shares = Object.entries(answer.class_probabilities);
-    const bar = make("div", { className: "bar", role: "img",
-      "aria-label": shares.map(([name, share]) => `${name} ${words.share(share)}`).join(", ") });
-    const keys = make("ul", { className: "keys" });
-    for (const [name, share] of shares) {
-      const part = make("span", { className: name });
-      part.style.width = `${100 * share}%`;
-      bar.append(part);
-      keys.append(make("li", {}, make("i", { className: name }), `${name} ${words.share(share)}`));
-    }
+    const { bar, keys } = shares(answer.class_probabilities);
     const head = `Does the gain depend on compute? ${words.capital(answer.class)}`;
     const paper = asked.paperClasses.length ? `The source paper: ${words.listed(asked.paperClasses)}.` : "";
     return [make("h3", {}, head), bar, keys, ...(paper ? [make("p", { className: "hint" }, paper)] : [])];
@@ -89,7 +80,7 @@ ceg.facts = (() => {
       [asked.currency === "decode" ? "Seconds per token" : "Seconds per step", (side) => words.number(side.seconds)],
       ["Longest part", (side) => longest(side.parts_seconds)],
     ];
-    const table = make("table", {}, make("thead", {}, make("tr", {}, make("th", {}, ""),
+    const table = make("table", { className: "sides" }, make("thead", {}, make("tr", {}, make("th", {}, ""),
       make("th", { scope: "col" }, "with it"), make("th", { scope: "col" }, "without"))));
     table.append(make("tbody", {}, ...rows.map(([name, of]) => make("tr", {}, make("th", { scope: "row" }, name),
       make("td", { className: "short" }, of(found.with)), make("td", { className: "short" }, of(found.without))))));

@@ -34,19 +34,25 @@ ceg.kernels = (() => {
     });
   }
 
-  function drawRoofline(target, session) {
+  /** A session's operations under its ceilings: those of a family by implementation, the others pale behind them. */
+  function drawRoofline(target, session, family) {
     const { ceilings } = session;
     const rows = session.rows.filter((r) => r.flops_per_s > 0);
     const reach = rows.map((r) => r.flop_per_byte);
     const ends = [Math.min(...reach) / 1.25, Math.max(...reach) * 1.25];
-    const names = [...new Set(rows.map((r) => r.implementation))].sort();
+    const told = (r) => `${plain(`${r.implementation}, ${r.op} ${r.pass} ${r.pattern}`)}<br>${duration(r.median_s)}, `
+      + `${words.number(r.flops_per_s)} FLOP/s`;
+    const points = (list) => ({ mode: "markers", hoverinfo: "text", x: list.map((r) => r.flop_per_byte),
+      y: list.map((r) => r.flops_per_s), text: list.map(told) });
+    const chosen = rows.filter((r) => r.family === family);
+    const names = [...new Set(chosen.map((r) => r.implementation))].sort();
     const traces = names.map((name, i) => {
-      const mine = rows.filter((r) => r.implementation === name);
-      return { ...look(i), mode: "markers", name: plain(mine[0].ours ? `${name} (ours)` : name), hoverinfo: "text",
-        x: mine.map((r) => r.flop_per_byte), y: mine.map((r) => r.flops_per_s),
-        text: mine.map((r) => `${plain(`${name}, ${r.op} ${r.pass} ${r.pattern}`)}<br>${duration(r.median_s)}, `
-          + `${words.number(r.flops_per_s)} FLOP/s`) };
+      const mine = chosen.filter((r) => r.implementation === name);
+      return { ...look(i), name: plain(mine[0].ours ? `${name} (ours)` : name), ...points(mine) };
     });
+    const others = rows.filter((r) => r.family !== family);
+    const quiet = { color: ceg.chart.colours().quiet, symbol: "circle", size: 4, opacity: 0.5 };
+    if (others.length) traces.unshift({ name: "other operations", marker: quiet, ...points(others) });
     const seen = rows.map((r) => r.flops_per_s);
     if (ceilings) {
       const bend = ceilings.flops_per_s / ceilings.bytes_per_s;
@@ -105,7 +111,7 @@ ceg.kernels = (() => {
     const [familyLabel] = select("Operation", options, (value) => {
       family = value;
       fillPanels();
-      drawTimes(times, session, family, panel);
+      draw();
     });
     const versions = [`torch ${session.torch}`, session.triton && `triton ${session.triton}`].filter(Boolean).join(", ");
     place.replaceChildren(make("p", {}, `Measured on ${session.device} (${versions}). Bars: p20 to p80 of repeats. Roofline: the `
@@ -113,7 +119,7 @@ ceg.kernels = (() => {
     make("div", { className: "pair" }, times, roofline), timesTable(session));
     const draw = () => {
       if (family) drawTimes(times, session, family, panel);
-      drawRoofline(roofline, session);
+      drawRoofline(roofline, session, family);
     };
     if (family) fillPanels();
     draw();

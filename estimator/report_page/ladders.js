@@ -38,9 +38,11 @@ ceg.ladders = (() => {
     });
   }
 
+  const said = (r) => (!r ? null : r.ceg_interval_90 ? `${words.number(r.ceg)}x (${words.span(r.ceg_interval_90)})` : r.why || null);
+
   function gainTable(ladder) {
-    const budgets = [...new Set(ladder.gains.flatMap((g) => g.rungs.map((r) => r.rung_flops)))].sort((a, b) => a - b);
-    const said = (r) => (!r ? null : r.ceg_interval_90 ? `${words.number(r.ceg)}x (${words.span(r.ceg_interval_90)})` : r.why || null);
+    const told = ladder.gains.flatMap((g) => g.rungs.filter(said).map((r) => r.rung_flops));
+    const budgets = [...new Set(told)].sort((a, b) => a - b);
     const columns = [{ name: "Arm", short: true }, { name: "Against", short: true },
       ...budgets.map((flops) => ({ name: words.budget(flops) }))];
     const rows = ladder.gains.map((g) => [g.algorithm, g.baseline,
@@ -54,7 +56,7 @@ ceg.ladders = (() => {
       return [g.algorithm, r.rung_flops, ratio, words.span([ratio * Math.exp(-Z90 * se), ratio * Math.exp(Z90 * se)])];
     }));
     if (!rows.length) return [];
-    const columns = [{ name: "Combination" }, { name: "Budget (FLOP)", number: true, text: words.budget },
+    const columns = [{ name: "Combination", short: true }, { name: "Budget (FLOP)", number: true, text: words.budget },
       { name: "Gain / product of its parts", number: true, text: (v) => `${words.number(v)}x` }, { name: "90%", short: true }];
     return [make("h3", {}, "Combinations against the product of their parts"),
       table(columns, rows, "Combinations against the product of their parts")];
@@ -66,11 +68,19 @@ ceg.ladders = (() => {
       body.append(make("p", {}, "No runs of our own are in this installation."));
       return () => {};
     }
-    const redraws = ladders.map((ladder) => showOne(body, ladder));
-    return () => redraws.forEach((draw) => draw());
+    const place = make("div");
+    let draw = () => {};
+    if (ladders.length > 1) {
+      const options = ladders.map((ladder, i) => [String(i), ladder.stack]);
+      const [label] = select("Stack", options, (value) => { draw = showOne(place, ladders[Number(value)]); });
+      body.append(make("div", { className: "filter" }, label));
+    }
+    body.append(place);
+    draw = showOne(place, ladders[0]);
+    return () => draw();
   }
 
-  function showOne(body, ladder) {
+  function showOne(place, ladder) {
     const [losses, gains] = [make("div", { className: "plot" }), make("div", { className: "plot" })];
     let index = 0;
     const draw = () => {
@@ -84,7 +94,7 @@ ceg.ladders = (() => {
     });
     const intro = `A small GPT, one algorithm switched at a time, same FLOP in every arm of a rung, several seeds; stack `
       + `“${ladder.stack}”. Bars: 90%, by the scatter between seeds.`;
-    body.append(make("p", {}, intro), make("div", { className: "filter" }, label),
+    place.replaceChildren(make("p", {}, intro), make("div", { className: "filter" }, label),
       make("div", { className: "pair" }, losses, gains), make("h3", {}, "Gains by budget"), gainTable(ladder), ...excessTable(ladder));
     draw();
     return draw;

@@ -206,15 +206,19 @@ ceg.page = (() => {
     const answered = curve.filter((a) => a.status !== "no_evidence");
     const points = names.length === 1 ? ceg.sections.points(data, names[0], state.currency) : [];
     shown = { curve: answered, points, page: data.page, currency: state.currency, everything: byId("everything").checked };
+    // At a budget where models can be timed: elsewhere, and in FLOP, rows alone answer, and their curve is smooth.
+    byId("steps").hidden = !names.length || !posterior.answer(question(names, data.page.start.flops)).setting;
     plot();
     ceg.sections.chosen(names, state.currency);
   }
 
   /** Run plotly.js, which takes longest by far: the answer stands and can be asked before. */
   function loadPicture() {
+    const began = performance.now();
     const script = make("script");
     script.textContent = byId("plotly").textContent; // the page's policy knows its hash
     document.head.append(script);
+    document.body.dataset.library = performance.now() - began;
     drawCurve();
     drawAnswer();
     ceg.sections.start(data);
@@ -261,7 +265,8 @@ ceg.page = (() => {
       return box;
     };
     const items = [];
-    for (const trace of drawn.traces.filter((t) => t.showlegend === true)) {
+    const near = (trace) => chart.STRETCHES.findIndex((s) => trace.name.endsWith(s.name));
+    for (const trace of drawn.traces.filter((t) => t.showlegend === true).sort((a, b) => near(a) - near(b))) {
       const dash = trace.line.dash === "solid" ? "0" : trace.line.dash.replaceAll("px", "");
       items.push(make("li", {}, svg("M0 6H34", { stroke: ink.accent, "stroke-width": trace.line.width,
         "stroke-dasharray": dash }), trace.name));
@@ -379,7 +384,7 @@ ceg.page = (() => {
     const lines = `${chart.folded(said, 110)}<br><span style="font-size:11px">${chart.plain(source)}</span>`;
     Object.assign(layout, { paper_bgcolor: ink.paper, plot_bgcolor: ink.paper, showlegend: true,
       legend: { orientation: "h", y: -0.14, x: 0 },
-      title: { text: lines, x: 0.02, y: 0.985, yanchor: "top", xanchor: "left", font: { size: 15, color: ink.ink } } });
+      title: { text: lines, x: 0.02, y: 0.97, yanchor: "top", xanchor: "left", font: { size: 15, color: ink.ink } } });
     layout.margin = { l: 70, r: 30, t: 190, b: 130 };
     layout.xaxis.title = { text: "training compute spent with it (FLOP)" };
     const size = { width: 1100, height: 760, scale: format === "png" ? 2 : 1 };

@@ -10,6 +10,8 @@ ceg.parts = (() => {
     ["#56B4E9", "4px,4px", "star"],
   ];
 
+  const MANY = 20; // rows: a longer table scrolls in a box of its own
+
   /** An element with properties and children; text only ever goes in as text. */
   function make(tag, properties = {}, ...children) {
     const element = document.createElement(tag);
@@ -30,8 +32,9 @@ ceg.parts = (() => {
 
   /**
    * A table whose heads sort it. Numbers sort as numbers, empty cells come last.
-   * @param {{name: string, number?: boolean, short?: boolean, long?: boolean, text?: Function}[]} columns
-   * @param {unknown[][]} rows one value per column; `text` says it
+   * @param {{name: string, number?: boolean, short?: boolean, long?: boolean, text?: Function,
+   *   order?: Function}[]} columns
+   * @param {unknown[][]} rows one value per column; `text` says it, as text or as an element; `order` is what it sorts by
    * @param {string} caption for those who do not see the heading
    */
   function table(columns, rows, caption) {
@@ -47,13 +50,35 @@ ceg.parts = (() => {
         const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
         for (const other of heads) other.removeAttribute("aria-sort");
         head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
-        fill([...rows].sort((a, b) => compared(a[i], b[i], sign)));
+        const of = (value) => (column.order && value ? column.order(value) : value);
+        fill([...rows].sort((a, b) => compared(of(a[i]), of(b[i]), sign)));
       });
       return head;
     });
     fill(rows);
     const whole = make("table", {}, make("thead", {}, make("tr", {}, ...heads)), body);
-    return make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": caption }, whole);
+    return scrolled(whole, caption, rows.length > MANY);
+  }
+
+  /** A table in a box of its own, which says where more of it is while its end is out of sight. */
+  function scrolled(whole, caption, tall) {
+    const box = make("div", { className: tall ? "scroll tall" : "scroll", tabIndex: 0, role: "region", "aria-label": caption }, whole);
+    const hint = make("p", { className: "hint more", "aria-hidden": "true" });
+    const outside = make("div", { className: "table" }, box, hint);
+    const look = () => {
+      const right = box.scrollWidth - box.clientWidth - box.scrollLeft > 1;
+      const down = box.scrollHeight - box.clientHeight - box.scrollTop > 1;
+      outside.classList.toggle("right", right);
+      outside.classList.toggle("down", down);
+      // A space keeps the line's height: what stands below does not jump at the table's end.
+      hint.textContent = right || down ? `Scroll the table for more ${right ? "\u2192" : ""}${down ? "\u2193" : ""}` : "\u00a0";
+      hint.hidden = box.scrollWidth <= box.clientWidth + 1 && box.scrollHeight <= box.clientHeight + 1;
+    };
+    box.addEventListener("scroll", look, { passive: true });
+    const watch = new ResizeObserver(look);
+    watch.observe(box);
+    watch.observe(whole);
+    return outside;
   }
 
   function compared(a, b, sign) {
@@ -62,11 +87,26 @@ ceg.parts = (() => {
     return sign * (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));
   }
 
+  /** Probabilities of the classes as a bar, and as a list that says them. @param {Object<string, number>} probabilities */
+  function shares(probabilities) {
+    const named = Object.entries(probabilities).map(([name, share]) => [name, `${name} ${ceg.words.share(share)}`]);
+    const bar = make("div", { className: "bar", role: "img", "aria-label": named.map(([, text]) => text).join(", ") });
+    for (const [name, share] of Object.entries(probabilities)) {
+      const part = make("span", { className: name });
+      part.style.width = `${100 * share}%`;
+      bar.append(part);
+    }
+    const keys = make("ul", { className: "keys" },
+      ...named.map(([name, text]) => make("li", {}, make("i", { className: name }), text)));
+    return { bar, keys };
+  }
+
   /** Values of an axis in its logarithm, as many ticks as a decade's width asks for. @param {number[]} values above 0 */
   function logAxis(values, title, unit = "", text = (t) => (t < 1e4 ? String(Number(t.toPrecision(6))) : ceg.words.number(t))) {
     const [low, high] = [Math.min(...values) / 1.25, Math.max(...values) * 1.25];
     const span = Math.log10(high / low);
-    const steps = span > 4 ? [1] : span > 2 ? [1, 3] : span > 0.8 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 7, 8];
+    const steps = span > 4 ? [1] : span > 2 ? [1, 3] : span > 1.3 ? [1, 2, 5] : span > 0.8 ? [1, 1.5, 2, 3, 5, 7]
+      : [1, 1.5, 2, 3, 4, 5, 6, 7, 8];
     const every = Math.max(1, Math.ceil(span / 9));
     const ticks = [];
     for (let d = Math.floor(Math.log10(low)); d <= Math.log10(high); d++) {
@@ -95,5 +135,5 @@ ceg.parts = (() => {
     return { mode: "lines+markers", line: { color, dash, width }, marker: { color, symbol, size: 8, line: { width: 1.5, color } } };
   }
 
-  return { make, select, table, logAxis, picture, look };
+  return { make, select, table, shares, logAxis, picture, look };
 })();

@@ -85,6 +85,7 @@ ceg.sections = (() => {
   // --- when ---
 
   const SHOW = {
+    depend: (body) => ceg.classes.show(body, doc.sections),
     trust: (body) => ceg.trust.show(body, doc.sections),
     ladders: (body) => ceg.ladders.show(body, doc.sections),
     kernels: (body) => ceg.kernels.show(body, doc.sections),

@@ -6,6 +6,7 @@ ceg.trust = (() => {
   const { make, table, picture, logAxis } = ceg.parts;
   const { words } = ceg;
   const METHODS = { forecast: "forecast", last: "last gain kept", frontier: "frontiers apart", chinchilla: "Chinchilla fits" };
+  const NARROW = 560; // px: below, no room for both studies and algorithms
   const percent = (share) => `${Math.round(100 * share)}%`;
 
   function coverageWords(found) {
@@ -19,8 +20,9 @@ ceg.trust = (() => {
       + `${all.rival_interval_score.toFixed(2)} against ${all.interval_score.toFixed(2)} (lower is better).`);
   }
 
-  function coverageTraces(studies, ink) {
-    const label = (s) => ceg.chart.plain(`${s.study}  ${[...new Set(s.algorithms.map((a) => a.algorithm))].join(", ")}`);
+  function coverageTraces(studies, ink, narrow) {
+    const of = (s) => (narrow ? "" : `  ${[...new Set(s.algorithms.map((a) => a.algorithm))].join(", ")}`);
+    const label = (s) => ceg.chart.plain(s.study + of(s));
     const x = [], y = [];
     for (const s of studies) {
       x.push(...s.predicted, null);
@@ -28,7 +30,8 @@ ceg.trust = (() => {
     }
     const found = (inside) => studies.filter((s) => (s.inside === s.rows) === inside);
     const points = (list) => ({ x: list.flatMap((s) => s.published), y: list.flatMap((s) => [label(s), label(s)]) });
-    const tell = (list) => list.flatMap((s) => Array(2).fill(`${s.inside} of ${s.rows} rows inside`));
+    const tell = (list) => list.flatMap((s) => Array(2).fill(
+      `${ceg.chart.plain(s.algorithms.map((a) => a.algorithm).join(", "))}: ${s.inside} of ${s.rows} rows inside`));
     return [
       { x, y, mode: "lines", name: "predicted without it, 90%", line: { color: ink.accent, width: 7 }, opacity: 0.35,
         hoverinfo: "skip" },
@@ -41,12 +44,13 @@ ceg.trust = (() => {
 
   function drawCoverage(target, studies) {
     const shown = [...studies].sort((a, b) => b.predicted[0] - a.predicted[0]);
-    const traces = coverageTraces(shown, ceg.chart.colours());
+    const narrow = target.clientWidth < NARROW;
+    const traces = coverageTraces(shown, ceg.chart.colours(), narrow);
     const values = shown.flatMap((s) => [...s.predicted, ...s.published]);
     target.style.height = `${110 + 22 * shown.length}px`;
     picture(target, traces, {
-      xaxis: logAxis(values, "gain (lowest and highest published of a study)", "x"),
-      yaxis: { type: "category", tickfont: { size: 11 } },
+      xaxis: logAxis(values, narrow ? "gain" : "gain (lowest and highest published of a study)", "x"),
+      yaxis: { type: "category", tickfont: { size: narrow ? 9.5 : 11 } },
       legend: { orientation: "h", y: -0.16, yanchor: "top", x: 0 },
     });
   }

@@ -13,21 +13,24 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from estimator import report
 from estimator.evidence import COLUMNS, OPTIONAL_COLUMNS
 from tests.estimator.browser import browser
 from tests.estimator.calls import Calls
 from tests.estimator.report_settings import settings
+from tests.estimator.report_timing import SLIDE, SLIDER_STEPS
 from tests.estimator.test_report import ALERT, ROWS
 
 pytestmark = pytest.mark.slow
 
 CLOSE = 0.01
 SETTINGS = 20
-SLIDER_STEPS = 50
 PATIENCE_S = 60.0
 ESTIMATE = Calls("estimate")
 PNG, SVG = b"\x89PNG\r\n\x1a\n", b"<svg"
 WIDE, NARROW = {"width": 1600, "height": 1000}, {"width": 390, "height": 844}
+PHONES = (360, 390)
+SECTIONS = ("depend", "trust", "ladders", "kernels", "evidence")
 
 
 class Opened(NamedTuple):
@@ -55,6 +58,14 @@ class Opened(NamedTuple):
         while self.page.evaluate("Number(document.body.dataset.draws)") == before:
             assert time.monotonic() < deadline, "nothing was drawn"
             self.page.wait_for_timeout(10)
+
+    def show_sections(self) -> None:
+        """Scroll to every section below the answer, and wait until it is drawn."""
+        self.page.evaluate("document.documentElement.style.scrollBehavior = 'auto'")
+        for name in SECTIONS:
+            self.page.locator(f"#{name}").scroll_into_view_if_needed()
+            self.page.wait_for_selector(f"#{name} .body > *")
+        self.page.evaluate("window.scrollTo(0, 0)")
 
     def ask(self, address: str) -> None:
         """Put a question as a shared address does."""
@@ -237,10 +248,79 @@ def test_evidence_is_text_and_a_users_own_is_there(opened: Opened) -> None:
 
 
 def test_every_section_is_shown_when_it_is_reached(opened: Opened) -> None:
-    for name in ("trust", "ladders", "kernels", "evidence"):
-        opened.page.locator(f"#{name}").scroll_into_view_if_needed()
-        opened.page.wait_for_selector(f"#{name} .body > *")
+    opened.show_sections()
     assert re.search(r"hold\s+\d+%", opened.page.inner_text("#trust"))
+
+
+def test_classes_are_those_of_the_command(opened: Opened, files: tuple[Path, Path]) -> None:
+    opened.show_sections()
+    expected = Calls("classify").answer("--evidence", files[1])["algorithms"]
+    cells = opened.page.locator("#depend tbody tr").evaluate_all(
+        "rows => rows.map((row) => [...row.children].map((cell) => cell.innerText.trim()))"
+    )
+    paper = {"not_studied": ""}
+    assert [row[:4] for row in cells] == [
+        [e["algorithm"].replace("_", " "), e["class"], paper.get(e["paper_class"], e["paper_class"]), e["verdict"]]
+        for e in expected
+    ]
+    for row, e in zip(cells, expected, strict=True):
+        shares = [float(share) for share in re.findall(r"\d+", row[4])]
+        assert shares == pytest.approx([100 * p for p in (e["class_probabilities"] or {}).values()], abs=1.0)
+    reasons = opened.page.inner_text("#depend .reasons")
+    apart = [e for e in expected if e["verdict"] in ("differs", "open", "no answer")]
+    assert apart
+    for e in apart:
+        assert f"{e['algorithm'].replace('_', ' ')}: {e['verdict']}" in reasons
+        assert all(why[1:] in reasons for why in e["why"])  # the first letter may be a capital
+
+
+def test_every_stack_of_the_ladders_can_be_chosen(shown: Any, files: tuple[Path, Path], tmp_path: Path) -> None:
+    text = files[0].read_text(encoding="utf-8")
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    (first, *_) = json.loads(data)["sections"]["ladders"]
+    other = first | {"stack": "another", "gains": first["gains"][:2]}
+    document = json.loads(data)
+    document["sections"]["ladders"] = [first, other]
+    path = tmp_path / "two.html"
+    path.write_text(text.replace(data, report.escaped(document)), encoding="utf-8")
+    found = _open(shown, path)
+    found.show_sections()
+    stack, arm = found.page.locator("#ladders select").all()
+    assert stack.locator("option").all_inner_texts() == [first["stack"], "another"]
+    assert arm.locator("option").count() == len(first["gains"])
+    stack.select_option("1")
+    assert found.page.locator("#ladders select").nth(1).locator("option").count() == 2
+    assert "another" in found.page.inner_text("#ladders")
+    assert found.errors == []
+    found.page.context.close()
+
+
+def test_a_table_says_where_more_of_it_is(opened: Opened) -> None:
+    opened.ask("#algo=moe&flops=1e24")
+    opened.show_sections()
+    opened.page.fill("#evidence input[type=search]", "")
+    box, hint = opened.page.locator("#evidence .scroll"), opened.page.locator("#evidence .more")
+    assert hint.inner_text() == "Scroll the table for more →↓"
+    box.evaluate("box => box.scrollTo(box.scrollWidth, box.scrollHeight)")
+    opened.page.wait_for_timeout(100)
+    assert hint.inner_text().strip() == ""
+
+
+def test_a_curve_with_steps_says_why(opened: Opened) -> None:
+    for currency, steps in (("flop", False), ("time", True), ("usd", True), ("decode", True)):
+        opened.ask(f"#algo=moe&flops=1e24&currency={currency}")
+        assert opened.page.is_visible("#steps") == steps, currency
+
+
+def test_rows_below_the_slider_can_be_shown(opened: Opened) -> None:
+    opened.ask("#algo=moe&flops=1e24")  # whose rows include one that states no compute
+    lowest = (
+        "Math.min(...document.getElementById('chart').data.filter((t) => t.mode === 'markers').flatMap((t) => t.x))"
+    )
+    assert opened.page.evaluate(lowest) > 1e15
+    opened.after(lambda: opened.page.check("#everything"))
+    assert opened.page.evaluate(lowest) < 1e12
+    opened.after(lambda: opened.page.uncheck("#everything"))
 
 
 def test_no_evidence_is_a_refusal(opened: Opened) -> None:
@@ -263,24 +343,20 @@ def test_far_from_evidence_the_interval_comes_first(opened: Opened) -> None:
 def test_the_slider_moves_the_answer_quickly(opened: Opened) -> None:
     page = opened.page
     opened.ask("#algo=moe,rope,swiglu&flops=1e20")
-    taken = page.evaluate(
-        """async (steps) => {
-          const slider = document.getElementById("slider");
-          const taken = [];
-          for (let i = 0; i < steps; i++) {
-            slider.value = String(16 + (10 * i) / steps);
-            slider.dispatchEvent(new Event("input"));
-            await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
-            taken.push(Number(document.body.dataset.drawMs));
-          }
-          return taken;
-        }""",
-        SLIDER_STEPS,
-    )
+    taken = page.evaluate(SLIDE, SLIDER_STEPS)
     ordered = sorted(taken)
     print(f"slider update: median {statistics.median(taken):.1f} ms, p90 {ordered[int(0.9 * len(ordered))]:.1f} ms")
     assert len(set(taken)) > 1
     assert float(opened.answer()["flops"]) > 1e25
+
+
+@pytest.mark.parametrize("width", PHONES)
+def test_the_longest_answer_fits_a_phone(shown: Any, files: tuple[Path, Path], width: int) -> None:
+    found = _open(shown, files[0], viewport={"width": width, "height": 800})
+    found.ask("#algo=moe,muon,rope&flops=3e25&currency=usd&device=h200&seq-len=8192")
+    found.show_sections()
+    assert found.page.evaluate("document.documentElement.scrollWidth") <= width
+    found.page.context.close()
 
 
 @pytest.mark.parametrize(
@@ -295,7 +371,8 @@ def test_it_fits_every_screen(
     shown: Any, files: tuple[Path, Path], tmp_path: Path, name: str, how: dict[str, Any]
 ) -> None:
     found = _open(shown, files[0], **how)
-    assert found.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    found.show_sections()
+    assert found.page.evaluate("document.documentElement.scrollWidth") <= how["viewport"]["width"]
     folder = Path(os.environ.get("CEG_SCREENSHOTS", tmp_path))
     found.page.screenshot(path=folder / f"report_{name}.png")
     assert (folder / f"report_{name}.png").read_bytes().startswith(PNG)
