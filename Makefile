@@ -3,7 +3,8 @@
 # make test-all  also the slow tests, those on a Ray cluster of this machine or in a browser, and those of test-oldest
 # make test-oldest  the kernels' tests with the oldest Triton that they support, in an environment of its own
 # make aot       every Triton kernel compiled without a GPU: registers, spills, shared memory, matrix instructions
-# All use .venv and only need Python 3.11 or newer.
+# make gpu       all that is measured on a machine with a GPU, with its own python3; SLICE=, OUT=, OPTIONS= (docs/gpu.md)
+# All but make gpu use .venv and only need Python 3.11 or newer.
 
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python,$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 BIN := .venv/bin
@@ -12,7 +13,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no
 # pip would compile on one core, tests of other packages included. What fails here is compiled when it is imported.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib estimator kernels training || true
 
-.PHONY: demo test test-all test-oldest lint aot bench clean
+.PHONY: demo test test-all test-oldest lint aot bench gpu clean
 
 demo: .venv/.light
 	$(BIN)/ceg-estimate --algo moe --flops 1e24
@@ -36,6 +37,9 @@ aot: .venv/.full
 
 bench: .venv/.full
 	$(BIN)/pytest benchmarks --benchmark-only
+
+gpu:
+	$(PYTHON) -m benchmarks.gpu --out $(or $(OUT),gpu-results) --slice $(or $(SLICE),all) $(OPTIONS)
 
 .venv/.python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and none was found. Name one: make PYTHON=/path/to/python3" >&2; exit 1; }

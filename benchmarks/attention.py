@@ -110,20 +110,20 @@ class Attention(OnDevice):
     def implementations(self) -> list[Implementation]:
         """Ours last."""
         c = self.case
-        causal = c.pattern == "causal"
+        causal, masked = c.pattern == "causal", c.pattern not in ("causal", "full")
         found = [Implementation("materialised", self._materialised, self._cost(materialised=True))]
         for name, backend in SDPA[self.device.type].items():
-            skips = {} if causal or name == "math" or self._takes_masks(name) else _all("it takes no mask")
-            cost = self._cost(materialised=name == "math", dense=not causal, copied=True)
-            found.append(Implementation(f"sdpa_{name}", self._sdpa(backend, causal), cost, skips=skips))
+            skips = _all("it takes no mask") if masked and name != "math" and not self._takes_masks(name) else {}
+            cost = self._cost(materialised=name == "math", dense=masked, copied=True)
+            found.append(Implementation(f"sdpa_{name}", self._sdpa(backend, causal, masked), cost, skips=skips))
         cost = self._cost(backward=costs.TWO_PASS_BACKWARD_MATMULS, copied=True)
         slow = "" if self.device.type == "cuda" else "compiling it takes 20 s for each shape"
         found.append(Implementation("flex", Flex(self), cost, only_full=slow, skips=_flex_skips(self.device)))
         ours: dict[str, Callable[..., Tensor]] = {}
         if c.heads_kv < c.heads_q:
             ours["mqa"] = mqa_attention
-        elif causal:
-            ours["flash"] = flash_attention
+        elif not masked:
+            ours["flash"] = lambda q, k, v: flash_attention(q, k, v, causal=causal)
         else:
             if c.pattern == "window":
                 ours["flash"] = lambda q, k, v: flash_attention(q, k, v, window=window(self.tokens))
@@ -136,14 +136,14 @@ class Attention(OnDevice):
     def _materialised(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         k, v = _repeated(q, k, v)
         scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
-        return (scores + self.bias).softmax(-1) @ v
+        return (scores if self.case.pattern == "full" else scores + self.bias).softmax(-1) @ v
 
-    def _sdpa(self, backend: SDPBackend, causal: bool) -> Callable[..., Tensor]:
+    def _sdpa(self, backend: SDPBackend, causal: bool, masked: bool) -> Callable[..., Tensor]:
         def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             k, v = _repeated(q, k, v)
             with sdpa_kernel([backend]):
-                if causal:
-                    return scaled_dot_product_attention(q, k, v, is_causal=True)
+                if not masked:
+                    return scaled_dot_product_attention(q, k, v, is_causal=causal)
                 return scaled_dot_product_attention(q, k, v, attn_mask=self.mask[None])
 
         return run
@@ -206,6 +206,10 @@ class Flex:
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
         own = self.operation
+        torch._dynamo.reset()  # else every shape counts against one limit of compilations
+        compiled = torch.compile(flex_attention, dynamic=False)
+        if own.case.pattern == "full":
+            return lambda q, k, v: compiled(q, k, v)
         mask = own.mask
 
         def causal(b: Any, h: Any, query: Any, key: Any) -> Any:
@@ -220,8 +224,6 @@ class Flex:
         seen = causal if own.case.pattern == "causal" else by_head if len(mask) > 1 else shared
         heads = own.heads if len(mask) > 1 else None
         blocks = create_block_mask(seen, None, heads, own.tokens, own.tokens, device=str(own.device))
-        torch._dynamo.reset()  # else every shape counts against one limit of compilations
-        compiled = torch.compile(flex_attention, dynamic=False)
 
         def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             out: Tensor = compiled(q, k, v, block_mask=blocks)

@@ -15,12 +15,15 @@ from kernels.costs import Cost
 PassName = Literal["fwd", "bwd", "fwd_bwd", "decode"]
 TRAINING: tuple[PassName, ...] = ("fwd", "bwd", "fwd_bwd")
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
-"""What is timed on a kind of device."""
+"""What is timed on a kind of device, unless a case says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An operation and its sizes, named as the columns of `estimator.kernel_times`; 0 where it has no such size."""
+    """An operation and its sizes, named as the columns of `estimator.kernel_times`; 0 where it has no such size.
+
+    `dtype` is a name such as float16; empty for the device's own (`DTYPES`).
+    """
 
     op: str
     pattern: str = ""
@@ -34,12 +37,13 @@ class Case:
     d_ff: int = 0
     experts: int = 0
     top_k: int = 0
+    dtype: str = ""
 
     def __str__(self) -> str:
         letters = {"batch": "B", "heads_q": "H", "heads_kv": "KV", "seq_q": "T", "seq_kv": "S", "head_dim": "D",
                    "d_model": "M", "d_ff": "F", "experts": "E", "top_k": "K"}  # fmt: skip
         sizes = [f"{letter}{getattr(self, name)}" for name, letter in letters.items() if getattr(self, name)]
-        return "-".join([self.op, *([self.pattern] if self.pattern else []), *sizes])
+        return "-".join([self.op, *filter(None, [self.pattern, self.dtype]), *sizes])
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,8 @@ class Operation(Protocol):
 
     case: Case
     passes: tuple[PassName, ...]
+    dtype: torch.dtype
+    """Of inputs and weights."""
     density: float
     """Share of query-key pairs that are not masked; NaN unless attention."""
 
@@ -85,7 +91,8 @@ class OnDevice:
     density = math.nan
 
     def __init__(self, case: Case, device: torch.device) -> None:
-        self.case, self.device, self.dtype = case, device, DTYPES[device.type]
+        self.case, self.device = case, device
+        self.dtype: torch.dtype = getattr(torch, case.dtype) if case.dtype else DTYPES[device.type]
 
 
 def first_line(error: BaseException) -> str:

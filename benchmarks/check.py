@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.cases import Implementation, Operation
 
-ULPS = {torch.float32: (8.0, 64.0), torch.bfloat16: (2.0, 2.0)}
+ULPS = {torch.float32: (8.0, 64.0), torch.float16: (2.0, 2.0), torch.bfloat16: (2.0, 2.0)}
 """Roundings of the largest entry that an output and a gradient may err by beside twice the plain operation's error, by
 dtype. In float32 eight are too few for the gradients of torch's own fused attention on a CPU at 4,096 tokens."""
 

@@ -75,6 +75,9 @@ def _benchmarks(path: Path) -> list[Any]:
     except (OSError, UnicodeDecodeError, ValueError) as error:
         said = getattr(error, "strerror", None) or str(error)
         raise EvidenceError([Problem(str(path), "the file is JSON that can be read", said, remedy)]) from None
+    if isinstance(document, dict) and document.get("rehearsal"):
+        measured = "Measure on the device: python3 -m benchmarks.gpu without --rehearse."
+        raise EvidenceError([Problem(str(path), "times are measured ones", "those of a rehearsal", measured)])
     benchmarks = document.get("benchmarks") if isinstance(document, dict) else None
     if not isinstance(benchmarks, list):
         raise EvidenceError([Problem(str(path), "the file has a list of benchmarks", "none", remedy)])
@@ -86,6 +89,8 @@ def _row(where: str, benchmark: Any, info: Any, commit: str | None) -> tuple[Ker
     stats = benchmark.get("stats") if isinstance(benchmark, Mapping) else None
     if not isinstance(info, Mapping) or not isinstance(stats, Mapping):
         return None, [Problem(where, "a benchmark has extra_info and stats", "", remedy)]
+    if info.get("rehearsal"):
+        return None, [Problem(where, "times are measured ones", "that of a rehearsal", remedy)]
     filled = dict(info)
     if commit and not filled.get("commit"):
         filled["commit"] = commit

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import peak_memory, suite
-from benchmarks.cases import DTYPES, Case, Implementation, Operation, PassName, first_line
+from benchmarks.cases import Case, Implementation, Operation, PassName, first_line
 from benchmarks.check import Truth, WrongResultError
 from benchmarks.clock import Rounds, Run, Stopwatch, race, stopwatch
 from estimator import provenance
@@ -61,10 +61,15 @@ class Ceilings:
 class Lab:
     """A device, its stopwatch, and what was measured on it so far."""
 
-    def __init__(self, device: torch.device, rounds: Rounds, full: bool, watch: Stopwatch | None = None) -> None:
+    def __init__(
+        self, device: torch.device, rounds: Rounds, full: bool, watch: Stopwatch | None = None,
+        ceilings: Ceilings | None = None,
+    ) -> None:  # fmt: skip
         self.device, self.rounds, self.full = device, rounds, full
         self.watch = stopwatch(device) if watch is None else watch
         self.found: dict[Case, dict[Wanted, Outcome]] = {}
+        if ceilings is not None:
+            self.ceilings = ceilings
 
     @cached_property
     def environment(self) -> dict[str, str]:
@@ -85,7 +90,7 @@ class Lab:
 
     @cached_property
     def ceilings(self) -> Ceilings:
-        """Measured when first asked for, which is before any kernel."""
+        """Measured when first asked for, which is before any kernel; given if they are known of this session."""
         best = {"gemm": 0.0, "copy": 0.0}
         for entry in suite.entries(suite.cases("ceilings", self.device.type, (), self.full), self.device):
             case = entry.operation.case
@@ -96,6 +101,8 @@ class Lab:
                 raise WrongResultError(outcome.wrong)
             if outcome.skipped:
                 continue  # too large for what is free
+            if case.dtype:
+                continue  # not what kernels are timed in
             cost = entry.operation.implementations()[0].cost(entry.pass_)
             work = cost.flops if case.op == "gemm" else cost.bytes
             best[case.op] = max(best[case.op], work / float(np.median(outcome.seconds)))
@@ -161,7 +168,7 @@ class Lab:
             "implementation": name,
             "pass": pass_,
             "pattern": case.pattern,
-            "dtype": str(DTYPES[self.device.type]).removeprefix("torch."),
+            "dtype": str(operation.dtype).removeprefix("torch."),
             **{size: getattr(case, size) for size in SIZES[case.op]},
             "density": _known(operation.density),
             "n_repeats": len(outcome.seconds),

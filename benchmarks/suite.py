@@ -25,6 +25,8 @@ CEILINGS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "cuda": ((4096, 8192, 16384), (2**29, 2**31)),
 }
 """By kind of device: sides of the square matrices that are multiplied, entries that are copied."""
+GPU_DTYPES = ("float16", "float32")
+"""Beside bfloat16, that matrices of the middle side are multiplied in on a GPU."""
 CPU_LENGTHS, GPU_LENGTHS = (256, 512, 1024, 2048, 4096), (512, 1024, 2048, 4096, 8192, 16384)
 # On a CPU unless --full or --seq-lens say otherwise: a default run should end within five minutes on two cores.
 _FEW: Mapping[str, tuple[int, ...]] = {
@@ -67,6 +69,9 @@ def cases(family: str, kind: str, lengths: Sequence[int], full: bool) -> list[Ca
     if family == "ceilings":
         sides, sizes = CEILINGS[kind]
         products = [Case("gemm", seq_q=side, d_model=side, d_ff=side) for side in sides]
+        if on_gpu:
+            side = sides[len(sides) // 2]
+            products += [Case("gemm", seq_q=side, d_model=side, d_ff=side, dtype=dtype) for dtype in GPU_DTYPES]
         return [*products, *(Case("copy", seq_q=size) for size in sizes)]
     if not lengths:
         lengths = CPU_LENGTHS if full else _FEW[family]

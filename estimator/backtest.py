@@ -438,16 +438,16 @@ def summarise(points: Sequence[Point]) -> list[Summary]:
         own = [p for p in points if p.set == name]
         for cut in sorted({p.cut for p in own}):
             found += _summaries(name, f"{cut:g}", [p for p in own if p.cut == cut])
-        found += _summaries(name, "all", _distinct(own))
-    distinct = _distinct(points)
-    sizes = Counter(p.set for p in distinct)
-    enough = [p for p in distinct if sizes[p.set] >= ENOUGH_POINTS]
+        found += _summaries(name, "all", distinct(own))
+    once = distinct(points)
+    sizes = Counter(p.set for p in once)
+    enough = [p for p in once if sizes[p.set] >= ENOUGH_POINTS]
     if len({p.set for p in enough}) > 1:
         found += _summaries("pooled", "all", enough)
     return found
 
 
-def _distinct(points: Sequence[Point]) -> list[Point]:
+def distinct(points: Sequence[Point]) -> list[Point]:
     """Points once each: on a coarse ladder two cuts may hide the same runs."""
     return list({(p.baseline, p.treatment, p.flops, p.decades, p.forecast): p for p in points}.values())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,9 @@ SCORES = DATA / "backtest.json"
 SCHEMA = "ceg.backtest_scores"
 
 Entry = dict[str, Any]
-"""command, version, tables and pairs (name, sha256), settings_sha256 (of `forecast.json`), summary, skipped."""
+"""command, version, tables and pairs (name, sha256), settings_sha256 (of `forecast.json`), summary, skipped, points: a
+list for each of `COLUMNS`, as long as there are distinct points; gains as factors."""
+COLUMNS = ("set", "decades", "actual", "low", "median", "high")
 
 
 def entry(
@@ -51,6 +54,7 @@ def entry(
             "settings_sha256": sha256(forecast.SETTINGS),
             "summary": backtest.document(points, skipped, {})["summary"],
             "skipped": dict(sorted(Counter(s.why for s in skipped).items())),
+            "points": _columns(points),
         }
     )
 
@@ -88,6 +92,15 @@ def tables(entry: Mapping[str, Any]) -> tuple[str, ...]:
 def sha256(path: str | os.PathLike[str]) -> str:
     """Of a file's bytes."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _columns(points: Sequence[Point]) -> dict[str, list[Any]]:
+    """The forecasts with the ends of their 90% intervals, and what was found, for pictures."""
+    rows = [
+        (p.set, p.decades, *(math.exp(gain) for gain in (p.actual, p.forecast[0], p.forecast[2], p.forecast[-1])))
+        for p in backtest.distinct(points)
+    ]
+    return {name: [row[i] for row in rows] for i, name in enumerate(COLUMNS)}
 
 
 def _file(path: str | os.PathLike[str]) -> dict[str, str]:

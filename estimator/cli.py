@@ -7,123 +7,24 @@ everything that is wrong. Whatever is needed by one command only is imported ins
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from estimator.cli_input import (
     IMAGE_TYPES,
-    BadInput,
     Group,
     console,
-    joined,
     load_evidence,
-    number,
     output_path,
-    parse_budgets,
     print_json,
     single,
     write,
 )
-from estimator.evidence import EvidenceError, published
-
-if TYPE_CHECKING:
-    from estimator.gain import Estimate
+from estimator.cli_question import answer, evidence_options, question_options
+from estimator.evidence import published
 
 _RUNS, _TRAIN = "estimator.cli_runs", "training.cli_train"
-# Options of `ceg plot --pattern`: default, and the most that a picture can show.
-_PATTERN_OPTIONS: dict[str, tuple[str | None, int | None]] = {
-    "tokens": ("128", 4096), "heads": ("2", 64), "block": ("16", 4096),
-    "window": (None, None), "global_tokens": (None, None), "stride": (None, None), "summary": (None, None),
-}  # fmt: skip
-
-
-def _evidence_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options that every command on evidence shares."""
-    command = click.option("--only-evidence", is_flag=True, help="Leave the shipped tables out; needs --evidence.")(
-        command
-    )
-    return click.option(
-        "--evidence",
-        multiple=True,
-        metavar="PATH",
-        help="A table of gains of your own, file or folder; read beside the shipped one.",
-    )(command)
-
-
-def _question_options(command: Callable[..., None], required: bool = True) -> Callable[..., None]:
-    """Options that say what is asked."""
-    for option in reversed(
-        (
-            click.option(
-                "--algo",
-                required=required,
-                multiple=True,
-                callback=joined,
-                metavar="NAME[,NAME...]",
-                help="Algorithm(s); see `ceg list`.",
-            ),
-            click.option(
-                "--flops",
-                required=required,
-                multiple=True,
-                callback=joined,
-                metavar="C",
-                help="Training FLOP spent with it: 1e24, 1e22,1e24 or 1e18:1e26.",
-            ),
-            single("--currency", default="flop", metavar="flop|time|usd|decode", help="What is counted (flop)."),
-            single("--baseline", metavar="NAME", help="What it replaces, if not its default."),
-            single("--device", metavar="NAME", help="In time, usd, decode: where it runs (h100); see `ceg steptime`."),
-            single("--baseline-device", metavar="NAME", help="Where the other model runs, if elsewhere."),
-            single("--seq-len", metavar="T", help="In time, usd, decode: tokens of a sequence (2048)."),
-            single("--interval", default="0.9", metavar="P", help="Probability of the intervals (0.9)."),
-            single("--seed", default="0", metavar="N", help="Recorded; the method draws nothing."),
-            click.option("--no-prior", is_flag=True, help="Without the slope prior shared between algorithms."),
-        )
-    ):
-        command = option(command)
-    return _evidence_options(command)
-
-
-def _optional_question_options(command: Callable[..., None]) -> Callable[..., None]:
-    return _question_options(command, required=False)
-
-
-def _ask(
-    options: dict[str, Any],
-    problems: list[str],
-    algo: str | None = None,
-    shared: list[dict[str, float]] | None = None,
-) -> tuple[Estimate, ...]:
-    """Answer the question that the shared options put, reporting `problems` found elsewhere with its own; a list
-    `shared` receives the share of each kind of evidence at every budget."""
-    from estimator import ask
-
-    interval = number("--interval", options["interval"], problems, "0.9")
-    seed = number("--seed", options["seed"], problems, "0", int)
-    thresholds = [number("--threshold", t, problems, "1e26") for t in options.get("threshold", ())]
-    seq_len = None if options["seq_len"] is None else number("--seq-len", options["seq_len"], problems, "2048", int)
-    try:
-        return ask.estimate_all(
-            algo or options["algo"],
-            parse_budgets(options["flops"], problems),
-            currency=options["currency"].lower(),
-            baseline=options["baseline"],
-            device=options["device"],
-            baseline_device=options["baseline_device"],
-            seq_len=seq_len,
-            interval=0.9 if interval is None else interval,
-            evidence=options["evidence"],
-            only_evidence=options["only_evidence"],
-            slope_prior=not options["no_prior"],
-            thresholds=[*ask.THRESHOLDS, *(t for t in thresholds if t is not None)],
-            seed=seed or 0,
-            problems=problems,
-            shared=shared,
-        )
-    except ask.QuestionError as error:
-        raise BadInput(error.problems) from None
 
 
 @click.group(
@@ -131,6 +32,11 @@ def _ask(
     lazy={
         "fit": (_RUNS, "fit_command", "Scaling law of one arm, or the gain between two, from a table of runs."),
         "backtest": (_RUNS, "backtest_command", "Hide the top of ladders, predict the gains there, and score it."),
+        "plot": (
+            "estimator.cli_plot",
+            "plot_command",
+            "Pictures: CEG against scale, stacks, ladders, kernels, backtests.",
+        ),
         "ladder": (
             "estimator.cli_ladder",
             "ladder_command",
@@ -175,12 +81,12 @@ def ceg() -> None:
 
 
 @ceg.command("estimate", context_settings={"help_option_names": ["-h", "--help"]})
-@_question_options
+@question_options
 @click.option(
     "--threshold", multiple=True, metavar="C", help="A further budget to compare with (1e25 and 1e26 always)."
 )
 @click.option("--json", "as_json", is_flag=True, help="The answer as JSON on stdout, and nothing else there.")
-@single("--plot", metavar="FILE", help="Also draw CEG against scale (.png, .svg, .pdf).")
+@single("--plot", metavar="FILE", help="Also draw CEG against scale (.svg, .pdf, .png).")
 def estimate_command(as_json: bool, plot: str | None, **options: Any) -> None:
     """How much more compute would one need WITHOUT the algorithm to reach the same loss?
 
@@ -191,12 +97,12 @@ def estimate_command(as_json: bool, plot: str | None, **options: Any) -> None:
     problems: list[str] = []
     picture = output_path("--plot", plot, problems, IMAGE_TYPES)
     shared: list[dict[str, float]] = []
-    estimates = _ask(options, problems, shared=shared)
+    estimates = answer(options, problems, shared=shared)
     if picture is not None:
         from estimator import plot as drawing
 
         budgets = sorted({e.flops for e in estimates} | {1e17, 1e26})
-        curve = _ask(options | {"flops": drawing.grid(budgets[0], budgets[-1])}, problems)
+        curve = answer(options | {"flops": drawing.grid(budgets[0], budgets[-1])}, problems)
         write("--plot", picture, drawing.draw([curve], picture.suffix.lower()))
     from estimator import text
 
@@ -209,7 +115,7 @@ def estimate_command(as_json: bool, plot: str | None, **options: Any) -> None:
 
 
 @ceg.command("list")
-@_evidence_options
+@evidence_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def list_command(as_json: bool, **options: Any) -> None:
     """All algorithms: what they replace, class, evidence and its range."""
@@ -225,7 +131,7 @@ def list_command(as_json: bool, **options: Any) -> None:
 @ceg.command("show")
 @click.argument("algo")
 @single("--currency", default="flop", metavar="flop|time|usd|decode", help="What is counted.")
-@_evidence_options
+@evidence_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def show_command(algo: str, currency: str, as_json: bool, **options: Any) -> None:
     """Every row behind an algorithm, with its source and its weight."""
@@ -259,157 +165,13 @@ def paper_command(as_json: bool) -> None:
         paper.render(console())
 
 
-@ceg.command("plot")
-@single("--runs", metavar="RUNS.csv", help="Draw two arms of a table of runs instead: --baseline B --variant V.")
-@single("--variant", metavar="V", help="With --runs: the arm with the algorithm.")
-@single("--pattern", metavar="NAME", help="Draw an attention pattern instead: strided, fixed, window, causal or full.")
-@single("--tokens", metavar="N", help="With --pattern: length of the sequence (128).")
-@single("--heads", metavar="N", help="With --pattern: query heads (2).")
-@single("--block", metavar="N", help="With --pattern: side of the blocks that a kernel visits (16).")
-@single("--window", metavar="N", help="With --pattern window: tokens seen (half of all).")
-@single("--global-tokens", metavar="N", help="With --pattern window: first tokens, seen by all (0).")
-@single("--stride", metavar="N", help="With --pattern strided or fixed: near the root of --tokens by default.")
-@single("--summary", metavar="N", help="With --pattern fixed: columns of each block seen by all (a quarter).")
-@single("--kernels", metavar="FAMILY", help="Draw kernel times of --device: flash, sparse, mqa, decode or moe.")
-@click.option("--roofline", is_flag=True, help="Draw all operations of --device under its roofline instead.")
-@single("--times", metavar="FILE.csv", help="With --kernels or --roofline: a table that `ceg bench collect` wrote.")
-@_optional_question_options
-@single("-o", "--output", required=True, metavar="FILE", help="Where to draw (.png, .svg, .pdf).")
-def plot_command(output: str, runs: str | None, variant: str | None, pattern: str | None, **options: Any) -> None:
-    """Draw CEG against scale; or two arms' ladders and the gain; or an attention pattern; or kernel times.
-
-    \b
-    ceg plot --algo moe,rope --flops 1e17:1e26 -o ceg.png
-    ceg plot --runs runs.csv --baseline lstm --variant gpt --flops 1e17:1e24 -o gain.png
-    ceg plot --pattern strided -o strided.png
-    ceg plot --kernels flash -o flash.png
-    """
-    from estimator import plot as drawing
-
-    of_kernels = {name: options.pop(name) for name in ("kernels", "roofline", "times")}
-    if of_kernels["kernels"] is not None or of_kernels["roofline"]:
-        given = {"runs": runs, "variant": variant, "pattern": pattern, **options}
-        of_kernels["device"] = given.pop("device")  # an answer's option too
-        del given["interval"], given["seed"], given["currency"]  # these have defaults
-        _draw_kernels(of_kernels, [name for name, value in given.items() if value], output)
-        return
-    of_pattern = {name: options.pop(name) for name in _PATTERN_OPTIONS}
-    if pattern is not None:
-        others = {"runs": runs, "variant": variant, **{name: options[name] for name in ("algo", "flops", "baseline")}}
-        _draw_pattern(pattern.lower(), of_pattern, [name for name, value in others.items() if value], output)
-        return
-    if runs is not None:
-        from estimator.cli_runs import draw_runs
-
-        draw_runs(runs, options["baseline"], variant, options["flops"], output)
-        return
-    problems: list[str] = []
-    picture = output_path("--output", output, problems, IMAGE_TYPES)
-    if variant is not None:
-        problems.append("--variant: it goes with --runs. Add --runs RUNS.csv, or leave it out.")
-    for name in (name for name, value in of_pattern.items() if value is not None):
-        problems.append(f"--{name.replace('_', '-')}: it goes with --pattern. Add --pattern strided, or leave it out.")
-    if of_kernels["times"] is not None:
-        problems.append("--times: it goes with --kernels or --roofline. Add one of them, or leave it out.")
-    budgets = parse_budgets(options["flops"], problems)
-    if len(set(budgets)) > 1:
-        options["flops"] = drawing.grid(min(budgets), max(budgets))
-    elif budgets:
-        problems.append("--flops: a picture needs a range (found one budget). Try 1e17:1e26.")
-    names = [part for part in options["algo"].split(",") if part.strip()]
-    baselines = (options["baseline"] or "").split(",") if options["baseline"] is not None else []
-    if baselines and len(baselines) != len(names):
-        problems.append(f"--baseline: one per algorithm is needed (found {len(baselines)} for {len(names)}). Add all.")
-        baselines = []
-    curves = []
-    for i, name in enumerate(names or [""]):
-        try:
-            curves.append(_ask(options | {"baseline": baselines[i] if baselines else None}, [], algo=name))
-        except BadInput as error:
-            problems += error.problems
-    if problems:
-        raise BadInput(problems)
-    assert picture is not None
-    write("--output", picture, drawing.draw(curves, picture.suffix.lower()))
-    click.echo(f"wrote {output}")
-
-
-def _draw_kernels(options: dict[str, Any], others: list[str], output: str) -> None:
-    """`ceg plot --kernels` and `--roofline`: kernel times of one device."""
-    from pathlib import Path
-
-    from estimator import kernel_families, kernel_times, plot_kernels
-
-    family, which = options["kernels"], "--kernels" if options["kernels"] is not None else "--roofline"
-    problems = [f"{which}: it goes without --{name.replace('_', '-')}. Leave one of them out." for name in others]
-    picture = output_path("--output", output, problems, IMAGE_TYPES)
-    if family is not None and options["roofline"]:
-        problems.append("--roofline: it goes without --kernels. Leave one of them out.")
-    elif family is not None and family not in kernel_families.FAMILIES:
-        known = ", ".join(kernel_families.FAMILIES)
-        problems.append(f"--kernels: one of {known} is needed (found {family!r}). Use one of these.")
-    table = kernel_times.KERNEL_TIMES if options["times"] is None else Path(options["times"])
-    rows = []
-    if options["times"] is None and not table.exists():
-        problems.append(
-            f"{which}: a table of kernel times is there (found no kernel_times.csv). Give --times FILE.csv."
-        )
-    else:
-        try:
-            rows = kernel_times.load(table)
-        except EvidenceError as error:
-            problems += map(str, error.problems)
-    if problems:
-        raise BadInput(problems)
-    assert picture is not None
-    ending = picture.suffix.lower()
-    try:
-        content = (
-            plot_kernels.draw_roofline(rows, options["device"], ending)
-            if family is None
-            else plot_kernels.draw(rows, family, options["device"], ending)
-        )
-    except ValueError as error:
-        raise BadInput([f"{which}: {error}."]) from None
-    write("--output", picture, content)
-    click.echo(f"wrote {output}")
-
-
-def _draw_pattern(pattern: str, options: dict[str, str | None], others: list[str], output: str) -> None:
-    """`ceg plot --pattern`: which keys each head's queries see, and the blocks visited for it."""
-    from estimator import plot_pattern
-    from kernels.patterns import head_patterns
-
-    problems = [f"--pattern: it goes without --{name}. Leave one of them out." for name in others]
-    picture = output_path("--output", output, problems, IMAGE_TYPES)
-    sizes: dict[str, int] = {}
-    for name, (default, most) in _PATTERN_OPTIONS.items():
-        text = options[name] or default
-        option = f"--{name.replace('_', '-')}"
-        size = None if text is None else number(option, text, problems, default or "16", int)
-        if size is not None and most is not None and not 1 <= size <= most:
-            problems.append(f"{option}: 1 to {most} can be drawn (found {size}). Try {default}.")
-        if size is not None:
-            sizes["n_global" if name == "global_tokens" else name] = size
-    if problems:
-        raise BadInput(problems)
-    assert picture is not None
-    tokens, n_heads, block = (sizes.pop(name) for name in ("tokens", "heads", "block"))
-    try:
-        heads = head_patterns(pattern, n_heads, tokens, **sizes)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise BadInput([f"--pattern: {error}."]) from None
-    write("--output", picture, plot_pattern.draw(pattern, heads, tokens, block, picture.suffix.lower()))
-    click.echo(f"wrote {output}")
-
-
 @ceg.command("coverage")
 @click.option("--stacks", is_flag=True, help="Leave one measured combination out instead, and predict it.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.option(
     "--write", "store", is_flag=True, help="Store the settings fitted on all studies, and this check (for maintainers)."
 )
-@_evidence_options
+@evidence_options
 def coverage_command(stacks: bool, as_json: bool, store: bool, **options: Any) -> None:
     """Leave one study out and predict its rows: are the intervals honest on the literature?"""
     from rich.console import Console

@@ -21,7 +21,7 @@ from estimator.cli_input import (
 @single("--low", default="1e18", metavar="C", help="The lower of the two budgets that are compared (1e18 FLOP).")
 @single("--high", default="1e24", metavar="C", help="The higher one (1e24 FLOP).")
 @single(
-    "-o", "--output", metavar="FILE", help="Also draw gain at one budget against gain at the other (.png, .svg, .pdf)."
+    "-o", "--output", metavar="FILE", help="Also draw gain at one budget against gain at the other (.svg, .pdf, .png)."
 )
 @click.option("--only-evidence", is_flag=True, help="Leave the shipped tables out; needs --evidence.")
 @click.option("--evidence", multiple=True, metavar="PATH", help="A table of gains of your own, file or folder.")
@@ -33,7 +33,7 @@ def classify_command(
 
     \b
     ceg classify
-    ceg classify --low 1e18 --high 1e24 -o class.png
+    ceg classify --low 1e18 --high 1e24 -o class.svg
     """
     problems: list[str] = []
     picture = output_path("--output", output, problems, IMAGE_TYPES)

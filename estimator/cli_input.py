@@ -17,7 +17,7 @@ import click
 
 from estimator.evidence import FLOPS_RANGE, Evidence, EvidenceError, load, write_atomically
 
-IMAGE_TYPES = (".png", ".svg", ".pdf")
+IMAGE_TYPES = (".svg", ".pdf", ".png")
 _WIDTH = 120
 _OURS = ("benchmarks", "estimator", "kernels", "training")
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     help="A table that `ceg collect` or `ceg ablate` wrote; this project's own without it.",
 )
 @click.option("--at", multiple=True, metavar="C", help="Budgets of the forecast: 1e14, a list, or a range 1e12:1e15.")
-@single("-o", "--output", metavar="FILE", help="Also draw it (.png, .svg, .pdf).")
+@single("-o", "--output", metavar="FILE", help="Also draw it (.svg, .pdf, .png).")
 @click.option("--write", "store", is_flag=True, help="Make own_gains.csv from training_runs.csv (for maintainers).")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout, and nothing else there.")
 def ladder_command(at: tuple[str, ...], store: bool, as_json: bool, **options: Any) -> None:
@@ -43,7 +43,7 @@ def ladder_command(at: tuple[str, ...], store: bool, as_json: bool, **options: A
     \b
     ceg ladder
     ceg ladder --algo rope
-    ceg ladder --algo layernorm+rope --at 1e14 -o ladder.png
+    ceg ladder --algo layernorm+rope --at 1e14 -o ladder.svg
     ceg ladder --algo rope --runs training_runs.csv --json
     """
     problems: list[str] = []
@@ -61,9 +61,10 @@ def ladder_command(at: tuple[str, ...], store: bool, as_json: bool, **options: A
     if algo is None:
         given = ["--at"] * bool(at) + ["--output"] * (output is not None)
         problems += [f"{name}: it goes with an algorithm. Add --algo rope; `ceg list` shows all." for name in given]
-    of_stack = _stack(options["stack"], options["runs"], problems)
+    stacks = _stacks(options["runs"], problems)
+    of_stack = _named(options["stack"], stacks, problems)
     if algo is None:
-        _overview(of_stack, options["runs"], problems, as_json)
+        _overview(of_stack, stacks.get("bare"), options["runs"], problems, as_json)
         return
     found = _report(algo, of_stack, budgets, problems)
     from estimator import ladder_report
@@ -96,25 +97,31 @@ def _write_own_gains(problems: list[str]) -> None:
     click.echo(f"wrote {OWN_GAINS.name}: {content.count(10) - 1} gains of {training_runs.TRAINING_RUNS.name}")
 
 
-def _stack(stack: str, runs: str | None, problems: list[str]) -> StackRuns | None:
-    """A stack's runs, or None with problems added."""
+def _stacks(runs: str | None, problems: list[str]) -> dict[str, StackRuns]:
+    """The stacks of a table, or none with problems added."""
     from estimator import seed_ladder, training_runs
 
     if runs is None and not training_runs.TRAINING_RUNS.exists():
         problems.append("--runs: this project has no runs of its own yet (found no training_runs.csv). Name a table.")
-        return None
+        return {}
     try:
-        stacks = seed_ladder.load(training_runs.TRAINING_RUNS if runs is None else Path(runs))
+        return seed_ladder.load(training_runs.TRAINING_RUNS if runs is None else Path(runs))
     except EvidenceError as error:
         problems += map(str, error.problems)
-        return None
+        return {}
+
+
+def _named(stack: str, stacks: dict[str, StackRuns], problems: list[str]) -> StackRuns | None:
+    """One of a table's stacks, or None with a problem added if the table was read."""
     found = stacks.get(stack, stacks.get(""))
-    if found is None:
+    if found is None and stacks:
         problems.append(f"--stack: one of the table's, {', '.join(stacks)} (found {stack!r}). Use one of them.")
     return found
 
 
-def _overview(of_stack: StackRuns | None, runs: str | None, problems: list[str], as_json: bool) -> None:
+def _overview(
+    of_stack: StackRuns | None, bare: StackRuns | None, runs: str | None, problems: list[str], as_json: bool
+) -> None:
     """All arms of a stack at a glance."""
     from estimator import ladder_overview, training_runs
 
@@ -126,9 +133,9 @@ def _overview(of_stack: StackRuns | None, runs: str | None, problems: list[str],
     if problems or of_stack is None:
         raise BadInput(problems)
     if as_json:
-        print_json(ladder_overview.document(of_stack, table))
+        print_json(ladder_overview.document(of_stack, table, bare))
     else:
-        ladder_overview.print_overview(console(), of_stack, table)
+        ladder_overview.print_overview(console(), of_stack, table, bare)
 
 
 def _report(algo: str, of_stack: StackRuns | None, budgets: list[float], problems: list[str]) -> ladder_report.Report:

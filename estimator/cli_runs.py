@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from estimator.cli_input import (
-    IMAGE_TYPES,
     BadInput,
     Command,
     console,
@@ -117,12 +116,12 @@ def fit_command(runs: str, at: tuple[str, ...], as_json: bool, **options: Any) -
         raise BadInput(list(map(str, error.problems))) from None
 
 
-def draw_runs(runs: str, baseline: str | None, variant: str | None, flops: str, output: str) -> None:
-    """`ceg plot --runs`: two ladders and the gain between them, as a picture."""
+def draw_runs(
+    runs: str, baseline: str | None, variant: str | None, flops: str, problems: list[str], ending: str
+) -> bytes:
+    """`ceg plot --runs`: two ladders and the gain between them, as a picture; `problems` are of what is common."""
     from estimator import ladder, plot_runs
 
-    problems: list[str] = []
-    picture = output_path("--output", output, problems, IMAGE_TYPES)
     budgets = parse_budgets(flops, problems) if flops else []
     if len(set(budgets)) == 1:
         problems.append("--flops: a picture needs a range (found one budget). Try 1e17:1e24.")
@@ -135,12 +134,10 @@ def draw_runs(runs: str, baseline: str | None, variant: str | None, flops: str, 
         problems += map(str, error.problems)
     if problems:
         raise BadInput(problems)
-    assert picture is not None
     _remark(table)
     x = [float(end) for arm in arms for end in arm.x[[0, -1]]]
     low, high = (min(budgets), max(budgets)) if budgets else (math.exp(min(x)), 100 * math.exp(max(x)))
-    write("--output", picture, plot_runs.draw(arms[0], arms[1], low, high, picture.suffix.lower()))
-    click.echo(f"wrote {output}")
+    return plot_runs.draw(arms[0], arms[1], low, high, ending)
 
 
 @click.command("speedup", cls=Command)

@@ -43,7 +43,7 @@ MAX_ARRIVALS = 200
 @single("--halving", metavar="A:B", help="With --pace literature: months to double, 95% range (5:14).")
 @single("--share", metavar="A:B", help="With --pace literature: share that goes on without more compute (0.23:0.46).")
 @single("--seed", default="0", metavar="N", help="Of the draws (0).")
-@single("-o", "--output", metavar="FILE", help="Also draw it (.png, .svg, .pdf).")
+@single("-o", "--output", metavar="FILE", help="Also draw it (.svg, .pdf, .png).")
 @click.option("--only-evidence", is_flag=True, help="Leave the shipped tables out; needs --evidence.")
 @click.option("--evidence", multiple=True, metavar="PATH", help="A table of gains of your own, file or folder.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout, and nothing else there.")
@@ -52,7 +52,7 @@ def scenario_command(only_evidence: bool, evidence: tuple[str, ...], as_json: bo
 
     \b
     ceg scenario --freeze 1e26
-    ceg scenario --freeze 1e26 --pace registry -o frozen.png
+    ceg scenario --freeze 1e26 --pace registry -o frozen.svg
     ceg scenario --freeze 1e24 --pace 3 --from rope,moe,muon --years 5 --json
     """
     problems: list[str] = []

@@ -25,6 +25,8 @@ SIZES: dict[str, tuple[str, ...]] = {
 }
 """Every operation, and the sizes it has: those of the others are empty cells, 0 in the record. seq_q counts the tokens
 of a feed-forward layer, d_ff is an expert's width, and gemm multiplies [seq_q, d_model] by [d_model, d_ff]."""
+SESSION = ("device", "torch", "triton", "driver", "commit")
+"""What rows that may be compared have in common."""
 _CHOICES = {"op": tuple(SIZES), "pass": PASSES}
 _MAY_BE_EMPTY = ("triton", "driver")  # on a CPU
 _MEASURED = (
@@ -74,7 +76,7 @@ class KernelTime(NamedTuple):
 
     def session(self) -> tuple[str, ...]:
         """Device, versions and commit: rows that may be compared, and share ceilings."""
-        return (self.device, self.torch, self.triton, self.driver, self.commit)
+        return tuple(getattr(self, name) for name in SESSION)
 
     def key(self) -> tuple[object, ...]:
         """What was measured, where, with which versions: all but the measurement."""

@@ -51,8 +51,40 @@ def rates(table: Iterable[TrainingRun], stack: str) -> list[Rates]:
     return found
 
 
-def print_overview(console: Console, runs: StackRuns, table: Sequence[TrainingRun]) -> None:
-    """Gains by arm and rung, noise by rung, learning rates by arm."""
+class Ratio(NamedTuple):
+    """An algorithm's gain on a stack over its gain on the bare one at one budget: ln, and its standard error. The two
+    ladders share no run, so their errors are taken to be independent."""
+
+    algorithm: str
+    budget: float
+    log: float
+    error: float
+
+
+def over_bare(runs: StackRuns, bare: StackRuns | None) -> list[Ratio]:
+    """Every gain with a standard error that was read on both stacks at one budget, against one baseline."""
+    if bare is None or runs.stack == bare.stack:
+        return []
+    gains = {
+        (algorithm, own_runs.baseline_of(algorithm, against, bare.stack), at.rung.budget): at.read
+        for (algorithm, _, against), ladder in own_gains.read_all(bare).items()
+        for at in ladder
+        if at.read is not None and not at.why
+    }
+    found = []
+    for (algorithm, _, against), ladder in own_gains.read_all(runs).items():
+        for at in ladder:
+            base = gains.get((algorithm, own_runs.baseline_of(algorithm, against, runs.stack), at.rung.budget))
+            if base is not None and at.read is not None and not at.why:
+                apart = at.read.log_gain - base.log_gain
+                found.append(Ratio(algorithm, at.rung.budget, apart, math.hypot(at.read.se, base.se)))
+    return found
+
+
+def print_overview(
+    console: Console, runs: StackRuns, table: Sequence[TrainingRun], bare: StackRuns | None = None
+) -> None:
+    """Gains by arm and rung, over those of `bare` if that is another stack; noise by rung, learning rates by arm."""
     from rich.table import Table
 
     budgets = sorted({rung.budget for _, treatment, _ in runs.pairs for rung in runs.arms[treatment]})
@@ -74,6 +106,10 @@ def print_overview(console: Console, runs: StackRuns, table: Sequence[TrainingRu
     together = _combinations(runs, budgets)
     if together is not None:
         console.print(together)
+        console.print()
+    contrast = _ratio_table(over_bare(runs, bare))
+    if contrast is not None:
+        console.print(contrast)
         console.print()
     beside = _beside_paper(runs)
     if beside is not None:
@@ -145,6 +181,24 @@ def _combinations(runs: StackRuns, budgets: Sequence[float]) -> Any:
     return shown if rows else None
 
 
+def _ratio_table(ratios: Sequence[Ratio]) -> Any:
+    """Gains over those on the bare stack; None where there are none."""
+    from rich.table import Table
+
+    if not ratios:
+        return None
+    title = "Gains over those on the bare stack (se of ln)"
+    shown = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), collapse_padding=True)
+    shown.add_column("algorithm", no_wrap=True)
+    budgets = sorted({ratio.budget for ratio in ratios})
+    for budget in budgets:
+        shown.add_column(number(budget), justify="right", no_wrap=True)
+    cells = {(r.algorithm, r.budget): f"{math.exp(r.log):.2f}x ({r.error:.2g})" for r in ratios}
+    for algorithm in dict.fromkeys(ratio.algorithm for ratio in ratios):
+        shown.add_row(algorithm, *(cells.get((algorithm, budget), "-") for budget in budgets))
+    return shown
+
+
 def _beside_paper(runs: StackRuns) -> Any:
     """The source paper's ablations in FLOP beside ours at the highest budgets; None where no arm is in both."""
     from rich.table import Table
@@ -192,8 +246,8 @@ def _rate_table(searches: Iterable[Rates]) -> Any:
     return shown
 
 
-def document(runs: StackRuns, table: Sequence[TrainingRun]) -> dict[str, object]:
-    """`ceg ladder --json` without an algorithm."""
+def document(runs: StackRuns, table: Sequence[TrainingRun], bare: StackRuns | None = None) -> dict[str, object]:
+    """`ceg ladder --json` without an algorithm; `bare` as for `print_overview`."""
     gains = own_gains.read_all(runs)
     return {
         "schema": "ceg.ladder_overview",
@@ -220,6 +274,10 @@ def document(runs: StackRuns, table: Sequence[TrainingRun]) -> dict[str, object]
                 ],
             }
             for pair, ladder in gains.items()
+        ],
+        "over_bare": [
+            {"algorithm": r.algorithm, "rung_flops": r.budget, "ratio": math.exp(r.log), "ln_ratio_se": r.error}
+            for r in over_bare(runs, bare)
         ],
         "noise_ln_loss": [
             {"rung_flops": budget, "sd": noise.pooled.sd, "degrees_of_freedom": noise.pooled.freedom}

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from estimator import plot_labels, plot_style
 from estimator.kernel_families import FAMILIES, OURS, Ceilings, Family, Test, ceilings, choose, panel_title
 from estimator.kernel_times import KernelTime
-from estimator.plot import BLUE, GREY, STYLE, encode
+from estimator.plot_labels import Named
+from estimator.plot_style import (
+    BLACK,
+    BLUE,
+    DASHED,
+    GREEN,
+    GREY,
+    HEADING,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    SMALL,
+    STYLE,
+)  # fmt: skip
 
-# Okabe & Ito's colours, which colour-blind readers can tell apart; every line also has its name at its end.
+# Every line also has its name at its end.
 _COLOURS = {
-    "materialised": "#000000", "every_expert": "#000000", "sdpa_math": "#CC79A7", "sdpa_flash": "#D55E00",
-    "sdpa_efficient": "#E69F00", "sdpa_cudnn": "#009E73", "flex": "#56B4E9", "expert_loop": "#E69F00",
-    "grouped_mm": "#009E73", "dense_ffn": "#CC79A7",
+    "materialised": BLACK, "every_expert": BLACK, "sdpa_math": PINK, "sdpa_flash": RED,
+    "sdpa_efficient": ORANGE, "sdpa_cudnn": GREEN, "flex": SKY, "expert_loop": ORANGE,
+    "grouped_mm": GREEN, "dense_ffn": PINK,
 }  # fmt: skip
 _MARKERS = {
     "materialised": "s", "every_expert": "s", "sdpa_math": "v", "sdpa_flash": "^", "sdpa_efficient": "<",
@@ -31,8 +42,6 @@ _MARKERS = {
 }  # fmt: skip
 _GAP = 0.068
 """Between two names at line ends, as a share of a panel's height."""
-_CHARACTERS = 17
-"""Of the source's small print, per inch."""
 
 
 class End(NamedTuple):
@@ -62,18 +71,19 @@ def draw(rows: Sequence[KernelTime], family: str, device: str | None, ending: st
     columns = _columns(family, mine, session)
     by_traffic = family == "decode"
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(max(5.2, 3.3 * len(columns)), 6.0), layout="constrained")
-        panels = figure.subplots(2, len(columns), squeeze=False, sharex="col")
+        page = plot_style.figure(max(5.2, 3.3 * len(columns)), 6.5)
+        plot_style.title(page, f"{kind.title}: times and rates on {mine[0].device}")
+        panels = page.subplots(2, len(columns), squeeze=False, sharex="col")
         for (title, lines), above, below in zip(columns.items(), panels[0], panels[1], strict=True):
             _panel(above, lines, kind, roof, _milliseconds)
             _panel(below, lines, kind, roof, _gigabytes if by_traffic else _teraflops)
-            above.set_title(title, fontsize=8.5, loc="left")
+            above.set_title(title)
             below.set_xlabel(kind.label)
         panels[0, 0].set_ylabel("time (ms)")
         panels[1, 0].set_ylabel("cache and queries read (GB/s)" if by_traffic else "useful TFLOP/s")
-        figure.suptitle(kind.title, x=0.01, ha="left", fontsize=10.5)
-        figure.supxlabel(_source(figure, mine, roof, dashed=True), fontsize=7, color=GREY)
-        return encode(figure, ending)
+        reading = "Lines: medians of rounds, ours bold; bands: 20% to 80%. Upper panels: less is better; lower: more. "
+        plot_style.below(page, reading + _ceilings("Dashed: roofline, ", roof), _source(mine))
+        return plot_style.encode(page, ending)
 
 
 Lines = dict[str, list[KernelTime]]
@@ -172,7 +182,7 @@ def _panel(
     if roof is not None:
         x = sorted(least)
         best = [value(least[i], roof.least_seconds(least[i])) for i in x]
-        axes.plot(x, best, color=GREY, linewidth=1, linestyle=(0, (4, 2)), zorder=1)
+        axes.plot(x, best, color=GREY, linewidth=1, linestyle=DASHED, zorder=1)
         ends.append(End(x[-1], best[-1], "roofline", GREY))
     ticks = sorted({at(row) for points in lines.values() for row in points})
     # Room for the names: a part of the axis, or an octave where there is one length only.
@@ -230,24 +240,25 @@ def _name_ends(axes: Axes, ends: Sequence[End], last: float) -> None:
         at = np.log(x / left) / np.log(right / left)
         axes.plot([at, start + 0.05], [height(y), place + shift], color=colour, linewidth=0.5, alpha=0.6,
                   transform=axes.transAxes, clip_on=False)  # fmt: skip
-        axes.text(start + 0.06, place + shift, name.replace("_", " "), color=colour, fontsize=7, va="center",
+        axes.text(start + 0.06, place + shift, name.replace("_", " "), color=colour, fontsize=SMALL, va="center",
                   transform=axes.transAxes, fontweight="bold" if name in OURS else "normal")  # fmt: skip
 
 
-def _source(figure: Figure, rows: Sequence[KernelTime], roof: Ceilings | None, dashed: bool) -> str:
-    """Device, versions, commit and ceilings, in lines that fit the figure."""
+def _ceilings(begin: str, roof: Ceilings | None) -> str:
+    """The sentence about the ceilings of a session."""
+    if roof is None:
+        return "No ceilings were measured in this session."
+    product, copy = _rate(roof.flops_per_s, "FLOP/s"), _rate(roof.bytes_per_s, "B/s")
+    return f"{begin}a matrix product at {product} and a copy at {copy}, measured in the session."
+
+
+def _source(rows: Sequence[KernelTime]) -> str:
+    """What a picture is made of: the table's rows, and how they were measured."""
     row = max(rows, key=lambda row: row.date)
     versions = f"torch {row.torch}" + (f", triton {row.triton}" if row.triton else "")
     versions += f", driver {row.driver}" if row.driver else ""
-    made = f"{row.device}; {row.dtype}; {versions}; commit {row.commit}, {row.date[:10]}"
-    said = [f"Source: ceg {metadata.version('ceg')}; {made}.", "No ceilings were measured in this session."]
-    if roof is not None:
-        said[1] = (
-            f"{'Dashed: roofline' if dashed else 'Ceilings'}, a matrix product at {_rate(roof.flops_per_s, 'FLOP/s')} "
-            f"and a copy at {_rate(roof.bytes_per_s, 'B/s')}, measured in the session."
-        )
-    said.append("Lines: medians of rounds; bands: 20% to 80%." if dashed else "Points: medians of rounds.")
-    return "\n".join(textwrap.wrap(" ".join(said), int(_CHARACTERS * figure.get_figwidth())))
+    measured = f"measured {row.date[:10]} at commit {row.commit} ({row.dtype}, {versions})"
+    return plot_style.source(plot_style.table_hash("kernel times", rows), measured)
 
 
 def _rate(value: float, unit: str) -> str:
@@ -258,8 +269,8 @@ def _rate(value: float, unit: str) -> str:
 
 
 _ROOFLINE = {
-    "flash": (BLUE, "o"), "sparse": ("#009E73", "s"), "mqa": ("#D55E00", "^"), "decode": ("#CC79A7", "D"),
-    "moe": ("#E69F00", "v"),
+    "flash": (BLUE, "o"), "sparse": (GREEN, "s"), "mqa": (RED, "^"), "decode": (PINK, "D"),
+    "moe": (ORANGE, "v"),
 }  # fmt: skip
 
 
@@ -274,8 +285,10 @@ def draw_roofline(rows: Sequence[KernelTime], device: str | None, ending: str) -
     if roof is None:
         raise ValueError("gemm and copy rows of the same session are there (found none). Measure test_ceilings too")
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 5.6), layout="constrained")
-        axes = figure.subplots()
+        page = plot_style.figure(8.6, 6.0)
+        passes = "forward and backward, and decoding"
+        plot_style.title(page, f"All operations under the roofline of {mine[0].device}: {passes}")
+        axes = page.subplots()
         axes.set_xscale("log")
         axes.set_yscale("log")
         shown = [row for row in mine if row.pass_ in ("fwd_bwd", "decode") and row.flops]
@@ -285,7 +298,7 @@ def draw_roofline(rows: Sequence[KernelTime], device: str | None, ending: str) -
         line = np.geomspace(left, right, 200)
         axes.plot(line, np.minimum(roof.flops_per_s, line * roof.bytes_per_s) / 1e12, color=GREY, linewidth=1.4)
         axes.set_xlim(left, right)
-        names: dict[str, tuple[float, float, str]] = {}
+        names: list[Named] = []
         for family, (colour, marker) in _ROOFLINE.items():
             part = [row for row in shown if FAMILIES[family].belongs(row)]
             for ours in (False, True):
@@ -297,22 +310,20 @@ def draw_roofline(rows: Sequence[KernelTime], device: str | None, ending: str) -
                           alpha=alpha, markeredgewidth=0.8)  # fmt: skip
                 if ours and chosen:
                     best = max(range(len(chosen)), key=rates.__getitem__)
-                    names[family] = at[best], rates[best], colour
+                    names.append(Named(family, at[best], rates[best], colour))
         products = [row for row in session if row.op == "gemm"]
-        axes.plot([row.flops / row.bytes for row in products], [row.flops / row.median_s / 1e12 for row in products],
-                  "*", color="#000000", markersize=8)  # fmt: skip
-        looks = [*_ROOFLINE.values(), ("#000000", "*"), (GREY, "o"), (GREY, "o")]
+        of_products = [(row.flops / row.bytes, row.flops / row.median_s / 1e12) for row in products]
+        axes.plot(*zip(*of_products, strict=True), "*", color=BLACK, markersize=8)
+        looks = [*_ROOFLINE.values(), (BLACK, "*"), (GREY, "o"), (GREY, "o")]
         handles = [Line2D([], [], color=colour, marker=marker, linestyle="none") for colour, marker in looks]
         handles[-1].set_markerfacecolor("none")
         labels = [*_ROOFLINE, "matrix product", "filled: ours", "hollow: others"]
-        axes.legend(handles, labels, frameon=False, fontsize=7.5, loc="lower right", ncols=2)
-        for family, (at_x, rate, colour) in names.items():
-            said = axes.annotate(family, (at_x, rate), xytext=(5, 5), textcoords="offset points", color=colour)
-            said.set_fontweight("bold")
-            said.set_path_effects([withStroke(linewidth=2, foreground="white")])
         axes.set_xlabel("useful FLOP per byte that the implementation moves at least")
         axes.set_ylabel("useful TFLOP/s")
-        title = "All operations under the roofline: forward and backward, and decoding"
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
-        figure.supxlabel(_source(figure, mine, roof, dashed=False), fontsize=7, color=GREY)
-        return encode(figure, ending)
+        reading = f"Points: medians of rounds; named: the fastest of ours. {_ceilings('Line: ', roof)}"
+        plot_style.below(page, reading, _source(mine), handles, labels, columns=8)
+        page.draw_without_rendering()
+        page.set_layout_engine("none")  # names must not move the axes that they are placed in
+        points = [(row.flops / row.bytes, row.flops / row.median_s / 1e12) for row in shown]
+        plot_labels.place(axes, names, [*points, *of_products], size=HEADING)
+        return plot_style.encode(page, ending)

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import math
-import textwrap
-from importlib import metadata
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from estimator import forecast, ladder, scaling_law
+from estimator import forecast, ladder, plot_style, seed_ladder
 from estimator.evidence import is_own
 from estimator.gain import FAR_DECADES
-from estimator.hierarchy import Array
 from estimator.ladder_report import Report
-from estimator.plot import BLUE, GREY, OWN, STYLE, encode, gain_axis, look
-from estimator.scaling_law import Runs
+from estimator.plot import OWN, look
+from estimator.plot_style import BLACK, BLUE, DASHED, GREY, HEADING, RED, STYLE
+from estimator.reading import compute_at
 from estimator.seed_ladder import Rung
 
-_ARMS = (("#000000", "o"), ("#D55E00", "D"))
+_ARMS = ((BLACK, "o"), (RED, "D"))
 _POINTS = 60
-_DRAWN = ("converged", "bound_hit")
 _MARGIN = 1.6
 """Factor of compute left free beside the outermost points."""
 _TALLEST = 4.0
@@ -30,93 +28,81 @@ _TALLEST = 4.0
 
 
 def draw(found: Report, ending: str) -> bytes:
-    """The picture's bytes (".png", ".svg" or ".pdf")."""
+    """The picture's bytes (".svg", ".pdf" or ".png")."""
     arms = found.runs.arms[found.against], found.runs.arms[found.treatment]
     flops = [rung.flops for rungs in arms for rung in rungs]
     published = [used.row.flops for used in found.literature if used.row.flops == used.row.flops]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10.4, 4.6), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
+        page = plot_style.figure(10.4, 5.2)
+        plot_style.title(page, f"{found.title}: {found.treatment} against {found.against}")
+        left, right = page.subplots(1, 2, width_ratios=(1, 1.25))
         for axes, ends in ((left, flops), (right, [*flops, 100 * max(flops), *published])):
-            axes.set_xscale("log")
-            axes.set_xlim(min(ends) / _MARGIN, max(ends) * _MARGIN)
+            plot_style.compute_axis(axes.xaxis, min(ends) / _MARGIN, max(ends) * _MARGIN)
         left.set_xlabel("training compute (FLOP)")
         right.set_xlabel("training compute spent with it (FLOP)")
-        _losses(left, (found.against, found.treatment), arms)
+        _losses(left, found)
         _gains(right, found)
-        title = f"{found.title}: {found.treatment} against {found.against}"
-        figure.suptitle("\n".join(textwrap.wrap(title, 110)), x=0.01, ha="left", fontsize=10)
+        reading = (
+            "Left: a faint point is a run (one seed), a solid one the mean of a rung. The gain of a rung is how far to "
+            f"the right the curve through {found.against} has the same loss. Right: error bars are 90% intervals; "
+            "bands hold 50% (dark) and 90% of the forecast, made from both arms' runs alone."
+        )
         counted = sum(len(rung.losses) for rungs in arms for rung in rungs)
-        source = f"Source: ceg {metadata.version('ceg')}, {counted} runs of {found.runs.table.name}.csv"
-        figure.supxlabel(source, fontsize=7, color=GREY)
-        return encode(figure, ending)
+        rows = plot_style.table_hash(f"{counted} runs of {found.runs.table.name}.csv", arms)
+        plot_style.below(page, reading, plot_style.source(rows))
+        return plot_style.encode(page, ending)
 
 
-def _losses(axes: Axes, names: tuple[str, str], arms: tuple[tuple[Rung, ...], ...]) -> None:
-    """Every seed's loss, and a frontier through each arm's means."""
-    grid = np.geomspace(*axes.get_xlim(), _POINTS)
-    fitted, short = _frontiers(arms, grid)
-    for name, rungs, curve, (colour, marker) in zip(names, arms, fitted, _ARMS, strict=True):
+def _losses(axes: Axes, found: Report) -> None:
+    """Every seed's loss, the means, the curve that gains are read off, and how each is read."""
+    for name, (colour, marker) in zip((found.against, found.treatment), _ARMS, strict=True):
+        rungs = found.runs.arms[name]
         x = [rung.flops for rung in rungs for _ in rung.losses]
         y = [loss for rung in rungs for loss in rung.losses.values()]
-        axes.plot(x, y, marker, color=colour, markersize=4, alpha=0.55, markeredgewidth=0, label=name)
-        if curve is not None:
-            axes.plot(grid, curve, color=colour, linewidth=1, linestyle=(0, (4, 2)))
-        else:  # two rungs, or noise
-            means = [rung.loss for rung in rungs]
-            axes.plot([rung.flops for rung in rungs], means, color=colour, linewidth=0.8, linestyle=(0, (1, 2)))
-    axes.set_yscale("log")
+        axes.plot(x, y, marker, color=colour, markersize=3.5, alpha=0.4, markeredgewidth=0)
+        mean: Any = {"color": colour, "marker": marker, "markersize": 4.5, "zorder": 4, "linestyle": "none"}
+        axes.plot([rung.flops for rung in rungs], [rung.loss for rung in rungs], label=name, **mean)
+    _curve(axes, found.against, found.runs.arms[found.against])
+    shown = [(at.rung, at.read) for at in found.gains if at.read is not None]
+    for i, (rung, read) in enumerate(shown):
+        ends = [rung.flops, rung.flops * math.exp(read.log_gain)]
+        said = "gain: compute at equal loss" if i == 0 else None
+        axes.plot(ends, [rung.loss, rung.loss], color=GREY, linewidth=1.0, linestyle=(0, (1, 1)), zorder=2, label=said)
     axes.set_ylabel("held-out loss (nats per token)")
-    axes.yaxis.set_major_formatter("{x:.3g}")
-    axes.yaxis.set_minor_formatter("{x:.3g}")
-    axes.tick_params(axis="y", which="minor", labelsize=7)
-    law = "L = E + K C^-gamma" + (f" (fewer than 4 rungs: with {short})" if short else "")
-    axes.set_title(f"a point per seed\ndashed: {law}", fontsize=8.5, loc="left")
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_title("Losses")
+    plot_style.loss_axis(axes)
+    axes.legend()
 
 
-def _frontiers(arms: tuple[tuple[Rung, ...], ...], grid: Array) -> tuple[list[Array | None], str]:
-    """The frontier of each arm on a grid of FLOP [p] (None where there is none); what was assumed of short ladders.
-
-    Three rungs cannot tell a floor: theirs is that of the longer arm, or 0 where that is as short.
-    """
-    longest = max(arms, key=len)
-    floor, assumed = 0.0, "E = 0"
-    if len(longest) > 3:
-        law = _fit(longest, None)
-        if law is not None:
-            floor, assumed = law.parameters["E"], "the other arm's E"
-    laws = [_fit(rungs, None if len(rungs) > 3 else floor) for rungs in arms]
-    short = any(len(rungs) < 4 for rungs in arms)
-    return [None if law is None else np.asarray(law.predict(C=grid).value) for law in laws], assumed if short else ""
-
-
-def _fit(rungs: tuple[Rung, ...], floor: float | None) -> scaling_law.FitResult | None:
-    if len(rungs) < 2 or (floor is not None and floor >= min(rung.loss for rung in rungs)):
-        return None
-    points = Runs(loss=[rung.loss for rung in rungs], C=[rung.flops for rung in rungs])
-    fixed = {} if floor is None else {"E": floor}
-    law = scaling_law.fit(points, form="frontier", fixed=fixed, resamples=0)
-    return law if law.status in _DRAWN else None
+def _curve(axes: Axes, name: str, rungs: Sequence[Rung]) -> None:
+    """The curve through an arm's means, where it falls throughout; a thin line through them where gains have none."""
+    arm = seed_ladder.means(name, rungs)
+    if len(arm.x) > 1 and bool(np.all(np.diff(arm.y) < 0)):
+        y = np.linspace(arm.y[0], arm.y[-1], _POINTS)
+        said = f"curve through {name}, read off"
+        axes.plot(np.exp(compute_at(arm, y)), np.exp(y), color=BLACK, linewidth=1.2, zorder=3, label=said)
+    else:
+        axes.plot(np.exp(arm.x), np.exp(arm.y), color=GREY, linewidth=0.8, linestyle=DASHED, label="no curve: it rises")
 
 
 def _gains(axes: Axes, found: Report) -> None:
     """The gain at each rung, the forecast with its bands, and the published rows by kind."""
     axes.set_yscale("log")
     axes.set_ylabel("compute-equivalent gain in FLOP")
-    axes.axhline(1.0, color=GREY, linewidth=0.7, zorder=1)
+    plot_style.one_line(axes)
     spans = [_forecast(axes, found), _rungs(axes, found), *_literature(axes, found)]
     ends = [end for span in spans for end in span]
     if ends:
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, min(ends) / _TALLEST), min(high, max(ends) * _TALLEST))
-    gain_axis(axes)
+    plot_style.gain_axis(axes)
     unread = [at for at in found.gains if at.read is None]
-    heading = "gain by rung with its 90% interval; curve: forecast from the runs"
+    heading = "Gain by rung, and beyond"
     if unread:
-        heading += f"\n{len(unread)} of {len(found.gains)} rungs give no gain"
-    axes.set_title(heading, fontsize=8.5, loc="left")
-    axes.legend(frameon=False, fontsize=7.5, loc="best")
+        heading += f"; {len(unread)} of {len(found.gains)} rungs give no gain"
+    axes.set_title(heading, fontsize=HEADING)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="best")
 
 
 def _forecast(axes: Axes, found: Report) -> list[float]:
@@ -126,8 +112,7 @@ def _forecast(axes: Axes, found: Report) -> list[float]:
     budgets = np.geomspace(min(flops), max(flops) * 10**FAR_DECADES, _POINTS)
     curve = forecast.forecast(arms[0], arms[1], budgets.tolist(), loss_noise=found.runs.run_noise())
     if not curve.at:
-        said = "\n".join(textwrap.wrap(f"no forecast: {curve.reason}", 60))
-        axes.text(0.98, 0.02, said, transform=axes.transAxes, ha="right", va="bottom", fontsize=7.5, color=GREY)
+        plot_style.remark(axes, f"no forecast: {curve.reason}")
         return []
     inside = np.array([at.decades == 0 for at in curve.at])
     medians = np.array([at.median for at in curve.at])
@@ -135,7 +120,7 @@ def _forecast(axes: Axes, found: Report) -> list[float]:
     near = inside | np.roll(inside, 1) if not inside.all() else inside
     for stretch, pale, dark, line, width, label in (
         (near, 0.22, 0.30, "-", 2.2, "forecast, inside the runs"),
-        (~inside, 0.10, 0.14, (0, (4, 2)), 1.4, "forecast, extrapolated"),
+        (~inside, 0.10, 0.14, DASHED, 1.4, "forecast, extrapolated"),
     ):
         if not stretch.any():
             continue
@@ -177,6 +162,5 @@ def _literature(axes: Axes, found: Report) -> list[list[float]]:
         if rows:
             axes.plot([u.row.flops for u in rows], gains, linestyle="none", label=f"published, {kind}", **look(kind))
     if silent:
-        said = f"{silent} published rows state no compute"
-        axes.text(0.99, 0.01, said, transform=axes.transAxes, ha="right", va="bottom", fontsize=6.5, color=GREY)
+        plot_style.remark(axes, f"{silent} published rows state no compute")
     return [[u.row.ceg * u.conversion.factor] for u in found.literature if u.row.flops == u.row.flops]

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from importlib import metadata
+import textwrap
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from estimator.plot import BLUE, GREY, STYLE, encode
+from estimator import plot_style
+from estimator.plot_style import BLUE, GREY, SMALL, STYLE
 from kernels import patterns
 from kernels.patterns import HeadPattern
 
 _COLOURS = ("#FFFFFF", "#F0D9A8", BLUE)
 _LABELS = ("block not visited", "visited and masked", "seen")
 _COLUMNS = 4
+_TITLE = 42
+"""Characters of a panel's title."""
 
 
 def draw(name: str, heads: tuple[HeadPattern, ...], tokens: int, block: int, ending: str) -> bytes:
@@ -34,25 +36,19 @@ def draw(name: str, heads: tuple[HeadPattern, ...], tokens: int, block: int, end
     columns = min(len(distinct), _COLUMNS)
     rows = -(-len(distinct) // columns)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(max(4.2, 3.2 * columns), 3.5 * rows + 1.0), layout="constrained")
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        page = plot_style.figure(max(5.2, 3.2 * columns), 3.5 * rows + 1.3)
+        plot_style.title(page, f"{name} attention, {tokens} tokens, {len(heads)} heads, blocks of {block} tokens")
+        panels = page.subplots(rows, columns, squeeze=False).ravel()
         for panel, head in zip(panels, distinct, strict=False):
             places = [str(i + 1) for i, other in enumerate(heads) if other == head]
             _panel(panel, head, places, tokens, block)
         for panel in panels[len(distinct) :]:
             panel.set_axis_off()
-        figure.suptitle(f"{name} attention, {tokens} tokens, {len(heads)} heads, blocks of {block}", fontsize=10)
-        figure.legend(
-            [Patch(facecolor=colour, edgecolor=GREY, linewidth=0.5) for colour in _COLOURS],
-            _LABELS,
-            loc="outside lower center",
-            ncols=3,
-            fontsize=7.5,
-            frameon=False,
-            title=f"Source: ceg {metadata.version('ceg')}, kernels.patterns",
-            title_fontsize=7.5,
-        )
-        return encode(figure, ending)
+        reading = "A row for each query, a column for each key; a kernel visits whole blocks."
+        colours = [Patch(facecolor=colour, edgecolor=GREY, linewidth=0.5) for colour in _COLOURS]
+        made_from = plot_style.source(plot_style.table_hash("pattern", [heads, tokens, block]))
+        plot_style.below(page, reading, made_from, colours, _LABELS, columns=3)
+        return plot_style.encode(page, ending)
 
 
 def _panel(axes: Axes, head: HeadPattern, places: list[str], tokens: int, block: int) -> None:
@@ -63,9 +59,10 @@ def _panel(axes: Axes, head: HeadPattern, places: list[str], tokens: int, block:
     lengths = [f"{field} {getattr(head, field)}" for field in _FIELDS[head.kind]]
     named = places if len(places) < 5 else [*places[:2], "...", places[-1]]
     which = f"head{'s' if len(places) > 1 else ''} {', '.join(named)}"
-    axes.set_title(f"{which}: {', '.join([head.kind, *lengths])}\n{_counts(head, tokens, block)}", fontsize=7.5)
-    axes.set_xlabel("key")
-    axes.set_ylabel("query")
+    said = textwrap.wrap(f"{which}: {', '.join([head.kind, *lengths])}".replace("_", " "), _TITLE)
+    axes.set_title("\n".join([*said, _counts(head, tokens, block)]), fontsize=SMALL)
+    axes.set_xlabel("key (token)")
+    axes.set_ylabel("query (token)")
     axes.set_xticks(np.arange(0, tokens + 1, block) - 0.5, minor=True)
     axes.set_yticks(np.arange(0, tokens + 1, block) - 0.5, minor=True)
     if tokens <= 32 * block:

@@ -1,21 +1,18 @@
-"""Two ladders and the gain between them, in one picture: losses with fits on the left, CEG with bands on the right."""
+"""Two ladders and the gain between them, in one picture: losses on the left, CEG with bands on the right."""
 
 from __future__ import annotations
 
 import math
-from importlib import metadata
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from estimator import forecast, scaling_law
+from estimator import forecast, plot_style, reading
 from estimator.ladder import Ladder
-from estimator.plot import BLUE, GREY, STYLE, encode, gain_axis
-from estimator.scaling_law import Runs
+from estimator.plot_style import BLACK, BLUE, DASHED, DOTTED, GREY, RED, SMALL, STYLE
 
-_ARMS = (("#000000", "o"), ("#D55E00", "D"))
+_ARMS = ((BLACK, "o", "-"), (RED, "D", DASHED))
 _POINTS = 60
 
 
@@ -24,55 +21,61 @@ def draw(baseline: Ladder, treatment: Ladder, low: float, high: float, ending: s
     budgets = np.geomspace(low, high, _POINTS)
     found = forecast.forecast(baseline, treatment, budgets.tolist())
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 4.3), layout="constrained")
-        left, right = figure.subplots(1, 2)
+        page = plot_style.figure(9.6, 4.9)
+        plot_style.title(page, f"{treatment.name} against {baseline.name}: losses, and the compute-equivalent gain")
+        left, right = page.subplots(1, 2)
         for axes in (left, right):
-            axes.set_xscale("log")
-            axes.set_xlim(low, high)
-            axes.set_xlabel("training compute (FLOP)")
-        _losses(left, (baseline, treatment), budgets)
+            plot_style.compute_axis(axes.xaxis, low, high)
+        left.set_xlabel("training compute (FLOP)")
+        right.set_xlabel("training compute spent with it (FLOP)")
+        _losses(left, (baseline, treatment))
         _gain(right, found)
-        figure.suptitle(f"{treatment.name} against {baseline.name}", x=0.01, ha="left", fontsize=10)
-        source = f"ceg {metadata.version('ceg')}, {len(baseline.x)} + {len(treatment.x)} rungs, {found.reads} reads"
-        figure.supxlabel(f"Source: {source}", fontsize=7, color=GREY)
-        return encode(figure, ending)
+        reading_it = (
+            "Left: a point per budget; lines: the smooth curves that gains are read off, one arm's compute over the "
+            "other's at equal loss. Right: points stand at the geometric mean of both computes; bands hold 50% (dark) "
+            "and 90% of the forecast."
+        )
+        rungs = f"{len(baseline.x)} + {len(treatment.x)} rungs"
+        rows = [(arm.name, arm.x.tolist(), arm.y.tolist()) for arm in (baseline, treatment)]
+        plot_style.below(page, reading_it, plot_style.source(plot_style.table_hash(rungs, rows)))
+        return plot_style.encode(page, ending)
 
 
-def _losses(axes: Axes, arms: tuple[Ladder, Ladder], budgets: np.ndarray) -> None:
-    for arm, (colour, marker) in zip(arms, _ARMS, strict=True):
+def _losses(axes: Axes, arms: tuple[Ladder, Ladder]) -> None:
+    for arm, (colour, marker, line) in zip(arms, _ARMS, strict=True):
         axes.plot(np.exp(arm.x), np.exp(arm.y), marker, color=colour, markersize=4.5, label=arm.name)
-        law = scaling_law.fit(Runs(loss=np.exp(arm.y), C=np.exp(arm.x)), form="frontier", resamples=0)
-        if law.status in ("converged", "bound_hit"):
-            axes.plot(budgets, law.predict(C=budgets).value, color=colour, linewidth=1, linestyle=(0, (4, 2)))
-    axes.set_yscale("log")
-    axes.set_ylabel("loss")
-    axes.yaxis.set_major_formatter("{x:.3g}")
-    axes.yaxis.set_minor_formatter("{x:.3g}")
-    axes.tick_params(axis="y", which="minor", labelsize=7)
-    axes.set_title("ladders; dashed: L = E + K C^-gamma of each arm alone", fontsize=8.5, loc="left")
-    axes.legend(frameon=False, fontsize=8)
+        smooth = arm._replace(y=reading.smooth(arm))
+        if len(arm.x) > 1:
+            y = np.linspace(smooth.y[0], smooth.y[-1], _POINTS)
+            x = np.exp(reading.compute_at(smooth, y))
+            axes.plot(x, np.exp(y), color=colour, linewidth=1, linestyle=line, label=f"{arm.name}, read off")
+    axes.set_ylabel("loss (as in the table)")
+    axes.set_title("Ladders")
+    plot_style.loss_axis(axes)
+    axes.legend()
 
 
 def _gain(axes: Axes, found: forecast.Forecast) -> None:
-    axes.set_title("gain; points: read off where both arms reach a loss", fontsize=8.5, loc="left")
+    axes.set_title(f"Gain; {found.reads} reads")
     if not found.at:
-        axes.text(0.5, 0.5, f"{found.status}\n{found.reason}", transform=axes.transAxes, ha="center", wrap=True)
+        said = f"{found.status}\n{found.reason}"
+        axes.text(0.5, 0.5, said, transform=axes.transAxes, ha="center", wrap=True, fontsize=SMALL)
         axes.set_yticks([])
         return
     axes.set_yscale("log")
     axes.set_ylabel("compute-equivalent gain in FLOP")
-    axes.axhline(1.0, color=GREY, linewidth=0.7)
+    plot_style.one_line(axes)
     budgets = np.array([a.flops for a in found.at])
     for field, alpha, label in (("interval_90", 0.18, "90%"), ("interval_50", 0.28, "50%")):
         ends = np.array([getattr(a, field) for a in found.at])
         axes.fill_between(budgets, ends[:, 0], ends[:, 1], color=BLUE, alpha=alpha, linewidth=0, label=label)
     medians = np.array([a.median for a in found.at])
     inside = np.array([a.decades == 0 for a in found.at])
-    axes.plot(budgets, medians, color=BLUE, linewidth=1.4, linestyle=(0, (4, 2)), label="median, extrapolated")
+    axes.plot(budgets, medians, color=BLUE, linewidth=1.4, linestyle=DASHED, label="median, extrapolated")
     axes.plot(budgets, np.where(inside, medians, math.nan), color=BLUE, linewidth=2.2, label="median, inside the reads")
     last = np.array([a.last for a in found.at])
-    axes.plot(budgets, last, color=GREY, linewidth=0.9, linestyle=(0, (1, 2)), label="last gain, kept")
+    axes.plot(budgets, last, color=GREY, linewidth=0.9, linestyle=DOTTED, label="last gain, kept")
     reads = np.array(found.read_gains)
-    axes.plot(reads[:, 0], reads[:, 1], "o", color="#000000", markersize=4, label="reads")
-    gain_axis(axes)
-    axes.legend(frameon=False, fontsize=7.5)
+    axes.plot(reads[:, 0], reads[:, 1], "o", color=BLACK, markersize=4, label="reads")
+    plot_style.gain_axis(axes)
+    axes.legend()

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from estimator.plot import BLUE, GREY, STYLE, encode
+from estimator import algorithms, plot_style
+from estimator.plot_style import BLUE, GREEN, GREY, NARROW_DARK, RED, STYLE, WIDE_PALE
 from estimator.scenario import GROWING, LITERATURE, Scenario
 from estimator.text import budget, share
 
-# Okabe & Ito's colours, and hatches that say the same in black and white.
 _PARTS = {
-    "independent": ("#0072B2", ""),
-    "fading": ("#009E73", "\\\\\\\\"),
-    "dependent": ("#D55E00", "////"),
+    "independent": (BLUE, ""),
+    "fading": (GREEN, "\\\\\\\\"),
+    "dependent": (RED, "////"),
     GROWING: ("#BBBBBB", "...."),
 }
 
@@ -32,22 +29,27 @@ def draw(found: Scenario, ending: str) -> bytes:
     """
     a = found.assumptions
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.8, 5.4), layout="constrained")
-        above, below = figure.subplots(2, 1, height_ratios=(8, 1))
+        page = plot_style.figure(6.8, 5.8)
+        said = f"Hardware frozen at {budget(a.freeze)} FLOP: what algorithms alone bring"
+        if a.stack:
+            said += f", with {' + '.join(algorithms.get(name).title for name in a.stack)} in use from the start"
+        plot_style.title(page, said)
+        above, below = page.subplots(2, 1, height_ratios=(8, 1))
         _fan(above, found)
-        above.set_title(f"Hardware frozen at {budget(a.freeze)} FLOP: what algorithms alone bring", loc="left")
         _shares(below, found)
         pace = "the literature's" if a.pace == LITERATURE else "the registry's" if a.per_year is None else "as given"
-        reading = f"Line: median. Bands: 50% and 90%. Pace: {pace}; a scenario, not a forecast."
-        source = f"Source: ceg {metadata.version('ceg')}, evidence {found.evidence_sha256[:8]}"
-        figure.supxlabel(f"{reading}\n{source}", fontsize=7.5)
-        return encode(figure, ending)
+        reading = (
+            f"Line: median. Bands: 50% (dark) and 90%. Level line: the frozen budget. Pace: {pace}, {found.rate_said}. "
+            "A scenario, not a forecast."
+        )
+        plot_style.below(page, reading, plot_style.source(f"evidence {found.evidence_sha256[:8]}"))
+        return plot_style.encode(page, ending)
 
 
 def _fan(axes: Axes, found: Scenario) -> None:
     years = np.array([y.year for y in found.years])
     wide, narrow = (np.array([getattr(y, f"interval_{p}") for y in found.years]) for p in (90, 50))
-    for ends, alpha in ((wide, 0.18), (narrow, 0.30)):
+    for ends, alpha in ((wide, WIDE_PALE), (narrow, NARROW_DARK)):
         axes.fill_between(years, *ends.T, color=BLUE, alpha=alpha, linewidth=0)
     axes.plot(years, [y.median for y in found.years], color=BLUE, linewidth=2.0)
     axes.axhline(found.assumptions.freeze, color=GREY, linewidth=0.8)
@@ -57,7 +59,8 @@ def _fan(axes: Axes, found: Scenario) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0, years[-1])
     axes.set_xlabel("years after the freeze")
-    axes.set_ylabel("effective compute (FLOP of today)")
+    axes.set_ylabel(f"effective compute (FLOP {'without these' if found.assumptions.stack else 'of today'})")
+    axes.yaxis.set_major_formatter(lambda flops, _: f"{flops:.0e}".replace("e+", "e"))
 
 
 def _shares(axes: Axes, found: Scenario) -> None:
@@ -71,8 +74,8 @@ def _shares(axes: Axes, found: Scenario) -> None:
         left += part
     handles, labels = axes.get_legend_handles_labels()
     named = [f"{name} {share(found.shares[name])}" for name in labels]
-    axes.legend(handles, named, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4, frameon=False, fontsize=8)
+    axes.legend(handles, named, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4)
     axes.set_xlim(0, 1)
     axes.set_axis_off()
     whole = "the literature's pace" if found.assumptions.pace == LITERATURE else "the expected gain"
-    axes.set_title(f"share of {whole}, in ln, by what it needs", loc="left", fontsize=8.5)
+    axes.set_title(f"share of {whole}, in ln, by what it needs")

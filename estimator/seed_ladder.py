@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,15 +98,7 @@ def gains(runs: StackRuns, treatment: str, against: str) -> tuple[GainAt, ...]:
     """The gain of one arm over another at every rung of it."""
     baseline = runs.arms[against]
     by_budget = {rung.budget: rung for rung in baseline}
-    curve = Ladder(
-        against,
-        np.log([rung.flops for rung in baseline]),
-        np.log([rung.loss for rung in baseline]),
-        np.zeros(len(baseline)),
-        np.array([float(len(rung.losses)) for rung in baseline]),
-        len(baseline),
-        (),
-    )
+    curve = means(against, baseline)
     at = [runs.noise[rung.budget] for rung in baseline]
     no_curve = _no_curve(curve)
     found = []
@@ -121,6 +114,19 @@ def gains(runs: StackRuns, treatment: str, against: str) -> tuple[GainAt, ...]:
                 why = read.why
         found.append(GainAt(rung, by_budget.get(rung.budget), read, why))
     return tuple(found)
+
+
+def means(name: str, rungs: Sequence[Rung]) -> Ladder:
+    """The mean losses of an arm's rungs, all of them: what gains are read off."""
+    return Ladder(
+        name,
+        np.log([rung.flops for rung in rungs]),
+        np.log([rung.loss for rung in rungs]),
+        np.zeros(len(rungs)),
+        np.array([float(len(rung.losses)) for rung in rungs]),
+        len(rungs),
+        (),
+    )
 
 
 def _no_curve(curve: Ladder) -> str:

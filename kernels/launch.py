@@ -16,16 +16,18 @@ launches through `launch`, which times the candidates at a first call and keeps 
     )
     launch(kernel, grid, TUNING.on(x, width), (x, x.stride(), rows), {"D": width, "BLOCK_D": padded(width)})
 
-Nothing is tuned in Triton's interpreter, or where the environment has CEG_AUTOTUNE=0: the first candidate runs there,
-so that every process takes the same configuration and gives the same bits.
+A launch that the table of `kernels.tuned` knows takes what was found to be fastest for it, and is not tuned again.
+Nothing is tuned in Triton's interpreter, or where the environment has CEG_AUTOTUNE=0: the table's configuration runs
+there, or else the first candidate, so that every process takes the same one and gives the same bits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -34,6 +36,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels import tuned
 from kernels.backend import interpreting
 
 LOWEST = tl.constexpr(-3.0e38)
@@ -42,6 +45,10 @@ LN_2 = tl.constexpr(math.log(2))
 
 Grid = tuple[int, ...] | Callable[[dict[str, Any]], tuple[int, ...]]
 """Programs along each axis, or what gives them from a configuration's constants (`BLOCK_M` and the like)."""
+
+
+Search = Callable[[Any, Grid, tuple[Any, ...], tuple[Any, ...], dict[str, Any], tuple[Any, ...]], None]
+"""Of the same arguments as `launch`."""
 
 
 class MetaParameters:
@@ -124,13 +131,48 @@ def launch(
     """
     x = next(argument for argument in arguments if isinstance(argument, Tensor))
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-        if len(metas) > 1 and os.environ.get("CEG_AUTOTUNE", "1") != "0":
-            alike = (str(x.device), x.dtype, key, *constants.items())
+        if _searches:
+            _searches[-1](kernel, grid, metas, arguments, constants, key)
+        alike = (str(x.device), x.dtype, key, *constants.items())
+        chosen = _from_table(kernel, metas, alike) if len(metas) > 1 else metas[0]
+        if chosen is None and os.environ.get("CEG_AUTOTUNE", "1") != "0":
             _tuned(kernel, metas, alike)[grid](*arguments, **constants)
         else:
-            first = metas[0]
-            options = {"num_warps": first.num_warps, "num_stages": first.num_stages}
-            kernel[grid](*arguments, **constants, **first.blocks(), **options)
+            launch_with(chosen or metas[0], kernel, grid, arguments, constants)
+
+
+def launch_with(
+    meta: MetaParameters, kernel: Any, grid: Grid, arguments: tuple[Any, ...], constants: dict[str, Any]
+) -> None:
+    """Run a kernel in one configuration; arguments as of `launch`."""
+    options = {"num_warps": meta.num_warps, "num_stages": meta.num_stages}
+    kernel[grid](*arguments, **constants, **meta.blocks(), **options)
+
+
+_searches: list[Search] = []
+
+
+@contextlib.contextmanager
+def searching(search: Search) -> Iterator[None]:
+    """Inside, `search` is called before every launch, which may run the kernel with whatever it wants to time.
+
+    A launch with a single candidate must not be run twice: its kernel may work in place.
+    """
+    _searches.append(search)
+    try:
+        yield
+    finally:
+        _searches.remove(search)
+
+
+@functools.cache
+def _from_table(kernel: Any, metas: tuple[M, ...], alike: tuple[Any, ...]) -> M | None:
+    """What the table has for launches that are `alike`; None where it has nothing."""
+    device, dtype, key, *constants = alike
+    if not device.startswith("cuda"):
+        return None
+    found = tuned.find(torch.cuda.get_device_name(device), tuned.Launch.of(kernel, dtype, key, constants, metas[0]))
+    return None if found is None else type(metas[0])(**found)
 
 
 @functools.cache

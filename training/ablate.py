@@ -60,7 +60,8 @@ class Ladders:
     """A sweep. Budgets in useful FLOP, ascending; `seeds` runs per arm at each of them, counted from 0.
 
     `further` are budgets of single arms beyond, with the seeds of the last rung. `options` go to every run
-    (`config.fill_in`). Without `find_rates` every run takes its default learning rate. Models have `model_size` times
+    (`config.fill_in`). Without `find_rates` every run takes its default learning rate, and without `check_rates` no
+    other one is tried at the highest rung. Models have `model_size` times
     the parameters of the rule, and see as many times fewer tokens.
     """
 
@@ -71,6 +72,7 @@ class Ladders:
     seeds: tuple[int, ...]
     further: tuple[tuple[str, float], ...] = ()
     find_rates: bool = True
+    check_rates: bool = True
     model_size: float = 1.0
     compile: str = "auto"
     on_gpu: bool = False
@@ -227,7 +229,7 @@ class Ladders:
 
     def _checks(self, arm: str, factor: float) -> list[Job]:
         """Half and twice the learning rate at the highest rung, and at the arm's budgets beyond the rungs."""
-        if not self.find_rates:
+        if not (self.find_rates and self.check_rates):
             return []
         places = [rung for name, rung in self.further if name == arm and rung not in self.rungs]
         places += self.rungs[-1:] if arm in self.arms and len(self.rungs) > 1 else ()

@@ -37,7 +37,10 @@ _TRY_RUNGS = "Try 3e11:3e12, or a list 1e12,3e12."
     "--seeds", default="3", metavar="N[,N...]", help="Runs of each arm per rung, from the lowest; the last goes on (3)."
 )
 @click.option("--further", multiple=True, metavar="ARM:C[,C...]", help="More budgets for one arm. May be repeated.")
-@single("--learning-rates", default="sweep", metavar="sweep|default", help="Find each arm's own, or not (sweep).")
+@single(
+    "--learning-rates", default="sweep", metavar="sweep|unchecked|default",
+    help="Find each arm's own and check it at the highest rung; find it; or neither (sweep).",
+)  # fmt: skip
 @single("--corpus", default="mini", metavar="NAME|FOLDER", help="Text, as `ceg data prepare` left it (mini).")
 @single("--tokenizer", default="byte", metavar="byte|bpe", help="Of the corpus (byte).")
 @single("--seq-len", default="128", metavar="N", help="Tokens of a sequence (128).")
@@ -87,7 +90,7 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
     price = _priced(options["on"], dry_run, problems)
     if gpus is not None and options["on"] is not None:
         problems.append("--gpus-per-run: the model of --on is of one GPU per run. Leave it out.")
-    for name, choices in (("stack", ("bare", "modern")), ("learning_rates", ("sweep", "default")),
+    for name, choices in (("stack", ("bare", "modern")), ("learning_rates", ("sweep", "unchecked", "default")),
                           ("compile_", ("auto", "on", "off")), ("device", ("auto", "cpu", "cuda"))):  # fmt: skip
         if options[name] not in choices:
             option = "--" + name.strip("_").replace("_", "-")
@@ -125,7 +128,8 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
             corpus=corpus, stack=options["stack"], arms=tuple(dict.fromkeys(canonical[: len(names)])),
             rungs=tuple(rungs), seeds=tuple(n or 1 for n in seeds),
             further=tuple(zip(canonical[len(names) :], (rung for _, rung in more), strict=False)),
-            find_rates=options["learning_rates"] == "sweep", model_size=model_size or 1.0,
+            find_rates=options["learning_rates"] != "default",
+            check_rates=options["learning_rates"] == "sweep", model_size=model_size or 1.0,
             compile=options["compile_"], on_gpu=on_gpu, options=tuple(given.items()),
         )  # fmt: skip
         problems += [] if problems else ladders.problems()

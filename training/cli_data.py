@@ -1,4 +1,4 @@
-"""`ceg data`: prepare a corpus, list those that are there."""
+"""`ceg data`: prepare a corpus, pack a part of it, list those that are there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEFAULT_TOKENS = 10**9
 
 @click.group("data", cls=Group)
 def data_command() -> None:
-    """Text to train on: prepare a corpus, list those that are there."""
+    """Text to train on: prepare a corpus, pack a part of it, list those that are there."""
 
 
 @data_command.command("prepare", cls=Command)
@@ -125,6 +125,48 @@ def _make(folder: Path, name: str, stream: bool, tokenizer: str, vocab: int | No
             share=prepare.share_of(limit) if limit else prepare.VALIDATION_SHARE,
             progress=lambda n: bar.advance(task, n),
         )  # fmt: skip
+
+
+@data_command.command("pack", cls=Command)
+@click.argument("name", metavar="NAME|FOLDER")
+@single("--tokens", required=True, metavar="N", help="Training tokens to take, in whole documents.")
+@single("--tokenizer", default="byte", metavar="byte|bpe", help="Of the corpus (byte).")
+@single("--dir", "folder", metavar="PATH", help="The pack's folder; one in the cache folder without it.")
+def pack_command(name: str, tokens: str, tokenizer: str, folder: str | None) -> None:
+    """Write a part of a prepared corpus, for a machine without a network.
+
+    Training documents are drawn evenly from all of it; held-out ones are those that every run is measured on. The
+    folder is a corpus like any other: `--corpus PATH` of other commands takes it.
+
+    \b
+    ceg data pack library --tokens 4e7 --dir corpora/library-40m
+    """
+    from training import pack
+
+    problems: list[str] = []
+    count = number("--tokens", tokens, problems, "4e7")
+    if count is not None and not 1e4 <= count <= 1e13:
+        problems.append(f"--tokens: 1e4 to 1e13 (found {tokens!r}). Try 4e7.")
+    if problems or count is None:
+        raise BadInput(problems)
+    try:
+        whole = open_corpus(name, tokenizer)
+        made = pack.name_of(whole.name, int(count))
+        target = Path(folder).expanduser() if folder else corpus_folder(made, whole.tokenizer)
+        if (target / "corpus.json").is_file():
+            corpus = open_corpus(target.absolute())
+            corpus.verify()
+            if (corpus.name, corpus.about.get("packed_from", {}).get("sha256")) != (made, whole.sha256):
+                raise CorpusError(
+                    f"{target} holds another corpus ({corpus.name}); remove it, or name another with --dir"
+                )
+            click.echo(f"{target} is there already; all its files are as they were written")
+        else:
+            corpus = pack.pack(whole, target, int(count))
+            click.echo(f"wrote {target}")
+    except CorpusError as error:
+        raise BadInput(error.problems) from None
+    _print([corpus])
 
 
 @data_command.command("list", cls=Command)

@@ -220,7 +220,7 @@ def runs_command(runs: str, as_json: bool) -> None:
 
 @click.command("curves", cls=Command)
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True)
-@single("--output", "-o", required=True, metavar="FILE", help="The picture (.png, .svg, .pdf).")
+@single("--output", "-o", required=True, metavar="FILE", help="The picture (.svg, .pdf, .png).")
 def curves_command(runs: tuple[str, ...], output: str) -> None:
     """Loss curves of runs (their folders), in one picture."""
     need_torch()

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from estimator.plot import GREY, STYLE, encode
+from estimator import plot_style
+from estimator.plot_style import SERIES, STYLE
 from training.run_dir import RunDir
 
 
 def draw(runs: Sequence[RunDir], ending: str) -> bytes:
     """Training and validation loss (nats per token) against useful FLOP; `ending` is .png, .svg or .pdf."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7, 4.3), layout="constrained")
-        axes = figure.subplots()
-        sources = {_curve(axes, run, f"C{i % 10}") for i, run in enumerate(runs)}
-        axes.set_xlabel("training compute (FLOP)")
+        page = plot_style.figure(7, 4.7)
+        plot_style.title(page, "Loss of training runs against compute")
+        axes = page.subplots()
+        sources = {_curve(axes, run, *SERIES[i % len(SERIES)]) for i, run in enumerate(runs)}
+        axes.set_xlabel("training compute (useful FLOP)")
         axes.set_ylabel("loss (nats per token)")
-        axes.set_title("line: training; points: held-out text, the last one on all of it", fontsize=8.5, loc="left")
-        axes.legend(frameon=False, fontsize=8)
-        figure.supxlabel(f"Source: {'; '.join(sorted(sources))}", fontsize=6, color=GREY)
-        return encode(figure, ending)
+        axes.legend()
+        reading = "Thin line: training. Points: held-out text, the last one on all of it, with its value in the legend."
+        plot_style.below(page, reading, plot_style.source(*sorted(sources)))
+        return plot_style.encode(page, ending)
 
 
-def _curve(axes: Axes, run: RunDir, colour: str) -> str:
+def _curve(axes: Axes, run: RunDir, colour: str, marker: str, line: Any) -> str:
     """Draw one run; returns what to cite."""
     config, lines = run.read("config") or {}, run.metrics()
     label = f"{config.get('arm', run.path.name)} on {config.get('stack', '?')}, seed {config.get('seed', '?')}"
@@ -37,9 +39,11 @@ def _curve(axes: Axes, run: RunDir, colour: str) -> str:
     if summary and summary["loss_nats_per_token"] is not None:
         points.append((summary["flops"], summary["loss_nats_per_token"]))
         label += f": {summary['loss_nats_per_token']:.3f}"
-    axes.plot([x for x, _ in points], [y for _, y in points], "o-", color=colour, ms=4, lw=1.3, label=label)
+    look: Any = {"color": colour, "marker": marker, "linestyle": line, "markersize": 4, "linewidth": 1.3}
+    axes.plot([x for x, _ in points], [y for _, y in points], label=label, **look)
     environment = run.read("environment") or {}
-    return f"{config.get('corpus', '?')}, {environment.get('device', '?')}, commit {environment.get('commit', '?')}"
+    made_at = f"trained at commit {environment.get('commit', '?')}"
+    return f"{config.get('corpus', '?')}, {environment.get('device', '?')}, {made_at}"
 
 
 def _number(value: float | None) -> float:

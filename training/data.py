@@ -10,6 +10,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +27,8 @@ Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 MARK = 0
 """Token id that ends every document; with byte tokens the byte 0x00, which is taken out of the texts themselves."""
+PACKED = r"(.+)-([\d.]+)m"
+"""Names of parts of a corpus (`training.pack`): `library-40m` has at least 40 million training tokens of `library`."""
 _ROUNDS = 6
 _BLOCK = 4096
 _COUNTS = ("vocab_size", "train_tokens", "val_tokens", "train_bytes", "val_bytes")
@@ -118,8 +121,12 @@ def corpus_id(about: Mapping[str, Any]) -> str:
 
 def prepare_command(name: str, tokenizer: str) -> str:
     """The command line that makes a corpus."""
+    of = "" if tokenizer == "byte" else f" --tokenizer {tokenizer}"
+    packed = re.fullmatch(PACKED, name)
+    if packed:
+        return f"ceg data pack {packed[1]} --tokens {packed[2]}e6{of}"
     what = name if name in ("mini", "library") else f"--dataset {name}"
-    return f"ceg data prepare {what}" + ("" if tokenizer == "byte" else f" --tokenizer {tokenizer}")
+    return f"ceg data prepare {what}{of}"
 
 
 def cache_folder() -> Path:

@@ -305,7 +305,7 @@ def test_settings_are_never_fitted_on_a_users_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("x.gif", "ends in .png, .svg, .pdf"), ("x", "ends in"), ("", "ends in"), (".png", "ends in"),
+        ("x.gif", "ends in .svg, .pdf, .png"), ("x", "ends in"), ("", "ends in"), (".png", "ends in"),
         ("none/x.png", "Create it first"), ("folder.png", "a file is needed"), ("file/x.png", "folder exists"),
         ("y" * 300 + ".png", "name too long"),
     ],

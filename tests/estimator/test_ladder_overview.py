@@ -1,4 +1,6 @@
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,3 +73,21 @@ def test_our_own_learning_rates_are_interior() -> None:
     rungs = [search for search in found if search.budget == 3e11 or (search.budget == 3e12 and search.arm in checked)]
     assert len(rungs) == 14 + len(checked)
     assert all(search.interior for search in rungs)
+
+
+def test_gains_on_another_stack_stand_over_those_on_the_bare_one() -> None:
+    modern, bare = (LADDER.answer("--stack", stack) for stack in ("modern", "bare"))
+    assert bare["over_bare"] == []
+
+    def read(document: dict[str, Any], algorithm: str, rung: float) -> dict[str, Any]:
+        (ladder,) = [entry["rungs"] for entry in document["gains"] if entry["algorithm"] == algorithm]
+        (found,) = [at for at in ladder if at["rung_flops"] == rung]
+        return dict(found)
+
+    ratios = modern["over_bare"]
+    assert len(ratios) > 5
+    assert "rmsnorm" not in {ratio["algorithm"] for ratio in ratios}  # the bare ladder has none
+    for ratio in ratios:
+        ours, base = (read(document, ratio["algorithm"], ratio["rung_flops"]) for document in (modern, bare))
+        assert ratio["ratio"] == pytest.approx(ours["ceg"] / base["ceg"])
+        assert ratio["ln_ratio_se"] == pytest.approx(math.hypot(ours["ln_ceg_se"], base["ln_ceg_se"]))

@@ -1,14 +1,18 @@
 """Which candidates run: by device, dtype and width, tuned or not; and what is compiled ahead of time."""
 
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import triton
 
+from kernels import tuned
 from kernels.aot_case import STRIDES, aot_case, aot_cases_of
-from kernels.launch import MetaParameters, Tuning, launch, padded
+from kernels.launch import MetaParameters, Tuning, _from_table, launch, padded, searching
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,73 @@ class TestLaunch:
             ({"BLOCK_M": 16}, 4, 1),
         ]
         assert kernel.launches[0] == ((3,), (x, 5), {"D": 8})
+
+
+class TestTable:
+    """On a device whose name and tensors are made up: only names and versions decide what is found."""
+
+    @pytest.fixture
+    def tuned_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+        def write(kernel: Any, metas: tuple[Meta, ...], found: Meta, dtype: torch.dtype = torch.float32) -> None:
+            launched = tuned.Launch.of(kernel, dtype, (7,), (("D", 8),), metas[0])
+            entry = {**launched._asdict(), "meta": vars(found), "seconds": 1.0}
+            (tmp_path / "tuned.json").write_text(json.dumps({"Made-up GPU": [entry]}))
+            tuned.forget()
+            _from_table.cache_clear()
+
+        monkeypatch.setenv(tuned.VARIABLE, str(tmp_path / "tuned.json"))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Made-up GPU")
+        yield write
+        tuned.forget()
+        _from_table.cache_clear()
+
+    def find(self, kernel: Any, metas: tuple[Meta, ...], *alike: Any) -> Meta | None:
+        return _from_table(kernel, metas, ("cuda:0", *alike))
+
+    def test_what_was_found_runs_where_all_is_alike(self, tuned_for: Callable[..., None]) -> None:
+        kernel, metas = Kernel(), (LARGE, SMALL)
+        tuned_for(kernel, metas, ODD)
+        assert self.find(kernel, metas, torch.float32, (7,), ("D", 8)) == ODD
+        assert self.find(kernel, metas, torch.float16, (7,), ("D", 8)) is None
+        assert self.find(kernel, metas, torch.float32, (8,), ("D", 8)) is None
+        assert self.find(kernel, metas, torch.float32, (7,), ("D", 16)) is None
+        assert self.find(kernel, (SMALL, LARGE), torch.float32, (7,), ("D", 8)) is None  # tables for other tiles
+        assert _from_table(kernel, metas, ("cpu", torch.float32, (7,), ("D", 8))) is None
+
+    def test_no_table_and_an_empty_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for content in (None, "", "{}"):
+            if content is not None:
+                (tmp_path / "t.json").write_text(content)
+            monkeypatch.setenv(tuned.VARIABLE, str(tmp_path / "t.json"))
+            tuned.forget()
+            assert tuned.find("any", tuned.Launch("", "", "", "", "")) is None
+        tuned.forget()
+
+    def test_names_tell_kernels_of_one_name_apart(self) -> None:
+        from kernels import block_sparse_triton, flash_triton
+
+        both = (flash_triton.forward_kernel, block_sparse_triton.forward_kernel)
+        names = {tuned.Launch.of(one, HALF, (), (), SMALL).kernel for one in both}
+        assert names == {"flash_triton.forward_kernel", "block_sparse_triton.forward_kernel"}
+
+    def test_the_projects_own(self) -> None:
+        for device, entries in json.loads(tuned.TABLE.read_text()).items():
+            assert device
+            for entry in entries:
+                assert set(tuned.Launch._fields) | {"meta", "seconds", "default_seconds", "triton", "commit"} <= set(
+                    entry
+                )
+                assert entry["seconds"] <= entry["default_seconds"]
+
+    def test_a_search_sees_every_launch_and_the_default_runs_after_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CEG_AUTOTUNE", "0")
+        x, kernel = torch.ones(1), Kernel()
+        seen: list[Any] = []
+        with searching(lambda *given: seen.append(given)):
+            launch(kernel, (3,), (LARGE, SMALL), (x, 5), {"D": 8}, (7,))
+        launch(kernel, (3,), (LARGE, SMALL), (x, 5), {"D": 8}, (7,))
+        assert seen == [(kernel, (3,), (LARGE, SMALL), (x, 5), {"D": 8}, (7,))]
+        assert [options["BLOCK_M"] for _, _, options in kernel.launches] == [128, 128]
 
 
 class TestCases:

@@ -89,6 +89,15 @@ def test_the_learning_rate_is_where_the_parabola_is_lowest(tiny_corpus: Corpus, 
         assert row.learning_rate / default == pytest.approx(best, rel=0.01)
 
 
+def test_rates_that_are_not_checked_are_those_of_the_lowest_rung(tiny_corpus: Corpus) -> None:
+    made = ladders(tiny_corpus, check_rates=False)
+    ledger = train_all(made, parabola(tiny_corpus, 1.3))
+    assert {row.rung_flops for row in ledger.values() if row.role == "learning_rate"} == {1e8}
+    checked = train_all(ladders(tiny_corpus), parabola(tiny_corpus, 1.3))
+    runs = [{key for key, row in one.items() if row.role == "ladder"} for one in (ledger, checked)]
+    assert runs[0] == runs[1]
+
+
 def test_a_rule_that_does_not_carry_is_told(tiny_corpus: Corpus) -> None:
     made = ladders(tiny_corpus)
     at_bottom, at_top = parabola(tiny_corpus, 1.0), parabola(tiny_corpus, 1.3)

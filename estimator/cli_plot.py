@@ -1,0 +1,240 @@
+"""`ceg plot`: all pictures but those that another command draws with `-o`. Imported by name when it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from estimator.cli_input import (
+    IMAGE_TYPES,
+    BadInput,
+    Command,
+    number,
+    output_path,
+    parse_budgets,
+    single,
+    write,
+)
+from estimator.cli_question import answer, question_options
+from estimator.evidence import EvidenceError
+
+# Options of `ceg plot --pattern`: default, and the most that a picture can show.
+_PATTERN_OPTIONS: dict[str, tuple[str | None, int | None]] = {
+    "tokens": ("128", 4096), "heads": ("2", 64), "block": ("16", 4096),
+    "window": (None, None), "global_tokens": (None, None), "stride": (None, None), "summary": (None, None),
+}  # fmt: skip
+_DEFAULTS = {"currency": "flop", "interval": "0.9", "seed": "0"}
+"""Options that have a value without being given."""
+_KINDS = ("gallery", "pattern", "runs", "kernels", "roofline", "coverage", "backtest")
+"""Options that say what is drawn, one at most; CEG against scale without them."""
+_GO_WITH = {"variant": "--runs", "times": "--kernels or --roofline", **dict.fromkeys(_PATTERN_OPTIONS, "--pattern")}
+_SHARED = {"device": ("kernels", "roofline"), "baseline": ("runs",), "flops": ("runs",)}
+"""Options of a question that some other pictures take too."""
+
+
+def _optional_question_options(command: Callable[..., None]) -> Callable[..., None]:
+    return question_options(command, required=False)
+
+
+@click.command("plot", cls=Command)
+@single("--runs", metavar="RUNS.csv", help="Draw two arms of a table of runs instead: --baseline B --variant V.")
+@single("--variant", metavar="V", help="With --runs: the arm with the algorithm.")
+@single("--pattern", metavar="NAME", help="Draw an attention pattern instead: strided, fixed, window, causal or full.")
+@single("--tokens", metavar="N", help="With --pattern: length of the sequence (128).")
+@single("--heads", metavar="N", help="With --pattern: query heads (2).")
+@single("--block", metavar="N", help="With --pattern: side of the blocks that a kernel visits (16).")
+@single("--window", metavar="N", help="With --pattern window: tokens seen (half of all).")
+@single("--global-tokens", metavar="N", help="With --pattern window: first tokens, seen by all (0).")
+@single("--stride", metavar="N", help="With --pattern strided or fixed: near the root of --tokens by default.")
+@single("--summary", metavar="N", help="With --pattern fixed: columns of each block seen by all (a quarter).")
+@single("--kernels", metavar="FAMILY", help="Draw kernel times of --device: flash, sparse, mqa, decode or moe.")
+@click.option("--roofline", is_flag=True, help="Draw all operations of --device under its roofline instead.")
+@single("--times", metavar="FILE.csv", help="With --kernels or --roofline: a table that `ceg bench collect` wrote.")
+@click.option("--coverage", is_flag=True, help="Draw what `ceg coverage --write` stored: one study left out at a time.")
+@click.option("--backtest", is_flag=True, help="Draw the stored backtests; for runs of your own: `ceg backtest -o`.")
+@single("--gallery", metavar="FOLDER", help="Make all pictures of this project, and an index (for maintainers).")
+@_optional_question_options
+@single("-o", "--output", metavar="FILE", help="Where to draw (.svg, .pdf, .png).")
+def plot_command(**options: Any) -> None:
+    """Draw CEG against scale; or ladders and the gain; an attention pattern; kernel times; how good forecasts were.
+
+    A combination, a+b, is drawn with its parts and their product.
+
+    \b
+    ceg plot --algo moe,rope --flops 1e17:1e26 -o ceg.svg
+    ceg plot --algo layernorm+rope,moe --flops 1e17:1e26 -o stack.svg
+    ceg plot --runs runs.csv --baseline lstm --variant gpt --flops 1e17:1e24 -o gain.svg
+    ceg plot --pattern strided -o strided.svg
+    ceg plot --kernels flash -o flash.svg
+    ceg plot --coverage -o coverage.svg
+    """
+    kinds = [kind for kind in _KINDS if options[kind]]
+    kind = kinds[0] if kinds else ""
+    problems = [f"--{other}: it goes without --{kind}. Leave one of them out." for other in kinds[1:]]
+    problems += _strangers(kind, options)
+    if kind == "gallery":
+        _make_gallery(options, problems)
+        return
+    output = options["output"]
+    if output is None:
+        problems.append("--output: a file to draw is needed. Add -o picture.svg.")
+    picture = output_path("--output", output, problems, IMAGE_TYPES)
+    content = _DRAW[kind](options, problems, picture.suffix.lower() if picture else "")
+    assert picture is not None
+    write("--output", picture, content)
+    click.echo(f"wrote {output}")
+
+
+def _strangers(kind: str, options: dict[str, Any]) -> list[str]:
+    """What is wrong with options that were given and do not belong to the picture."""
+    problems = []
+    given = [name for name, value in options.items() if value and value != _DEFAULTS.get(name)]
+    for name in given:
+        option = f"--{name.replace('_', '-')}"
+        if name in _KINDS or (name == "output" and kind != "gallery"):
+            continue
+        if name in _GO_WITH:
+            if f"--{kind}" not in _GO_WITH[name].split(" or "):
+                example = _GO_WITH[name].replace("--pattern", "--pattern strided")
+                problems.append(f"{option}: it goes with {_GO_WITH[name]}. Add {example}, or leave it out.")
+        elif kind and kind not in _SHARED.get(name, ()):
+            problems.append(f"--{kind}: it goes without {option}. Leave one of them out.")
+    return problems
+
+
+def _draw_curves(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
+    """CEG against scale, a panel for each algorithm or combination."""
+    from estimator import plot
+
+    options = {name: value for name, value in options.items() if name not in (*_KINDS, *_GO_WITH, "output")}
+    budgets = parse_budgets(options["flops"], problems)
+    if len(set(budgets)) > 1:
+        options["flops"] = plot.grid(min(budgets), max(budgets))
+    elif budgets:
+        problems.append("--flops: a picture needs a range (found one budget). Try 1e17:1e26.")
+    names = [part for part in options["algo"].split(",") if part.strip()]
+    baselines = (options["baseline"] or "").split(",") if options["baseline"] is not None else []
+    if baselines and len(baselines) != len(names):
+        problems.append(f"--baseline: one per algorithm is needed (found {len(baselines)} for {len(names)}). Add all.")
+        baselines = []
+    curves, parts = [], []
+    for i, name in enumerate(names or [""]):
+        asked = options | {"baseline": baselines[i] if baselines else None}
+        try:
+            curve = answer(asked, [], algo=name)
+        except BadInput as error:
+            problems += error.problems
+            continue
+        curves.append(curve)
+        first = curve[0]
+        alone = zip(first.algorithms, first.baselines, strict=True) if len(first.algorithms) > 1 else ()
+        parts.append([answer(asked | {"baseline": baseline}, [], algo=part) for part, baseline in alone])
+    if problems:
+        raise BadInput(problems)
+    return plot.draw(curves, ending, parts)
+
+
+def _draw_runs(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
+    """Two ladders and the gain between them."""
+    from estimator.cli_runs import draw_runs
+
+    return draw_runs(options["runs"], options["baseline"], options["variant"], options["flops"], problems, ending)
+
+
+def _draw_kernels(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
+    """Kernel times of one device: a family, or all under the roofline."""
+    from estimator import kernel_families, kernel_times, plot_kernels
+
+    family, which = options["kernels"], "--kernels" if options["kernels"] is not None else "--roofline"
+    if family is not None and family not in kernel_families.FAMILIES:
+        known = ", ".join(kernel_families.FAMILIES)
+        problems.append(f"--kernels: one of {known} is needed (found {family!r}). Use one of these.")
+    table = kernel_times.KERNEL_TIMES if options["times"] is None else Path(options["times"])
+    rows = []
+    if options["times"] is None and not table.exists():
+        problems.append(
+            f"{which}: a table of kernel times is there (found no kernel_times.csv). Give --times FILE.csv."
+        )
+    else:
+        try:
+            rows = kernel_times.load(table)
+        except EvidenceError as error:
+            problems += map(str, error.problems)
+    if problems:
+        raise BadInput(problems)
+    try:
+        if family is None:
+            return plot_kernels.draw_roofline(rows, options["device"], ending)
+        return plot_kernels.draw(rows, family, options["device"], ending)
+    except ValueError as error:
+        raise BadInput([f"{which}: {error}."]) from None
+
+
+def _draw_pattern(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
+    """Which keys each head's queries see, and the blocks visited for it."""
+    from estimator import plot_pattern
+    from kernels.patterns import head_patterns
+
+    pattern = options["pattern"].lower()
+    sizes: dict[str, int] = {}
+    for name, (default, most) in _PATTERN_OPTIONS.items():
+        text = options[name] or default
+        option = f"--{name.replace('_', '-')}"
+        size = None if text is None else number(option, text, problems, default or "16", int)
+        if size is not None and most is not None and not 1 <= size <= most:
+            problems.append(f"{option}: 1 to {most} can be drawn (found {size}). Try {default}.")
+        if size is not None:
+            sizes["n_global" if name == "global_tokens" else name] = size
+    if problems:
+        raise BadInput(problems)
+    tokens, n_heads, block = (sizes.pop(name) for name in ("tokens", "heads", "block"))
+    try:
+        heads = head_patterns(pattern, n_heads, tokens, **sizes)
+    except ValueError as error:
+        raise BadInput([f"--pattern: {error}."]) from None
+    return plot_pattern.draw(pattern, heads, tokens, block, ending)
+
+
+def _draw_coverage(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
+    """The stored check of the intervals on the literature."""
+    import json
+
+    from estimator import coverage, plot_scores
+
+    if problems:
+        raise BadInput(problems)
+    return plot_scores.draw_coverage(json.loads(coverage.COVERAGE_FILE.read_bytes()), ending)
+
+
+def _draw_backtest(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
+    """The stored scores of backtests."""
+    from estimator import backtest_scores, plot_scores
+
+    if problems:
+        raise BadInput(problems)
+    try:
+        return plot_scores.draw_backtest(backtest_scores.load(), ending)
+    except (EvidenceError, ValueError) as error:
+        raise BadInput([f"--backtest: {error}."]) from None
+
+
+_DRAW: dict[str, Callable[[dict[str, Any], list[str], str], bytes]] = {
+    "": _draw_curves, "runs": _draw_runs, "pattern": _draw_pattern,
+    "kernels": _draw_kernels, "roofline": _draw_kernels,
+    "coverage": _draw_coverage, "backtest": _draw_backtest,
+}  # fmt: skip
+
+
+def _make_gallery(options: dict[str, Any], problems: list[str]) -> None:
+    """Every picture at once."""
+    from estimator import gallery
+
+    folder = Path(options["gallery"])
+    problems += gallery.check(folder)
+    if problems:
+        raise BadInput(problems)
+    made = gallery.make(folder)
+    click.echo(f"wrote {len(made)} pictures and their index to {options['gallery']}")
