@@ -6,7 +6,6 @@ What takes long is read from where a command stored it (`coverage.COVERAGE_FILE`
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -49,12 +48,12 @@ def document(tables: Evidence) -> Section:
             project's tables, whatever the evidence.
 
     Raises:
-        EvidenceError: a shipped table is bad.
+        EvidenceError: a shipped table, or a file of stored results, is bad.
     """
     return {
         "evidence": evidence(tables),
         "classes": classify.document(classify.classify(tables)),
-        "coverage": json.loads(coverage.COVERAGE_FILE.read_bytes()),
+        "coverage": coverage.load_stored(),
         "backtest": scores(),
         "ladders": ladders(),
         "kernels": kernels(),

@@ -400,7 +400,8 @@ def print_table(console: Console, estimates: Sequence[Estimate], shared: Sequenc
             ]
             cells += [share((e.above or {}).get(t, 0.0)) for t in thresholds]
             cells += [share(own[i])] if any(own) else []
-            cells.append("unknown" if e.decades is None or math.isnan(e.decades) else f"{e.decades:.1f}")
+            far = "modelled" if e.decades is None else "unknown" if math.isnan(e.decades) else f"{e.decades:.1f}"
+            cells.append(far)
         table.add_row(*cells, e.status)
     console.print(table)
     if any(own):
