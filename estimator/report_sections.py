@@ -33,7 +33,7 @@ from estimator.seed_ladder import Rung, StackRuns
 
 OWN = "own"
 """Kind of a row that is read off this project's own runs; that of any other row is its basis."""
-LEVEL, GROWTH, CHECK, UNUSED = "level", "growth", "check", "unused"
+USES = LEVEL, GROWTH, CHECK, UNUSED = "level", "growth", "check", "unused"
 """What a row does for a question: it fixes the level; it tells of growth only; it shows the noise of a gain that is
 exact; nothing. `why` says why in the last two cases."""
 
