@@ -59,12 +59,13 @@ def entry(
     )
 
 
-def load(path: Path = SCORES) -> list[Entry]:
-    """The stored entries; none where there is no such file yet.
+def load(path: Path | None = None) -> list[Entry]:
+    """The entries in `SCORES` or another file; none where there is no such file yet.
 
     Raises:
         EvidenceError: the file is there and is not one of scores.
     """
+    path = SCORES if path is None else path
     if not path.exists():
         return []
     try:
@@ -73,7 +74,10 @@ def load(path: Path = SCORES) -> list[Entry]:
         raise EvidenceError([_problem(path, str(error))]) from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise EvidenceError([_problem(path, "another document")])
-    found: list[Entry] = document["scores"]
+    found: list[Entry] = document.get("scores", [])
+    lacking = sorted({key for entry in found for key in ("tables", "summary", "points") if key not in entry})
+    if "scores" not in document or lacking:
+        raise EvidenceError([_problem(path, f"no {', '.join(lacking) or 'scores'}")])
     return found
 
 

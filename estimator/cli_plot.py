@@ -200,13 +200,15 @@ def _draw_pattern(options: dict[str, Any], problems: list[str], ending: str) -> 
 
 def _draw_coverage(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
     """The stored check of the intervals on the literature."""
-    import json
-
     from estimator import coverage, plot_scores
 
+    try:
+        stored = coverage.load_stored()
+    except EvidenceError as error:
+        problems += map(str, error.problems)
     if problems:
         raise BadInput(problems)
-    return plot_scores.draw_coverage(json.loads(coverage.COVERAGE_FILE.read_bytes()), ending)
+    return plot_scores.draw_coverage(stored, ending)
 
 
 def _draw_backtest(options: dict[str, Any], problems: list[str], ending: str) -> bytes:

@@ -8,6 +8,7 @@ import time
 import click
 
 from estimator.cli_input import BadInput, Command, joined, load_evidence, one_budget, output_path, single, write
+from estimator.evidence import EvidenceError
 
 ENDINGS = (".html", ".htm")
 
@@ -41,8 +42,10 @@ def report_command(output: str, algo: str, flops: str | None, only_evidence: boo
         content = report.html(
             report.document(tables, evidence=evidence, only_evidence=only_evidence, algo=names, flops=shown)
         )
-    except report.MissingLibraryError as error:
+    except report.LibraryError as error:
         raise BadInput([f"ceg report: {error}"]) from None
+    except EvidenceError as error:
+        raise BadInput([f"ceg report: {problem}" for problem in error.problems]) from None
     write("--output", target, content)
     click.echo(f"wrote {output} ({len(content) / 1e6:.1f} MB, {time.perf_counter() - began:.1f} s)")
 

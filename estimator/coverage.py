@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.special import betaincinv, ndtri
 
 from estimator import algorithms, contrasts, gain, prior
-from estimator.evidence import DATA, Evidence, PublishedGain
+from estimator.evidence import DATA, Evidence, EvidenceError, Problem, PublishedGain
 from estimator.hierarchy import X0
 from estimator.provenance import version
 
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
 
 COVERAGE_FILE = DATA / "coverage.json"
 """The check on the shipped literature, made by `ceg coverage --write`: it takes too long to be made anew for a page."""
+SCHEMA = "ceg.coverage"
 ENOUGH_STUDIES = 10
 DIGITS = 6
+_STORED = ("schema", "interval_probability", "summary", "studies", "rows")
+"""Keys without which a stored document cannot be shown."""
 
 
 class Score(NamedTuple):
@@ -197,7 +201,7 @@ def document(report: Report) -> dict[str, object]:
         for s in report.scores
     ]
     return {
-        "schema": "ceg.coverage",
+        "schema": SCHEMA,
         "schema_version": 1,
         "interval_probability": report.content,
         "summary": {name: s._asdict() for name, s in summaries(report).items()},
@@ -229,6 +233,27 @@ def stored(tables: Evidence, report: Report) -> dict[str, object]:
         "enough_studies": ENOUGH_STUDIES,
     }
     return rounded(made | document(report))
+
+
+def load_stored(path: Path | None = None) -> dict[str, Any]:
+    """What `stored` made, from `COVERAGE_FILE` or another file.
+
+    Raises:
+        EvidenceError: the file is missing, unreadable, or another document.
+    """
+    path = COVERAGE_FILE if path is None else path
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        missing = [key for key in _STORED if key not in found]
+        why = f"no {', '.join(missing)}" if missing else "" if found["schema"] == SCHEMA else "another document"
+    except OSError as error:
+        why = error.strerror or str(error)
+    except (TypeError, ValueError) as error:  # no JSON, or a number
+        why = f"no JSON object: {error}"
+    if why:
+        rule = f"stored coverage is a file with the schema {SCHEMA}"
+        raise EvidenceError([Problem(str(path), rule, why, "Make it again with `ceg coverage --write`.")])
+    return found
 
 
 def rounded(document: Mapping[str, object]) -> dict[str, object]:

@@ -53,6 +53,8 @@ INTERVAL_RANGE = (0.01, 0.9999)
 _OWN_STUDY = re.compile(r"own \w+ ladder")
 _OWN_ERROR = re.compile(r"se of ln CEG (\d[\d.]*(?:e-?\d+)?)")
 _OWN_EXCESS_ERROR = re.compile(r"se of ln\(stack / parts\) (\d[\d.]*(?:e-?\d+)?)")
+_QUOTED_FORMULA = re.compile(r"'(?=[=+\-@\t\r])")
+"""An apostrophe that keeps spreadsheets from reading a cell as a formula, as the page of `ceg report` saves it."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
@@ -241,7 +243,7 @@ def read_published_gains(path: Path) -> list[PublishedGain]:
         line = reader.line_num + 1  # where the next row starts; quoted cells may hold line ends
         for cells in reader:
             start, line = line, reader.line_num + 1
-            cells = [cell.strip() for cell in cells]
+            cells = [_without_apostrophe(cell.strip()) for cell in cells]
             if not any(cells):
                 continue
             if len(cells) != len(header):
@@ -285,6 +287,10 @@ def read_published_gains(path: Path) -> list[PublishedGain]:
     if problems:
         raise EvidenceError(problems)
     return rows
+
+
+def _without_apostrophe(cell: str) -> str:
+    return cell[1:] if _QUOTED_FORMULA.match(cell) else cell
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from estimator.device_gain import Speeds
 
 METHOD = "meta-regression/2"
+STATUSES = ("ok", "far_extrapolation", "no_evidence")
+"""From the best to the worst."""
 """Name and version of the method, written into every JSON answer."""
 
 MAX_SLOPE_SD = 1.0

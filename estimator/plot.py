@@ -31,9 +31,11 @@ _KINDS = {
     "claimed": ("^", ORANGE),
     "extrapolated": ("v", RED),
 }
+_MODELLED = "modelled"  # no evidence to be far from
 _INSIDE, _BEYOND, _FAR = "inside the evidence", "extrapolated", f"more than {FAR_DECADES:g} decades out"
 # How a stretch of the curve looks: line style, line width, alpha of the 90% band, of the 50% band on top of it.
 _STRETCHES: dict[str, tuple[Any, float, float, float]] = {
+    _MODELLED: ("-", 2.2, 0.22, 0.30),
     _INSIDE: ("-", 2.2, 0.22, 0.30),
     _BEYOND: (DASHED, 1.5, 0.13, 0.18),
     _FAR: (DOTTED, 1.3, 0.06, 0.08),
@@ -121,9 +123,7 @@ def _panel(axes: Axes, curve: Curve, parts: Sequence[Curve]) -> tuple[set[str], 
 
 def _stretches(curve: Sequence[Estimate]) -> Iterator[tuple[str, slice]]:
     """Runs of budgets that look alike, each reaching to the first budget of the next so that no gap is left."""
-    looks = [
-        _FAR if e.decades is None or not e.decades <= FAR_DECADES else _BEYOND if e.decades else _INSIDE for e in curve
-    ]
+    looks = [_look_of(e.decades) for e in curve]
     start = 0
     for i in range(1, len(looks) + 1):
         if i == len(looks) or looks[i] != looks[start]:
@@ -132,6 +132,13 @@ def _stretches(curve: Sequence[Estimate]) -> Iterator[tuple[str, slice]]:
             begin = start - 1 if start and _paler(looks[start], looks[start - 1]) else start
             yield looks[start], slice(begin, end)
             start = i
+
+
+def _look_of(decades: float | None) -> str:
+    """How a budget looks: `decades` is None where nothing but models answers, NaN where the distance is unknown."""
+    if decades is None:
+        return _MODELLED
+    return _FAR if not decades <= FAR_DECADES else _BEYOND if decades else _INSIDE
 
 
 def _paler(a: str, b: str) -> bool:

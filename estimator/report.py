@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,15 @@ SCRIPTS = (
 )  # fmt: skip
 """The page's own scripts, each using those before it."""
 _PAGE = Path(__file__).with_name("report_page")
-# Would end the script element that holds them, or begin a comment in it.
+ENDS_SCRIPT = re.compile(r"</script|<!--", re.IGNORECASE)
+"""What no script in the page may hold: it would end its element, or begin a comment in it."""
+_AGAIN = "Try: pip install --force-reinstall plotly."
+# The same in data: these are written as escapes.
 _UNSAFE = {c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
-class MissingLibraryError(RuntimeError):
-    """plotly.js is not where the package plotly keeps it."""
+class LibraryError(RuntimeError):
+    """plotly.js is not where the package plotly keeps it, or is nothing that a page can hold."""
 
 
 def document(
@@ -127,6 +131,7 @@ def page(algo: Sequence[str], flops: float) -> dict[str, Any]:
         "far_decades": gain.FAR_DECADES,
         "class_slope": gain.CLASS_SLOPE,
         "undetermined": gain.UNDETERMINED,
+        "normal_90": statistics.NormalDist().inv_cdf(0.95),
     }
 
 
@@ -134,14 +139,11 @@ def html(data: dict[str, Any]) -> bytes:
     """The page of a document.
 
     Raises:
-        MissingLibraryError: plotly.js is not there.
+        LibraryError: plotly.js is not there, or cannot go into a page.
         ValueError: a number of the document is not finite.
     """
     library = plotly()
     scripts = [(_PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS]
-    for script in (library, *scripts):
-        if re.search(r"</script|<!--|\r", script, re.IGNORECASE):
-            raise ValueError("a script that goes into the page holds no </script, no <!-- and no carriage return")
     parts = {
         "policy": _policy([library, *scripts]),
         "style": (_PAGE / "page.css").read_text(encoding="utf-8"),
@@ -164,15 +166,23 @@ def plotly() -> str:
     """plotly.js as the installed package ships it, found without importing the package.
 
     Raises:
-        MissingLibraryError: it is not there.
+        LibraryError: it is not there, cannot be read, or would end the script element that holds it.
     """
     found = importlib.util.find_spec(LIBRARY)
     folders = found.submodule_search_locations if found is not None else None
     for folder in folders or ():
         path = Path(folder) / "package_data" / "plotly.min.js"
-        if path.exists():
-            return path.read_text(encoding="utf-8")
-    raise MissingLibraryError("plotly.js is installed with the package plotly (found none). Try: pip install plotly.")
+        if not path.exists():
+            continue
+        try:
+            script = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise LibraryError(f"plotly.js can be read (found {str(path)!r}: {error}). {_AGAIN}") from None
+        ends = ENDS_SCRIPT.search(script)
+        if ends:
+            raise LibraryError(f"plotly.js holds no </script and no <!-- (found {ends[0]} in {str(path)!r}). {_AGAIN}")
+        return script
+    raise LibraryError("plotly.js is installed with the package plotly (found none). Try: pip install plotly.")
 
 
 def _policy(scripts: Sequence[str]) -> str:

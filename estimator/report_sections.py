@@ -6,7 +6,6 @@ What takes long is read from where a command stored it (`coverage.COVERAGE_FILE`
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -34,7 +33,7 @@ from estimator.seed_ladder import Rung, StackRuns
 
 OWN = "own"
 """Kind of a row that is read off this project's own runs; that of any other row is its basis."""
-LEVEL, GROWTH, CHECK, UNUSED = "level", "growth", "check", "unused"
+USES = LEVEL, GROWTH, CHECK, UNUSED = "level", "growth", "check", "unused"
 """What a row does for a question: it fixes the level; it tells of growth only; it shows the noise of a gain that is
 exact; nothing. `why` says why in the last two cases."""
 
@@ -49,12 +48,12 @@ def document(tables: Evidence) -> Section:
             project's tables, whatever the evidence.
 
     Raises:
-        EvidenceError: a shipped table is bad.
+        EvidenceError: a shipped table, or a file of stored results, is bad.
     """
     return {
         "evidence": evidence(tables),
         "classes": classify.document(classify.classify(tables)),
-        "coverage": json.loads(coverage.COVERAGE_FILE.read_bytes()),
+        "coverage": coverage.load_stored(),
         "backtest": scores(),
         "ladders": ladders(),
         "kernels": kernels(),

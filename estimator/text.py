@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from estimator import algorithms, contrasts
 from estimator.evidence import is_own, own_error
-from estimator.gain import METHOD, Estimate
+from estimator.gain import METHOD, STATUSES, Estimate
 from estimator.shares import OWN
 
 if TYPE_CHECKING:
@@ -271,12 +271,11 @@ def _notes(estimate: Estimate) -> list[str]:
 def document(estimates: Sequence[Estimate], shared: Sequence[Mapping[str, float]] | None = None) -> dict[str, object]:
     """The JSON answer (docs/json.md; `estimates`, `shared`: one per budget). `status` is the worst of them."""
     first = estimates[0]
-    order = ("ok", "far_extrapolation", "no_evidence")
     return {
         "schema": "ceg.estimate",
         "schema_version": SCHEMA_VERSION,
         "method": METHOD,
-        "status": max((e.status for e in estimates), key=order.index),
+        "status": max((e.status for e in estimates), key=STATUSES.index),
         "algorithms": list(first.algorithms),
         "baselines": list(first.baselines),
         "currency": first.currency,
@@ -400,7 +399,8 @@ def print_table(console: Console, estimates: Sequence[Estimate], shared: Sequenc
             ]
             cells += [share((e.above or {}).get(t, 0.0)) for t in thresholds]
             cells += [share(own[i])] if any(own) else []
-            cells.append("unknown" if e.decades is None or math.isnan(e.decades) else f"{e.decades:.1f}")
+            far = "modelled" if e.decades is None else "unknown" if math.isnan(e.decades) else f"{e.decades:.1f}"
+            cells.append(far)
         table.add_row(*cells, e.status)
     console.print(table)
     if any(own):

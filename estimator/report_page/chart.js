@@ -16,6 +16,7 @@ ceg.chart = (() => {
   };
   // How a stretch of the curve looks; from near to far.
   const STRETCHES = [
+    { name: "modelled", dash: "solid", width: 3, pale: 0.2, dark: 0.28 },
     { name: "inside the evidence", dash: "solid", width: 3, pale: 0.2, dark: 0.28 },
     { name: "extrapolated", dash: "8px,5px", width: 2.2, pale: 0.12, dark: 0.17 },
     { name: "far out", dash: "2px,4px", width: 2, pale: 0.06, dark: 0.08 },
@@ -51,8 +52,9 @@ ceg.chart = (() => {
 
   /** Runs of budgets that look alike, each reaching to the first budget of the next, so that no gap is left. */
   function stretches(curve, farDecades) {
-    const look = (a) => (a.decades === null || !(a.decades <= farDecades) ? 2 : a.decades > 0 ? 1 : 0);
-    const looks = curve.map(look);
+    const look = (a) => (a.modelled ? "modelled" : a.decades === null || !(a.decades <= farDecades) ? "far out"
+      : a.decades > 0 ? "extrapolated" : "inside the evidence");
+    const looks = curve.map((a) => STRETCHES.findIndex((s) => s.name === look(a)));
     const parts = [];
     for (let start = 0, i = 1; i <= looks.length; i++) {
       if (i < looks.length && looks[i] === looks[start]) continue;
@@ -159,7 +161,7 @@ ceg.chart = (() => {
   /**
    * Data and layout of the picture.
    * @param {{curve: object[], points: object[], page: object, currency: string, everything: boolean}} shown
-   *   curve: answers-lite at rising budgets {flops, median, low50, high50, low90, high90, decades};
+   *   curve: answers-lite at rising budgets {flops, median, low50, high50, low90, high90, decades, modelled};
    *   points: see `hover`; everything: also show evidence below the slider's range
    * @param {number} width px
    */

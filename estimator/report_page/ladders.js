@@ -5,15 +5,15 @@ globalThis.ceg ??= {};
 ceg.ladders = (() => {
   const { make, select, table, picture, logAxis, look } = ceg.parts;
   const { words } = ceg;
-  const Z90 = 1.6449; // normal quantile of a 90% interval
 
-  function drawLosses(target, ladder, gain) {
+  /** @param {number} z normal quantile of a 90% interval */
+  function drawLosses(target, ladder, gain, z) {
     const arms = ladder.arms.filter((a) => a.arm === gain.treatment || a.arm === gain.baseline);
     const traces = arms.map((a, i) => ({
       ...look(i), name: ceg.chart.plain(a.arm), x: a.rungs.map((r) => r.rung_flops),
       y: a.rungs.map((r) => r.loss_nats_per_token), hoverinfo: "text",
       text: a.rungs.map((r) => `${r.loss_nats_per_token.toFixed(4)} nats, ${r.seeds} seeds`),
-      error_y: { type: "data", array: a.rungs.map((r) => Z90 * r.loss_nats_per_token * (r.ln_loss_se ?? 0)), width: 3,
+      error_y: { type: "data", array: a.rungs.map((r) => z * r.loss_nats_per_token * (r.ln_loss_se ?? 0)), width: 3,
         thickness: 1 },
     }));
     const flops = arms.flatMap((a) => a.rungs.map((r) => r.rung_flops));
@@ -50,10 +50,10 @@ ceg.ladders = (() => {
     return table(columns, rows, "Gains read off our ladders, with 90% intervals");
   }
 
-  function excessTable(ladder) {
+  function excessTable(ladder, z) {
     const rows = ladder.gains.flatMap((g) => g.rungs.filter((r) => r.over_parts).map((r) => {
       const { ratio, ln_ratio_se: se } = r.over_parts;
-      return [g.algorithm, r.rung_flops, ratio, words.span([ratio * Math.exp(-Z90 * se), ratio * Math.exp(Z90 * se)])];
+      return [g.algorithm, r.rung_flops, ratio, words.span([ratio * Math.exp(-z * se), ratio * Math.exp(z * se)])];
     }));
     if (!rows.length) return [];
     const columns = [{ name: "Combination", short: true }, { name: "Budget (FLOP)", number: true, text: words.budget },
@@ -62,8 +62,11 @@ ceg.ladders = (() => {
       table(columns, rows, "Combinations against the product of their parts")];
   }
 
-  /** @param {HTMLElement} body of the section @param {object} sections of the document @returns {Function} to redraw */
-  function show(body, { ladders }) {
+  /**
+   * @param {HTMLElement} body of the section @param {object} sections of the document
+   * @param {{normal_90: number}} page of the document @returns {Function} to redraw
+   */
+  function show(body, { ladders }, { normal_90: z }) {
     if (!ladders.length) {
       body.append(make("p", {}, "No runs of our own are in this installation."));
       return () => {};
@@ -72,19 +75,19 @@ ceg.ladders = (() => {
     let draw = () => {};
     if (ladders.length > 1) {
       const options = ladders.map((ladder, i) => [String(i), ladder.stack]);
-      const [label] = select("Stack", options, (value) => { draw = showOne(place, ladders[Number(value)]); });
+      const [label] = select("Stack", options, (value) => { draw = showOne(place, ladders[Number(value)], z); });
       body.append(make("div", { className: "filter" }, label));
     }
     body.append(place);
-    draw = showOne(place, ladders[0]);
+    draw = showOne(place, ladders[0], z);
     return () => draw();
   }
 
-  function showOne(place, ladder) {
+  function showOne(place, ladder, z) {
     const [losses, gains] = [make("div", { className: "plot" }), make("div", { className: "plot" })];
     let index = 0;
     const draw = () => {
-      drawLosses(losses, ladder, ladder.gains[index]);
+      drawLosses(losses, ladder, ladder.gains[index], z);
       drawGains(gains, ladder.gains[index]);
     };
     const options = ladder.gains.map((g, i) => [String(i), `${g.algorithm} against ${g.baseline}`]);
@@ -95,7 +98,7 @@ ceg.ladders = (() => {
     const intro = `A small GPT, one algorithm switched at a time, same FLOP in every arm of a rung, several seeds; stack `
       + `“${ladder.stack}”. Bars: 90%, by the scatter between seeds.`;
     place.replaceChildren(make("p", {}, intro), make("div", { className: "filter" }, label),
-      make("div", { className: "pair" }, losses, gains), make("h3", {}, "Gains by budget"), gainTable(ladder), ...excessTable(ladder));
+      make("div", { className: "pair" }, losses, gains), make("h3", {}, "Gains by budget"), gainTable(ladder), ...excessTable(ladder, z));
     draw();
     return draw;
   }

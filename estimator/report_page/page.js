@@ -5,7 +5,7 @@ globalThis.ceg ??= {};
 ceg.page = (() => {
   const SLIDER_STEP = 0.05; // decades
   const ADDRESS_MS = 150; // browsers refuse more than a few addresses a second
-  const STATUS = { ok: "Status: ok.", far_extrapolation: "Status: far extrapolation. Read the interval.",
+  const STATUS = { ok: "Status: ok.", far_extrapolation: "Status: far extrapolation.",
     no_evidence: "Status: no evidence." };
   const { words, chart } = ceg;
   const { make } = ceg.parts;
@@ -209,6 +209,7 @@ ceg.page = (() => {
     // At a budget where models can be timed: elsewhere, and in FLOP, rows alone answer, and their curve is smooth.
     byId("steps").hidden = !names.length || !posterior.answer(question(names, data.page.start.flops)).setting;
     plot();
+    for (const button of document.querySelectorAll("[id^=save-]")) button.disabled = !names.length;
     ceg.sections.chosen(names, state.currency);
   }
 
@@ -306,8 +307,10 @@ ceg.page = (() => {
     const titles = asked.algorithms.map((name) => entry(name).title);
     byId("sentence").replaceChildren(...words.sentence(answer, { ...asked, titles }).map(
       ([text, strong]) => (strong ? make("strong", {}, text) : text)));
-    byId("status").textContent = STATUS[answer.status];
-    byId("distance").textContent = words.distance(answer);
+    const far = answer.status === "far_extrapolation";
+    byId("status").textContent = far ? `${STATUS[answer.status]} ${words.capital(answer.reason)}.` : STATUS[answer.status];
+    const { far_decades: farDecades } = data.page;
+    byId("distance").textContent = words.distance(answer, { ...asked, farDecades, joined: posterior.joins(asked) });
     Object.assign(place.dataset, exact(answer));
     cursor(answer);
     const paperClasses = [...new Set(asked.algorithms.map((name) => entry(name).paper_class))];
@@ -347,7 +350,9 @@ ceg.page = (() => {
   // --- files ---
 
   const cell = (value) => {
-    const text = value === null || value === undefined ? "" : String(value);
+    let text = value === null || value === undefined ? "" : String(value);
+    // Spreadsheets would run such text as a formula; `--evidence` takes the apostrophe off again.
+    if (typeof value === "string" && /^[=+\-@\t\r]/.test(text)) text = `'${text}`;
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
 
@@ -418,7 +423,15 @@ ceg.page = (() => {
     controls();
     fixedWords();
     draw();
-    addEventListener("hashchange", () => change(fromAddress()));
+    addEventListener("hashchange", () => {
+      if (location.hash.includes("=")) {
+        change(fromAddress());
+        return;
+      }
+      // A link to a place in the page: the question stays, and is written over the place once that is reached.
+      address = location.hash;
+      change({}, false);
+    });
     document.body.dataset.interactive = performance.now();
     requestAnimationFrame(() => setTimeout(loadPicture));
   }

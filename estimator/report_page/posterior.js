@@ -287,6 +287,9 @@ ceg.posterior = (() => {
       };
     }
 
+    /** Whether measured gains of a question's own currency are joined to what is modelled: gains on one device. */
+    const takesPart = (rows, setting) => !rows.missing && setting.device === setting.baselineDevice;
+
     /**
      * What device_gain.answer models: {middle, speeds, mean, predictive, joins}, or {why} where it cannot.
      * `joins`: measured gains of this currency took part.
@@ -303,7 +306,7 @@ ceg.posterior = (() => {
         if (error instanceof ceg.stepTime.NoShapeError) return { why: error.message };
         throw error;
       }
-      const joins = !rows.missing && setting.device === setting.baselineDevice;
+      const joins = takesPart(rows, setting);
       const seen = joins ? distributions(rows, flops) : null;
       const timed = (which) => {
         const part = ahead[which]().shifted(speeds.lnFactor).widened(Math.sqrt(speeds.variance));
@@ -364,10 +367,16 @@ ceg.posterior = (() => {
       return onDevice(inFlop, rows, flops, setting, interval);
     }
 
+    /** Whether `takesPart` holds of a question in time, usd or decode. @returns {boolean} */
+    function joins(question) {
+      const { rows, setting } = put(question);
+      return takesPart(rows, setting);
+    }
+
     /**
      * What a picture needs at each of the document's budgets; the question as in `answer`, its budget left out.
      * @returns {{flops: number, status: string, median: ?number, low50: ?number, high50: ?number, low90: ?number,
-     *   high90: ?number, decades: ?number}[]}
+     *   high90: ?number, decades: ?number, modelled: boolean}[]} modelled: without evidence to be far from
      */
     function draw(question) {
       const { rows, inFlop, setting } = put(question);
@@ -376,7 +385,7 @@ ceg.posterior = (() => {
         const byModel = Boolean(found?.speeds);
         if (!byModel && rows.missing) {
           const nothing = { median: null, low50: null, high50: null, low90: null, high90: null, decades: null };
-          return { flops, status: "no_evidence", ...nothing };
+          return { flops, status: "no_evidence", ...nothing, modelled: false };
         }
         const predictive = (byModel ? found : distributions(rows, flops)).predictive();
         const decades = distance(byModel ? inFlop?.curves ?? [] : rows.curves, flops);
@@ -390,11 +399,12 @@ ceg.posterior = (() => {
           low90: Math.exp(ends90[0]),
           high90: Math.exp(ends90[1]),
           decades: Number.isNaN(decades) || (byModel && !inFlop) ? null : decades,
+          modelled: byModel && !inFlop,
         };
       });
     }
 
-    return { answer, curve: draw, budgets: doc.budgets };
+    return { answer, curve: draw, joins, budgets: doc.budgets };
   }
 
   /** With one decimal, as Python's ".1f": halves to even. */

@@ -7,7 +7,7 @@ ceg.trust = (() => {
   const { words } = ceg;
   const METHODS = { forecast: "forecast", last: "last gain kept", frontier: "frontiers apart", chinchilla: "Chinchilla fits" };
   const NARROW = 560; // px: below, no room for both studies and algorithms
-  const percent = (share) => `${Math.round(100 * share)}%`;
+  const percent = words.share;
 
   function coverageWords(found) {
     const { all } = found.summary;

@@ -5,39 +5,54 @@ globalThis.ceg ??= {};
 ceg.words = (() => {
   const MONEY = { flop: "FLOP", time: "device time", usd: "US$", decode: "decoding time" };
 
+  const BEYOND = 25; // digits: more than a double has, so that an exact half shows as 5 and zeros
+  const HALF = new RegExp(`50{${BEYOND - 1}}(e|$)`);
+  const ODD = /[13579](e|$)/;
+
+  /**
+   * A number in digits, an exact half to the even one as Python rounds it; JavaScript takes the larger.
+   * @param {number} value of at least 0, and for toFixed below 1e21
+   * @param {"toFixed" | "toExponential" | "toPrecision"} way @param {number} digits as that takes them
+   */
+  function rounded(value, way, digits) {
+    const larger = value[way](digits);
+    const isHalf = ODD.test(larger) && HALF.test(value[way](digits + BEYOND));
+    return isHalf ? (value * (1 - Number.EPSILON))[way](digits) : larger;
+  }
+
   /** @param {number} value @param {number} digits @returns {string} as Python's format(value, ".{digits}g") */
   function general(value, digits) {
-    const [mantissa, power] = value.toExponential(digits - 1).split("e");
+    const [mantissa, power] = rounded(value, "toExponential", digits - 1).split("e");
     const exponent = Number(power);
-    if (exponent >= -4 && exponent < digits) return String(Number(value.toPrecision(digits)));
+    if (exponent >= -4 && exponent < digits) return String(Number(rounded(value, "toPrecision", digits)));
     return `${Number(mantissa)}e${exponent}`;
   }
 
   /** A gain or a budget with two digits that matter: 5.8, 12, 0.93, 1.4e24. @param {number} value */
   function number(value) {
     if (value === 0 || !Number.isFinite(value)) return String(value);
-    if (value >= 0.095 && value < 1) return value.toFixed(2);
+    if (value >= 0.095 && value < 1) return rounded(value, "toFixed", 2);
     if (value >= 0.00095 && value < 0.095) return general(value, 2);
-    if (value >= 1 && value < 9.95) return value >= 2 ? value.toFixed(1) : value.toFixed(2);
-    if (value >= 9.95 && value < 1e4) return Number(value.toPrecision(2)).toFixed(0);
+    if (value >= 1 && value < 9.95) return rounded(value, "toFixed", value >= 2 ? 1 : 2);
+    if (value >= 9.95 && value < 1e4) return Number(rounded(value, "toPrecision", 2)).toFixed(0);
     return general(value, 2);
   }
 
   /** An interval: 1.4x to 24x. @param {number[]} ends @param {string} unit */
   const span = (ends, unit = "x") => `${number(ends[0])}${unit} to ${number(ends[1])}${unit}`;
 
-  /** A budget as people write it: 1e25, 2.5e24. @param {number} flops FLOP */
+  /** A budget as people write it, with three digits: 1e25, 2.5e24. @param {number} flops FLOP */
   function budget(flops) {
-    const [mantissa, power] = flops.toExponential().split("e");
-    return `${Number(Number(mantissa).toPrecision(3))}e${Number(power)}`;
+    const [mantissa, power] = rounded(flops, "toExponential", 2).split("e");
+    return `${Number(mantissa)}e${Number(power)}`;
   }
 
   /** A probability in whole percent, never rounded to certainty. @param {number} probability */
   function share(probability) {
-    const p = Math.max(0, Number(probability.toFixed(12)));
+    const p = Number(rounded(Math.max(0, probability), "toFixed", 12));
     if (p > 0 && p < 0.01) return "<1%";
     if (p > 0.99 && p < 1) return ">99%";
-    return `${Math.round(100 * p)}%`;
+    return `${rounded(100 * p, "toFixed", 0)}%`;
   }
 
   /** @param {string[]} parts @returns {string} a, b and c */
@@ -90,11 +105,18 @@ ceg.words = (() => {
     return ratioSentence(answer, what, asked.currency, where);
   }
 
-  /** How far the answer is from the evidence, or what is missing for one. @param {object} answer @returns {string} */
-  function distance(answer) {
+  /**
+   * How far the answer is from the evidence, or what is missing for one; "" where the reason of its status says that.
+   * @param {object} answer one entry of `estimates` (docs/json.md)
+   * @param {{currency: string, joined: boolean, farDecades: number}} asked joined: measured gains of its currency take part
+   */
+  function distance(answer, asked) {
     const decades = answer.extrapolation_decades;
     if (answer.status === "no_evidence") return `${capital(answer.reason)}.`;
-    if (decades === null) return "The compute of its evidence is not stated.";
+    if (asked.currency === "decode" && answer.setting) {
+      return asked.joined ? "Modelled, then joined with published gains." : "Modelled: no published gain takes part.";
+    }
+    if (decades === null || decades > asked.farDecades) return "";
     if (decades === 0) return "Inside the range of its evidence.";
     return `Extrapolated ${decades.toFixed(1)} decades of compute away from the evidence.`;
   }

@@ -276,3 +276,19 @@ def _umask() -> int:
     umask = os.umask(0)
     os.umask(umask)
     return umask
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r"])
+def test_an_apostrophe_that_kept_a_spreadsheet_from_a_formula_is_taken_off(tmp_path: Path, first: str) -> None:
+    formula = f'{first}HYPERLINK("x")'
+    kept = "'tis", "''=1", "a'=1", "' =1", "'"
+
+    def notes(cells: list[str]) -> list[str]:
+        path = tmp_path / "mine.csv"
+        row = ["moe", "t", "dense", "s", "1e18", "useful", "2", "", "", "", "flop", "", "measured", "source"]
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([COLUMNS, *([*row, cell] for cell in cells)])
+        return [row.note for row in read_published_gains(path)]
+
+    assert notes([f"'{formula}"]) == [formula]
+    assert notes([*kept]) == [*kept]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from estimator import report
-from estimator.evidence import COLUMNS, OPTIONAL_COLUMNS
+from estimator import ask, backtest, backtest_scores, coverage, gain, report, report_sections
+from estimator.evidence import BASES, COLUMNS, OPTIONAL_COLUMNS
 from tests.estimator.calls import Calls
 
 REPORT = Calls("report")
@@ -143,6 +143,95 @@ def test_without_plotly_nothing_is_written(tmp_path: Path, monkeypatch: pytest.M
     said = REPORT.refused("-o", tmp_path / "ceg.html")
     assert "plotly.js is installed with the package plotly (found none). Try: pip install plotly." in said
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"x = '</SCRIPT>'", "plotly.js holds no </script and no <!-- (found </SCRIPT in "),
+        (b"x = '<!--'", "plotly.js holds no </script and no <!-- (found <!-- in "),
+        (b"\xff\xfe", "plotly.js can be read (found "),
+    ],
+)
+def test_a_plotly_that_cannot_go_into_a_page_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, found: str
+) -> None:
+    package = tmp_path / "odd" / "odd_plotly"
+    (package / "package_data").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "package_data" / "plotly.min.js").write_bytes(content)
+    monkeypatch.syspath_prepend(tmp_path / "odd")
+    monkeypatch.setattr(report, "LIBRARY", package.name)
+    said = REPORT.refused("-o", tmp_path / "ceg.html")
+    assert found in said
+    assert "Try: pip install --force-reinstall plotly." in said
+    assert not (tmp_path / "ceg.html").exists()
+
+
+def test_our_scripts_can_go_into_a_page() -> None:
+    assert [name for name in report.SCRIPTS if report.ENDS_SCRIPT.search(script(name))] == []
+
+
+STORED = ("coverage", "COVERAGE_FILE"), ("backtest", "SCORES")
+BROKEN = (
+    '{"schema": ',
+    "[]",
+    "7",
+    '{"schema": "another"}',
+    '{"schema": "ceg.coverage"}',
+    '{"schema": "ceg.backtest_scores"}',
+)
+
+
+@pytest.mark.parametrize("content", [*BROKEN, '{"schema": "ceg.backtest_scores", "scores": [{"tables": []}]}', None])
+@pytest.mark.parametrize(("kind", "name"), STORED)
+def test_stored_results_that_are_missing_or_broken_are_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, content: str | None
+) -> None:
+    stored = tmp_path / f"{kind}.json"
+    if content is not None:
+        stored.write_text(content)
+    monkeypatch.setattr({"coverage": coverage, "backtest": backtest_scores}[kind], name, stored)
+    target = tmp_path / "picture.svg"
+    said = Calls("plot").refused(f"--{kind}", "-o", target)
+    if content is None and kind == "backtest":  # none yet, which a page may lack and a picture may not
+        assert "points are stored (found none). Run `ceg backtest RUNS.csv --scores` first." in said
+    else:
+        assert f"{stored}: " in said
+        in_page = REPORT.refused("-o", tmp_path / "ceg.html")
+        assert f"ceg report: {stored}: " in in_page
+        assert "(found " in in_page
+    assert not target.exists()
+    assert not (tmp_path / "ceg.html").exists()
+
+
+def script(name: str) -> str:
+    return (report._PAGE / name).read_text(encoding="utf-8")
+
+
+def keys(name: str, table: str) -> list[str]:
+    """Keys of an object literal of a script; its values are strings, or objects without objects in them."""
+    (literal,) = re.findall(rf"const {table} = \{{(.*?)\}};\n", script(name), re.DOTALL)
+    return re.findall(r"(\w+):", re.sub(r'"[^"]*"|\{[^{}]*\}', "", literal))
+
+
+def test_what_the_scripts_call_by_name_is_what_python_calls_so() -> None:
+    assert set(keys("chart.js", "KINDS")) == {report_sections.OWN, *BASES}
+    assert keys("trust.js", "METHODS") == list(backtest.METHODS)
+    assert keys("sections.js", "USES") == [*report_sections.USES, "combination"]
+    assert keys("page.js", "STATUS") == list(gain.STATUSES)
+    assert keys("words.js", "MONEY") == list(ask.CURRENCIES)
+    assert {currency for currency in ask.CURRENCIES if f"      {currency}: [" in script("words.js")} == {
+        *ask.CURRENCIES
+    } - {"flop"}
+
+
+def test_no_script_repeats_a_number_that_python_has() -> None:
+    quantile = report.page(["moe"], 1e24)["normal_90"]
+    assert quantile == pytest.approx(1.6449, abs=1e-4)
+    numbers = [(n, float(text)) for n in report.SCRIPTS for text in re.findall(r"\d+\.\d{2,}", script(n))]
+    assert numbers
+    assert [(n, value) for n, value in numbers if value == pytest.approx(quantile, abs=1e-3)] == []
 
 
 @pytest.mark.parametrize("text", ["</script>", "<!--<script>", "a & b", "\u2028\u2029", 'quote " and \\ slash', "é"])

@@ -156,7 +156,8 @@ def test_a_picture_shows_the_answers() -> None:
         ),
     ]
     document = report_posterior.document(load(), None, prior.frozen())
-    for points in in_browser(DRAW, [document, report_steps.document(), questions]):
+    drawn = in_browser(DRAW, [document, report_steps.document(), questions])
+    for question, points in zip(questions, drawn, strict=True):
         assert len(points) == 11
         for point, answer in points:
             low50, high50 = answer["ceg_predictive_interval_50"] or (None, None)
@@ -165,6 +166,7 @@ def test_a_picture_shows_the_answers() -> None:
                 "flops": answer["flops"], "status": answer["status"], "median": answer["ceg_median"],
                 "low50": low50, "high50": high50, "low90": low90, "high90": high90,
                 "decades": answer["extrapolation_decades"],
+                "modelled": question["currency"] == "decode" and answer["setting"] is not None,
             }  # fmt: skip
 
 
