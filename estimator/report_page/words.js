@@ -16,7 +16,7 @@ ceg.words = (() => {
    */
   function rounded(value, way, digits) {
     const larger = value[way](digits);
-    const isHalf = ODD.test(larger) && HALF.test(value[way](digits + BEYOND));
+    const isHalf = ODD.test(larger) && HALF.test(value[way](digits + BEYOND).replace(".", ""));
     return isHalf ? (value * (1 - Number.EPSILON))[way](digits) : larger;
   }
 
