@@ -86,7 +86,7 @@ ceg.chart = (() => {
       traces.push({
         x: answers.map((a) => a.flops), y: answers.map((a) => a.median), mode: "lines", name: `median, ${style.name}`,
         line: { color: ink.accent, width: style.width, dash: style.dash }, hoverinfo: "skip",
-        showlegend: !shown.has(look),
+        showlegend: !shown.has(look), legendrank: look,
       });
       shown.add(look);
     }
@@ -168,7 +168,8 @@ ceg.chart = (() => {
   function figure(shown, width) {
     const ink = colours();
     const narrow = width < 560;
-    const lowest = Math.min(shown.page.flops_range[0], ...(shown.everything ? shown.points.map((p) => p.flops) : []));
+    const stated = shown.points.map((p) => p.flops).filter((flops) => flops !== null);
+    const lowest = Math.min(shown.page.flops_range[0], ...(shown.everything ? stated : []));
     const ends = [lowest / (shown.everything ? 1.5 : 1), shown.page.flops_range[1]];
     const points = shown.points.filter((p) => p.flops !== null && p.flops >= ends[0] && p.flops <= ends[1]);
     const range = gainRange(shown.curve, points);

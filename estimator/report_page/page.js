@@ -389,7 +389,7 @@ ceg.page = (() => {
     const lines = `${chart.folded(said, 110)}<br><span style="font-size:11px">${chart.plain(source)}</span>`;
     Object.assign(layout, { paper_bgcolor: ink.paper, plot_bgcolor: ink.paper, showlegend: true,
       legend: { orientation: "h", y: -0.14, x: 0 },
-      title: { text: lines, x: 0.02, y: 0.985, yanchor: "top", xanchor: "left", font: { size: 15, color: ink.ink } } });
+      title: { text: lines, x: 0.02, y: 0.97, yanchor: "top", xanchor: "left", font: { size: 15, color: ink.ink } } });
     layout.margin = { l: 70, r: 30, t: 190, b: 130 };
     layout.xaxis.title = { text: "training compute spent with it (FLOP)" };
     const size = { width: 1100, height: 760, scale: format === "png" ? 2 : 1 };

@@ -428,6 +428,7 @@ def test_every_stack_of_the_ladders_can_be_chosen(shown: Any, files: tuple[Path,
 def test_a_table_says_where_more_of_it_is(opened: Opened) -> None:
     opened.ask("#algo=moe&flops=1e24")
     opened.show_sections()
+    opened.page.fill("#evidence input[type=search]", "")
     box, hint = opened.page.locator("#evidence .scroll"), opened.page.locator("#evidence .more")
     assert hint.inner_text() == "Scroll the table for more →↓"
     box.evaluate("box => box.scrollTo(box.scrollWidth, box.scrollHeight)")
@@ -439,6 +440,17 @@ def test_a_curve_with_steps_says_why(opened: Opened) -> None:
     for currency, steps in (("flop", False), ("time", True), ("usd", True), ("decode", True)):
         opened.ask(f"#algo=moe&flops=1e24&currency={currency}")
         assert opened.page.is_visible("#steps") == steps, currency
+
+
+def test_rows_below_the_slider_can_be_shown(opened: Opened) -> None:
+    opened.ask("#algo=moe&flops=1e24")  # whose rows include one that states no compute
+    lowest = (
+        "Math.min(...document.getElementById('chart').data.filter((t) => t.mode === 'markers').flatMap((t) => t.x))"
+    )
+    assert opened.page.evaluate(lowest) > 1e15
+    opened.after(lambda: opened.page.check("#everything"))
+    assert opened.page.evaluate(lowest) < 1e12
+    opened.after(lambda: opened.page.uncheck("#everything"))
 
 
 def test_no_evidence_is_a_refusal(opened: Opened) -> None:
