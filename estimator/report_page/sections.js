@@ -97,7 +97,10 @@ ceg.sections = (() => {
     redraws.set(id, SHOW[id](byId(id).querySelector(".body")));
   }
 
-  const revealAll = () => Object.keys(SHOW).forEach(reveal);
+  /** Show all sections at once; none before `start`. */
+  function revealAll() {
+    if (doc) Object.keys(SHOW).forEach(reveal);
+  }
 
   /** Tell which algorithms and currency are chosen, for the table of evidence. */
   function chosen(names, counted) {
