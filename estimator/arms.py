@@ -87,7 +87,7 @@ def arm_shape_fields(stack: Stack, arm: str) -> dict[str, Any]:
         changed = {field: value for field, value in fields.items() if of_stack(stack, field) != value}
         if name in parts:
             problems.append(f"arm must name each part once, got {text!r} again in {arm!r}; leave it out")
-        elif name.startswith(WITHOUT) and not _has(stack, name.removeprefix(WITHOUT)):
+        elif name.startswith(WITHOUT) and not has(stack, name.removeprefix(WITHOUT)):
             problems.append(f"arm must leave out what its stack has, got {text!r}; the {stack} stack is without it")
         elif name != BASELINE and not changed:
             problems.append(_nothing(stack, text, name))
@@ -140,7 +140,7 @@ def _part(text: str) -> tuple[str, Mapping[str, Any]]:
     return WITHOUT + name, {field: of_stack("bare", field) for field in entry.arm}
 
 
-def _has(stack: Stack, name: str) -> bool:
+def has(stack: Stack, name: str) -> bool:
     """Whether a stack contains an algorithm."""
     return all(of_stack(stack, field) == value for field, value in algorithms.get(name).arm.items())
 
@@ -169,7 +169,7 @@ def _replaced() -> Mapping[str, Mapping[str, Any]]:
 
 def _nothing(stack: Stack, text: str, name: str) -> str:
     """Why a part that changes nothing is refused."""
-    elsewhere = [other for other in STACKS if name not in _replaced() and not _has(other, name)]
+    elsewhere = [other for other in STACKS if name not in _replaced() and not has(other, name)]
     remedies = [f"use {WITHOUT}{name} to leave it out", *(f"the {other} stack to add it" for other in elsewhere)]
     return f"arm must change something, got {text!r}, which the {stack} stack has; {', or '.join(remedies)}"
 

@@ -238,5 +238,8 @@ def _make_gallery(options: dict[str, Any], problems: list[str]) -> None:
     problems += gallery.check(folder)
     if problems:
         raise BadInput(problems)
-    made = gallery.make(folder)
+    try:
+        made = gallery.make(folder)
+    except OSError as error:
+        raise BadInput([f"--gallery: the folder can be written (found {error}). Choose another."]) from None
     click.echo(f"wrote {len(made)} pictures and their index to {options['gallery']}")

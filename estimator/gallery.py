@@ -17,6 +17,8 @@ from typing import NamedTuple
 from estimator import algorithms, contrasts, evidence, kernel_families, kernel_times, seed_ladder, training_runs
 
 INDEX = "README.md"
+_OPENING = "# Gallery\n\nMade by `ceg plot --gallery"
+"""How an index begins, by which a folder is known as a gallery."""
 _RANGE = "1e17:1e26"
 _PATTERNS = {
     "strided": "two kinds of heads, one near and one far",
@@ -122,6 +124,8 @@ def check(folder: Path) -> list[str]:
     if there and (others or INDEX not in there):
         found = ", ".join((others or there)[:3])
         return [f"--gallery: the folder is new, empty, or a gallery (found {found} in it). Choose another."]
+    if there and not (folder / INDEX).read_text(encoding="utf-8", errors="replace").startswith(_OPENING):
+        return [f"--gallery: the folder is new, empty, or a gallery (found another {INDEX} in it). Choose another."]
     return []
 
 
@@ -152,7 +156,12 @@ def make(folder: Path, chosen: Sequence[Picture] | None = None) -> list[Picture]
         (new / INDEX).write_text(index(found), encoding="utf-8")
         if target.exists():
             os.replace(target, old)
-        os.replace(new, target)
+        try:
+            os.replace(new, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     return found
 

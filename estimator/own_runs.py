@@ -96,10 +96,8 @@ def pairs(path: Path, variants: Sequence[str], problems: list[Problem], stack: s
             name = without.get(variant)
             if name is None and variant.startswith(WITHOUT):
                 name = _algorithm(variant.removeprefix(WITHOUT))
-                if name is not None and not (
-                    _is_default(name, _fields(stack, name)) or arms.on_bare(name) in algorithms.get(name).replaces
-                ):
-                    continue
+                if name is not None and stack in STACKS and not arms.has(stack, name):  # type: ignore[arg-type]
+                    continue  # nothing was taken out
             if name is not None and name not in names.values():
                 found.append((name, BASELINE, variant))
     return found

@@ -60,6 +60,14 @@ def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
         assert said in " ".join(found.output.split())
         assert "--gallery: it goes without --algo" in found.output
     assert names(tmp_path) == {"notes.txt"}
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "README.md").write_text("# My own figures\n")
+    (mine / "figure.svg").touch()
+    found = CliRunner().invoke(ceg, ["plot", "--gallery", str(mine)])
+    assert found.exit_code == 2
+    assert "found another README.md in it" in " ".join(found.output.split())
+    assert names(mine) == {"README.md", "figure.svg"}
 
 
 def test_the_committed_gallery_has_the_files_and_the_index_that_the_command_makes() -> None:

@@ -107,6 +107,8 @@ def test_only_contrasts_with_the_default_baseline_count() -> None:
         ("rmsnorm", "baseline", "no_rmsnorm"),
         ("rope", "baseline", "no_rope"),
     ]
+    assert pairs("modern", "no_layernorm", "no_moe") == []  # nothing that the stack has was taken out
+    assert pairs("bare", "no_rope") == []
     assert own_runs.baseline_of("rmsnorm", "no_rmsnorm", "modern") == "no_norm"  # its default is LayerNorm
     assert own_runs.baseline_of("rope", "no_rope", "modern") == "learned_positions"
     assert own_runs.baseline_of("rmsnorm", "layernorm", "bare") == "layernorm"
