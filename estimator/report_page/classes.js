@@ -12,8 +12,9 @@ ceg.classes = (() => {
     return make("div", {}, shares(found).bar, make("small", {}, Object.values(found).map(words.share).join(" / ")));
   }
 
-  const grown = (r) => (r.growth_factor_per_decade === null ? null
-    : `${r.growth_factor_per_decade.toFixed(2)}x (${r.growth_factor_per_decade_interval.map((end) => `${end.toFixed(2)}x`).join(" to ")})`);
+  function grown({ growth_factor_per_decade: median, growth_factor_per_decade_interval: ends }) {
+    return median === null ? null : `${median.toFixed(2)}x (${ends.map((end) => `${end.toFixed(2)}x`).join(" to ")})`;
+  }
 
   /** @param {object} end an answer at one budget @returns {?string} the interval alone where it is far from evidence */
   function gain(end) {
@@ -29,7 +30,8 @@ ceg.classes = (() => {
       { name: "The paper’s class", short: true }, { name: "Verdict", short: true },
       { name: "Dependent / independent / fading", text: probabilities, order: (p) => p.dependent },
       { name: "Growth per tenfold", short: true },
-      { name: `Gain at ${words.budget(low.flops)}`, short: true }, { name: `Gain at ${words.budget(high.flops)}`, short: true }];
+      { name: `Gain at ${words.budget(low.flops)}`, short: true },
+      { name: `Gain at ${words.budget(high.flops)}`, short: true }];
     const cells = rows.map((r) => {
       const paper = r.paper_class === "not_studied" ? null : r.paper_class;
       return [plain(r.algorithm), r.class, paper, r.verdict, r.class_probabilities, grown(r),
@@ -44,11 +46,12 @@ ceg.classes = (() => {
     const studied = rows.filter((r) => r.paper_class !== "not_studied");
     const count = (verdict) => studied.filter((r) => r.verdict === verdict).length;
     const rest = count("no answer") ? `, ${count("no answer")} without an answer of ours` : "";
-    body.append(make("p", {}, `A class is read off how the gain in FLOP grows with compute. The source paper (${classes.paper}) `
+    const said = `A class is read off how the gain in FLOP grows with compute. The source paper (${classes.paper}) `
       + `classes ${studied.length} algorithms: ${count("same")} the same here, ${count("differs")} differ, `
-      + `${count("open")} open, since none of our probabilities reaches ${classes.undetermined_below}${rest}. In brackets: 90%; far: far from the evidence, `
-      + "read the interval. Probabilities and growth are of the average setting, gains of a new study."),
-    classTable(rows));
+      + `${count("open")} open, since none of our probabilities reaches ${classes.undetermined_below}${rest}. `
+      + "In brackets: 90%; far: far from the evidence, read the interval. Probabilities and growth are of the average "
+      + "setting, gains of a new study.";
+    body.append(make("p", {}, said), classTable(rows));
     const apart = studied.filter((r) => r.why.length && r.verdict !== "same");
     if (apart.length) {
       body.append(make("h3", {}, "Where the paper and we part, and why"), make("dl", { className: "reasons" },
