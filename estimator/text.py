@@ -44,7 +44,7 @@ def span(ends: tuple[float, float], unit: str = "x") -> str:
 
 def budget(flops: float) -> str:
     """A budget as people write it: 1e25, 2.5e24."""
-    return f"{flops:g}".replace("e+", "e")
+    return f"{flops:g}".replace("e+0", "e").replace("e+", "e")
 
 
 def share(probability: float) -> str:

@@ -431,6 +431,8 @@ ceg.page = (() => {
       // A link to a place in the page: the question stays, and is written over the place once that is reached.
       address = location.hash;
       change({}, false);
+      ceg.sections.revealAll(); // those above it would push it away while it is scrolled to
+      document.getElementById(address.slice(1))?.scrollIntoView();
     });
     document.body.dataset.interactive = performance.now();
     requestAnimationFrame(() => setTimeout(loadPicture));

@@ -97,6 +97,11 @@ ceg.sections = (() => {
     redraws.set(id, SHOW[id](byId(id).querySelector(".body")));
   }
 
+  /** Show all sections at once; none before `start`. */
+  function revealAll() {
+    if (doc) Object.keys(SHOW).forEach(reveal);
+  }
+
   /** Tell which algorithms and currency are chosen, for the table of evidence. */
   function chosen(names, counted) {
     [chosenNames, currency] = [names, counted];
@@ -119,8 +124,8 @@ ceg.sections = (() => {
       }
     }, { rootMargin: "400px" });
     for (const id of Object.keys(SHOW)) watch.observe(byId(id));
-    addEventListener("beforeprint", () => Object.keys(SHOW).forEach(reveal));
+    addEventListener("beforeprint", revealAll);
   }
 
-  return { points, evidenceTable, chosen, redraw, start };
+  return { points, evidenceTable, chosen, redraw, revealAll, start };
 })();

@@ -6,8 +6,8 @@ ceg.words = (() => {
   const MONEY = { flop: "FLOP", time: "device time", usd: "US$", decode: "decoding time" };
 
   const BEYOND = 25; // digits: more than a double has, so that an exact half shows as 5 and zeros
-  const HALF = new RegExp(`50{${BEYOND - 1}}(e|$)`);
-  const ODD = /[13579](e|$)/;
+  const HALF = new RegExp(`50{${BEYOND - 1}}$`);
+  const ODD = /[13579]$/;
 
   /**
    * A number in digits, an exact half to the even one as Python rounds it; JavaScript takes the larger.
@@ -16,7 +16,8 @@ ceg.words = (() => {
    */
   function rounded(value, way, digits) {
     const larger = value[way](digits);
-    const isHalf = ODD.test(larger) && HALF.test(value[way](digits + BEYOND));
+    const shown = (text) => text.split("e")[0].replace(".", "");
+    const isHalf = ODD.test(shown(larger)) && HALF.test(shown(value[way](digits + BEYOND)));
     return isHalf ? (value * (1 - Number.EPSILON))[way](digits) : larger;
   }
 

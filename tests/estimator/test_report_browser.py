@@ -246,7 +246,7 @@ def test_what_is_modelled_is_called_so(opened: Opened) -> None:
     assert lines == [["median, modelled", "solid"]]
 
 
-@pytest.mark.parametrize("baseline", ["h100", "a100"])
+@pytest.mark.parametrize("baseline", ["h100", "a100-80"])
 def test_gains_published_in_decoding_time_take_part_on_one_device(shown: Any, tmp_path: Path, baseline: str) -> None:
     table = tmp_path / "decode.csv"
     row = "flash_attention,ours,standard_attention,a lab,1e22,reported,1.5,1.2,1.9,0.9,decode,measured,a source,"
