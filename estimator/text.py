@@ -244,15 +244,16 @@ def _evidence(estimate: Estimate) -> list[str]:
 def _own(used: Sequence[contrasts.Used]) -> list[str]:
     """What our own runs found, study by study, with standard errors of ln CEG."""
     own = [u.row for u in used if is_own(u.row)]
+    several = len({row.algorithm for row in own}) > 1
     lines = []
     for study in dict.fromkeys(row.study for row in own):
-        rows = [row for row in own if row.study == study]
-        several = len({row.algorithm for row in rows}) > 1
-        gains = ", ".join(
-            f"{row.algorithm} " * several + f"{number(row.ceg)}x (se {own_error(row):.2g}) at {number(row.flops)}"
-            for row in rows
-        )
-        lines.append(f"  Own runs ({study}; FLOP, se of ln CEG): {gains}.")
+        gains: dict[str, list[str]] = {}
+        for row in own:
+            if row.study == study:
+                said = f"{number(row.ceg)}x (se {own_error(row):.2g}) at {number(row.flops)}"
+                gains.setdefault(row.algorithm, []).append(said)
+        parts = (f"{name} " * several + ", ".join(said) for name, said in gains.items())
+        lines.append(f"  Own runs ({study}; FLOP, se of ln CEG): {'; '.join(parts)}.")
     return lines
 
 
