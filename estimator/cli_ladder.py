@@ -125,12 +125,14 @@ def _overview(
     """All arms of a stack at a glance."""
     from estimator import ladder_overview, training_runs
 
+    if of_stack is None:  # the table says why
+        raise BadInput(problems)
     table: list[training_runs.TrainingRun] = []
     try:
         table = training_runs.load(training_runs.TRAINING_RUNS if runs is None else Path(runs))
     except EvidenceError as error:
         problems += map(str, error.problems)
-    if problems or of_stack is None:
+    if problems:
         raise BadInput(problems)
     if as_json:
         print_json(ladder_overview.document(of_stack, table, bare))

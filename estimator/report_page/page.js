@@ -127,6 +127,7 @@ ceg.page = (() => {
     field.addEventListener("input", () => {
       const flops = budgetOf(field.value);
       field.setCustomValidity(flops === null ? `From ${data.page.flops_range.map(words.budget).join(" to ")} FLOP.` : "");
+      field.setAttribute("aria-invalid", String(flops === null));
       if (flops !== null) change({ flops }, false);
     });
     field.addEventListener("change", () => field.reportValidity());
@@ -292,6 +293,7 @@ ceg.page = (() => {
     byId("slider").setAttribute("aria-valuetext", `${words.budget(state.flops)} FLOP`);
     if (document.activeElement !== byId("flops") || Number(byId("flops").value) !== state.flops) {
       byId("flops").value = words.budget(state.flops);
+      byId("flops").setAttribute("aria-invalid", "false");
     }
     const place = byId("answer");
     if (!state.algorithms.size) {

@@ -49,7 +49,7 @@ ceg.trust = (() => {
     const values = shown.flatMap((s) => [...s.predicted, ...s.published]);
     target.style.height = `${110 + 22 * shown.length}px`;
     picture(target, traces, {
-      xaxis: logAxis(values, narrow ? "gain" : "gain (lowest and highest published of a study)", "x"),
+      xaxis: logAxis(values, narrow ? "gain" : "gain (lowest and highest published of a study; a bar joins the intervals of its rows)", "x"),
       yaxis: { type: "category", tickfont: { size: narrow ? 9.5 : 11 } },
       legend: { orientation: "h", y: -0.16, yanchor: "top", x: 0 },
     });
