@@ -376,12 +376,17 @@ def test_killed_at_random_moments_a_sweep_ends_with_every_run_once(
 ) -> None:
     command = [sys.executable, "-c", "from estimator.cli import ceg; ceg()", *ablation(tiny_corpus, tmp_path)]
     kills, draw, done = 5, random.Random(0), 0
+
+    def written() -> int:
+        return sum(path.stat().st_size for path in (tmp_path / "runs").glob("*/*"))
+
     for _ in range(20 * kills):
+        before = written()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # Starting takes a few seconds; the kill falls between there and the end.
-        while process.poll() is None and not list((tmp_path / "runs").glob("*/config.json")):
-            time.sleep(0.05)
-        time.sleep(draw.uniform(0, 6))
+        # Starting takes a few seconds; the kill falls between the first work done after it and the end.
+        while process.poll() is None and written() == before:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.6))
         if process.poll() is not None:
             break
         process.kill()

@@ -28,17 +28,19 @@ def test_the_cost_of_a_ladder_is_what_its_command_prints(tmp_path: Path, monkeyp
 
 
 def test_what_our_own_runs_took_over_the_model() -> None:
-    """The document's sentence: medians by budget."""
-    pace, ratios = Modelled(device_speed.find("cpu")), defaultdict(list)
+    """The document's sentences: medians by stack and budget."""
+    pace = Modelled(device_speed.find("cpu"))
+    ratios: dict[tuple[str, float], list[float]] = defaultdict(list)
     for row in training_runs.load(training_runs.TRAINING_RUNS):
         if row.status == "finished":
             made = config.fill_in(
                 "mini", row.tokenizer, row.vocab, stack=row.stack, arm=row.arm, flops=row.rung_flops,
                 sizes={"seq_len": row.seq_len},
             )  # fmt: skip
-            ratios[row.rung_flops].append(row.wall_s / pace.seconds(Job(made, row.role)))
-    medians = {rung: statistics.median(found) for rung, found in ratios.items()}
-    assert len(medians) > 3
-    for rung, found in medians.items():
-        low, high = (1, 1.5) if rung >= 3e12 else (1.3, 2) if rung >= 1e12 else (1.5, 5)
-        assert low < found < high, rung
+            ratios[row.stack, row.rung_flops].append(row.wall_s / pace.seconds(Job(made, row.role)))
+    medians = {key: statistics.median(found) for key, found in ratios.items()}
+    assert len(medians) > 6
+    for (stack, rung), found in medians.items():
+        bare = (1, 1.5) if rung >= 3e12 else (1.3, 2) if rung >= 1e12 else (1.5, 5)
+        low, high = bare if stack == "bare" else (2.5, 6)
+        assert low < found < high, (stack, rung)
