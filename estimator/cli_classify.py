@@ -15,6 +15,7 @@ from estimator.cli_input import (
     single,
     write,
 )
+from estimator.cli_question import evidence_options
 
 
 @click.command("classify", cls=Command)
@@ -23,8 +24,7 @@ from estimator.cli_input import (
 @single(
     "-o", "--output", metavar="FILE", help="Also draw gain at one budget against gain at the other (.svg, .pdf, .png)."
 )
-@click.option("--only-evidence", is_flag=True, help="Leave the shipped tables out; needs --evidence.")
-@click.option("--evidence", multiple=True, metavar="PATH", help="A table of gains of your own, file or folder.")
+@evidence_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout, and nothing else there.")
 def classify_command(
     low: str, high: str, output: str | None, only_evidence: bool, evidence: tuple[str, ...], as_json: bool

@@ -54,7 +54,7 @@ def _optional_question_options(command: Callable[..., None]) -> Callable[..., No
 @click.option("--roofline", is_flag=True, help="Draw all operations of --device under its roofline instead.")
 @single("--times", metavar="FILE.csv", help="With --kernels or --roofline: a table that `ceg bench collect` wrote.")
 @click.option("--coverage", is_flag=True, help="Draw what `ceg coverage --write` stored: one study left out at a time.")
-@click.option("--backtest", is_flag=True, help="Draw the stored backtests; for runs of your own: `ceg backtest -o`.")
+@click.option("--backtest", is_flag=True, help="Draw what `ceg backtest --scores` stored: tops of ladders, hidden.")
 @single("--gallery", metavar="FOLDER", help="Make all pictures of this project, and an index (for maintainers).")
 @_optional_question_options
 @single("-o", "--output", metavar="FILE", help="Where to draw (.svg, .pdf, .png).")

@@ -94,3 +94,18 @@ def answer(
         )
     except ask.QuestionError as error:
         raise BadInput(error.problems) from None
+
+
+def algorithm_names(option: str, text: str, problems: list[str]) -> list[str]:
+    """Canonical names of the algorithms that an option lists; problems are added for unknown ones and repetitions."""
+    from estimator import algorithms
+
+    names = []
+    for part in text.replace("+", ",").split(","):
+        try:
+            names.append(algorithms.resolve(part))
+        except algorithms.UnknownAlgorithm as error:
+            problems.append(f"{option}: {error}")
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    problems += [f"{option}: an algorithm stands once (found {name} twice). Remove one." for name in twice]
+    return names

@@ -8,6 +8,7 @@ import time
 import click
 
 from estimator.cli_input import BadInput, Command, joined, load_evidence, one_budget, output_path, single, write
+from estimator.cli_question import algorithm_names, evidence_options
 from estimator.evidence import EvidenceError
 
 ENDINGS = (".html", ".htm")
@@ -17,8 +18,7 @@ ENDINGS = (".html", ".htm")
 @single("-o", "--output", required=True, metavar="FILE", help="Where to write (.html).")
 @click.option("--algo", multiple=True, callback=joined, metavar="NAME[,NAME...]", help="What it shows first (moe).")
 @single("--flops", metavar="C", help="Training FLOP that it shows first (1e24).")
-@click.option("--only-evidence", is_flag=True, help="Leave the shipped tables out; needs --evidence.")
-@click.option("--evidence", multiple=True, metavar="PATH", help="A table of gains of your own, file or folder.")
+@evidence_options
 def report_command(output: str, algo: str, flops: str | None, only_evidence: bool, evidence: tuple[str, ...]) -> None:
     """All answers as one page for a browser: choose algorithms, compute and currency there; needs no network.
 
@@ -31,7 +31,7 @@ def report_command(output: str, algo: str, flops: str | None, only_evidence: boo
     began = time.perf_counter()
     problems: list[str] = []
     target = output_path("--output", output, problems, ENDINGS)
-    names = _names(algo, problems) if algo else [report.START]
+    names = algorithm_names("--algo", algo, problems) if algo else [report.START]
     shown = report.START_FLOPS if flops is None else one_budget("--flops", flops, problems)
     low, high = report.FLOPS
     if not math.isnan(shown) and not low <= shown <= high:
@@ -48,20 +48,3 @@ def report_command(output: str, algo: str, flops: str | None, only_evidence: boo
         raise BadInput([f"ceg report: {problem}" for problem in error.problems]) from None
     write("--output", target, content)
     click.echo(f"wrote {output} ({len(content) / 1e6:.1f} MB, {time.perf_counter() - began:.1f} s)")
-
-
-def _names(text: str, problems: list[str]) -> list[str]:
-    from estimator import algorithms
-
-    names: list[str] = []
-    for part in text.replace("+", ",").split(","):
-        try:
-            names.append(algorithms.resolve(part))
-        except algorithms.UnknownAlgorithm as error:
-            problems.append(f"--algo: {error}")
-    problems += [
-        f"--algo: an algorithm stands once in a stack (found {name} twice). Remove one."
-        for name in dict.fromkeys(names)
-        if names.count(name) > 1
-    ]
-    return names

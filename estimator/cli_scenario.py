@@ -20,6 +20,7 @@ from estimator.cli_input import (
     single,
     write,
 )
+from estimator.cli_question import algorithm_names, evidence_options
 
 if TYPE_CHECKING:
     from estimator.scenario import Assumptions, Scenario
@@ -44,8 +45,7 @@ MAX_ARRIVALS = 200
 @single("--share", metavar="A:B", help="With --pace literature: share that goes on without more compute (0.23:0.46).")
 @single("--seed", default="0", metavar="N", help="Of the draws (0).")
 @single("-o", "--output", metavar="FILE", help="Also draw it (.svg, .pdf, .png).")
-@click.option("--only-evidence", is_flag=True, help="Leave the shipped tables out; needs --evidence.")
-@click.option("--evidence", multiple=True, metavar="PATH", help="A table of gains of your own, file or folder.")
+@evidence_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout, and nothing else there.")
 def scenario_command(only_evidence: bool, evidence: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Hardware frozen at a budget: what algorithms alone still bring, and how much of it needs no scale.
@@ -58,7 +58,7 @@ def scenario_command(only_evidence: bool, evidence: tuple[str, ...], as_json: bo
     problems: list[str] = []
     picture = output_path("--output", options["output"], problems, IMAGE_TYPES)
     assumed = _assumptions(options, problems)
-    names = None if options["names"] is None else _names("--from", options["names"], problems)
+    names = None if options["names"] is None else algorithm_names("--from", options["names"], problems)
     tables = load_evidence(evidence, only_evidence, problems)
     from estimator import scenario
 
@@ -141,7 +141,7 @@ def _assumptions(options: dict[str, Any], problems: list[str]) -> Assumptions:
         ),
         share=_range("--share", options["share"], scenario.SHARE, (0.0, 1.0), "0.23:0.46", problems),
         interaction_sd=PAIR_SD if spread is None else spread,
-        stack=() if options["stack"] is None else tuple(_names("--stack", options["stack"], problems)),
+        stack=() if options["stack"] is None else tuple(algorithm_names("--stack", options["stack"], problems)),
         seed=seed or 0,
     )
 
@@ -165,18 +165,6 @@ def _range(
         return low, high
     problems.append(f"{option}: two ends, low:high, of {limits[0]:g} to {limits[1]:g} (found {text!r}). Try {example}.")
     return default
-
-
-def _names(option: str, text: str, problems: list[str]) -> list[str]:
-    from estimator import algorithms
-
-    names = []
-    for part in text.replace("+", ",").split(","):
-        try:
-            names.append(algorithms.resolve(part))
-        except algorithms.UnknownAlgorithm as error:
-            problems.append(f"{option}: {error}")
-    return list(dict.fromkeys(names))
 
 
 def _print(found: Scenario) -> None:

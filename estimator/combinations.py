@@ -190,15 +190,10 @@ def _between_stacks() -> list[Member]:
     found = []
     for name in algorithms.names():
         entry = algorithms.get(name)
-        if not entry.arm or not _contains("modern", name) or _contains("bare", name):
+        if not entry.arm or not arms.has("modern", name) or arms.has("bare", name):
             continue
         found.append((name, arms.on_bare(name)))
     return found
-
-
-def _contains(stack: str, name: str) -> bool:
-    arm = algorithms.get(name).arm
-    return all(arms.of_stack(stack, field) == value for field, value in arm.items())  # type: ignore[arg-type]
 
 
 def _own(stack: str) -> str:
@@ -217,7 +212,7 @@ def _taken_out(row: PublishedGain) -> bool:
     """Whether a gain is that of leaving an algorithm out of a stack."""
     if is_own(row):
         stack = re.split(r"\s", row.study)[1]
-        return stack in STACKS and bool(algorithms.get(row.algorithm).arm) and _contains(stack, row.algorithm)
+        return stack in STACKS and bool(algorithms.get(row.algorithm).arm) and arms.has(stack, row.algorithm)  # type: ignore[arg-type]
     return TAKEN_OUT in row.treatment
 
 

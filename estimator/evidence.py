@@ -50,6 +50,8 @@ GAIN_RANGE = (1e-9, 1e9)
 INTERVAL_RANGE = (0.01, 0.9999)
 """Far wider than anything real: what lies outside is a slip of the pen, and would overflow further on."""
 
+OWN = "own"
+"""Kind of a row that is read off this project's own runs; that of any other row is its basis."""
 _OWN_STUDY = re.compile(r"own \w+ ladder")
 _OWN_ERROR = re.compile(r"se of ln CEG (\d[\d.]*(?:e-?\d+)?)")
 _OWN_EXCESS_ERROR = re.compile(r"se of ln\(stack / parts\) (\d[\d.]*(?:e-?\d+)?)")
@@ -118,6 +120,11 @@ class Evidence(NamedTuple):
 def is_own(row: PublishedGain) -> bool:
     """Whether a row is read off this project's own runs, by its study, `own <stack> ladder`."""
     return _OWN_STUDY.fullmatch(row.study) is not None
+
+
+def kind_of(row: PublishedGain) -> str:
+    """What a row counts as: `OWN`, or its basis."""
+    return OWN if is_own(row) else row.basis
 
 
 def published(tables: Evidence) -> Evidence:

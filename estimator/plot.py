@@ -16,13 +16,12 @@ from matplotlib.patches import Patch
 
 from estimator import algorithms, plot_style
 from estimator.conversion import convert
-from estimator.evidence import PublishedGain, is_own
+from estimator.evidence import OWN, PublishedGain, kind_of
 from estimator.gain import FAR_DECADES, Estimate
 from estimator.hierarchy import Array
 from estimator.plot_style import BLACK, BLUE, DASHED, DOTTED, GREEN, GREY, ORANGE, PINK, RED, SKY, SMALL, STYLE, TINY
 
 POINTS_PER_DECADE = 8
-OWN = "own"
 _KINDS = {
     OWN: ("*", SKY),
     "measured": ("o", BLACK),
@@ -165,7 +164,7 @@ class Point(NamedTuple):
 
 
 def _point(row: PublishedGain, factor: float) -> Point:
-    return Point(row.flops, OWN if is_own(row) else row.basis, row.ceg * factor, row.low * factor, row.high * factor)
+    return Point(row.flops, kind_of(row), row.ceg * factor, row.low * factor, row.high * factor)
 
 
 def _rows(e: Estimate) -> list[Point]:

@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from estimator import forecast, ladder, plot_style, seed_ladder
-from estimator.evidence import is_own
+from estimator.evidence import OWN, is_own
 from estimator.gain import FAR_DECADES
 from estimator.ladder_report import Report
-from estimator.plot import OWN, look
+from estimator.plot import look
 from estimator.plot_style import BLACK, BLUE, DASHED, GREY, HEADING, RED, STYLE
 from estimator.reading import compute_at
 from estimator.seed_ladder import Rung

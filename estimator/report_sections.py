@@ -27,12 +27,10 @@ from estimator import (
     training_runs,
 )
 from estimator.conversion import convert
-from estimator.evidence import Evidence, PublishedGain, is_own, own_error
+from estimator.evidence import Evidence, PublishedGain, kind_of, own_error
 from estimator.kernel_times import KernelTime
 from estimator.seed_ladder import Rung, StackRuns
 
-OWN = "own"
-"""Kind of a row that is read off this project's own runs; that of any other row is its basis."""
 USES = LEVEL, GROWTH, CHECK, UNUSED = "level", "growth", "check", "unused"
 """What a row does for a question: it fixes the level; it tells of growth only; it shows the noise of a gain that is
 exact; nothing. `why` says why in the last two cases."""
@@ -76,11 +74,7 @@ def evidence(tables: Evidence) -> Section:
 
 def _row(row: PublishedGain) -> Section:
     cells = {name: _null(value) if isinstance(value, float) else value for name, value in row._asdict().items()}
-    return cells | {"kind": _kind(row), "ln_ceg_se": _null(own_error(row))}
-
-
-def _kind(row: PublishedGain) -> str:
-    return OWN if is_own(row) else row.basis
+    return cells | {"kind": kind_of(row), "ln_ceg_se": _null(own_error(row))}
 
 
 def _question(tables: Evidence, name: str, currency: str, at: Mapping[PublishedGain, int]) -> Section:
@@ -105,7 +99,7 @@ def _question(tables: Evidence, name: str, currency: str, at: Mapping[PublishedG
         )
     fixing = [row for row in rows if row["use"] == LEVEL]
     points = [
-        {"row": row["row"], "flops": given.flops, "kind": _kind(given)}
+        {"row": row["row"], "flops": given.flops, "kind": kind_of(given)}
         | {key: row[key] for key in ("ceg", "low", "high")}
         for row in fixing
         if (given := tables.rows[row["row"]]).flops == given.flops
@@ -160,7 +154,7 @@ def _combinations(tables: Evidence, currency: str, at: Mapping[PublishedGain, in
                 "parts": [name for name, _ in members if not _is_exact(name, currency)],
                 "row": at[row],
                 "flops": _null(row.flops),
-                "kind": _kind(row),
+                "kind": kind_of(row),
                 "used": row in learnt,
                 "conversion": conversion.how,
                 **_converted(row, conversion.factor),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from estimator import ask, backtest, backtest_scores, coverage, gain, report, report_sections
-from estimator.evidence import BASES, COLUMNS, OPTIONAL_COLUMNS
+from estimator.evidence import BASES, COLUMNS, OPTIONAL_COLUMNS, OWN
 from tests.estimator.calls import Calls
 
 REPORT = Calls("report")
@@ -124,7 +124,7 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
     for part in (
         "--output: a name that ends in .html, .htm is needed",
         "--algo: The algorithm must be a name or alias in the registry, got 'moee'. Did you mean moe?",
-        "--algo: an algorithm stands once in a stack (found moe twice). Remove one.",
+        "--algo: an algorithm stands once (found moe twice). Remove one.",
         "--flops: 1e+15 to 1e+28 can be shown (found 1e+30). Try 1e24.",
         "--only-evidence: leaves no evidence without --evidence PATH. Add a table.",
     ):
@@ -216,7 +216,7 @@ def keys(name: str, table: str) -> list[str]:
 
 
 def test_what_the_scripts_call_by_name_is_what_python_calls_so() -> None:
-    assert set(keys("chart.js", "KINDS")) == {report_sections.OWN, *BASES}
+    assert set(keys("chart.js", "KINDS")) == {OWN, *BASES}
     assert keys("trust.js", "METHODS") == list(backtest.METHODS)
     assert keys("sections.js", "USES") == [*report_sections.USES, "combination"]
     assert keys("page.js", "STATUS") == list(gain.STATUSES)

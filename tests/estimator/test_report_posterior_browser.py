@@ -1,6 +1,5 @@
 """Answers of the page in a browser, against those of `estimator.ask`, which they mirror."""
 
-import csv
 import functools
 import itertools
 import json
@@ -14,11 +13,12 @@ import pytest
 from scipy.special import ndtr, ndtri
 
 from estimator import algorithms, ask, mixture, prior, report_posterior, report_steps, text
-from estimator.evidence import COLUMNS, PublishedGain, load
+from estimator.evidence import load
 from estimator.mixture import Mixture
 from tests.estimator.browser import page_of
 from tests.estimator.report_settings import CURRENCIES, ReportSetting, settings
 from tests.estimator.test_contrasts import published
+from tests.estimator.test_gain import write
 
 pytestmark = pytest.mark.slow
 
@@ -168,15 +168,6 @@ def test_a_picture_shows_the_answers() -> None:
                 "decades": answer["extrapolation_decades"],
                 "modelled": question["currency"] == "decode" and answer["setting"] is not None,
             }  # fmt: skip
-
-
-def write(path: Path, rows: Sequence[PublishedGain]) -> Path:
-    def cell(value: object) -> object:
-        return "" if isinstance(value, float) and math.isnan(value) else value
-
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([COLUMNS, *(map(cell, row) for row in rows)])
-    return path
 
 
 @pytest.mark.parametrize("only_evidence", [False, True])
