@@ -14,6 +14,10 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no
 # fails here is compiled when it is imported.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/plotly/' .venv/lib estimator kernels training || true
 
+# The folders as they are imported, `cegain` over all of them, for what reads a tree and not an installation. Links are
+# made here and never committed: a checkout on Windows would break them.
+VIEW := rm -rf .view && mkdir -p .view/cegain && for f in estimator/* kernels training benchmarks; do ln -s ../../$$f .view/cegain/; done
+
 .PHONY: demo test test-all test-oldest lint aot bench gpu clean
 
 demo: .venv/.light
@@ -31,16 +35,19 @@ test-oldest: .venv-oldest/.full
 lint: .venv/.full
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@$(VIEW)
 	$(BIN)/mypy
 
 aot: .venv/.full
-	$(BIN)/python -m kernels.aot --out docs/aot.csv
+	$(BIN)/python -m cegain.kernels.aot --out docs/aot.csv
 
 bench: .venv/.full
 	$(BIN)/pytest benchmarks --benchmark-only
 
+# Nothing is installed there: that python3 has what it needs.
 gpu:
-	$(PYTHON) -m benchmarks.gpu --out $(or $(OUT),gpu-results) --slice $(or $(SLICE),all) $(OPTIONS)
+	@$(VIEW)
+	PYTHONPATH=.view$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PYTHON) -m cegain.benchmarks.gpu --out $(or $(OUT),gpu-results) --slice $(or $(SLICE),all) $(OPTIONS)
 
 .venv/.python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and none was found. Name one: make PYTHON=/path/to/python3" >&2; exit 1; }
@@ -74,13 +81,14 @@ gpu:
 		echo "no browser could be installed: the tests of the report's page will be skipped"
 	@touch $@
 
-.venv-oldest/.full: constraints-oldest.txt
+.venv-oldest/.full: constraints-oldest.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and none was found. Name one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv .venv-oldest
 	@echo "installing the oldest Triton into .venv-oldest (one to two minutes) ..."
 	PIP_DISABLE_PIP_VERSION_CHECK=1 .venv-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt \
 		torch triton numpy fvcore hypothesis pytest pytest-xdist
+	PIP_DISABLE_PIP_VERSION_CHECK=1 .venv-oldest/bin/python -m pip install --quiet --no-deps -e .
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-oldest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-oldest .view build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

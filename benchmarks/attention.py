@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.cases import TRAINING, Case, Implementation, OnDevice, PassName
-from kernels import costs, patterns, reference, sparse_torch
-from kernels.block_sparse import sparse_attention, token_mask
-from kernels.costs import Cost
-from kernels.flash import flash_attention
-from kernels.mqa import mqa_attention, mqa_decode
-from kernels.patterns import BlockMask, HeadPattern
+from cegain.benchmarks.cases import TRAINING, Case, Implementation, OnDevice, PassName
+from cegain.kernels import costs, patterns, reference, sparse_torch
+from cegain.kernels.block_sparse import sparse_attention, token_mask
+from cegain.kernels.costs import Cost
+from cegain.kernels.flash import flash_attention
+from cegain.kernels.mqa import mqa_attention, mqa_decode
+from cegain.kernels.patterns import BlockMask, HeadPattern
 
 SDPA: Mapping[str, Mapping[str, SDPBackend]] = {
     "cpu": {"math": SDPBackend.MATH, "flash": SDPBackend.FLASH_ATTENTION},

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from kernels.costs import Cost
+from cegain.kernels.costs import Cost
 
 PassName = Literal["fwd", "bwd", "fwd_bwd", "decode"]
 TRAINING: tuple[PassName, ...] = ("fwd", "bwd", "fwd_bwd")
@@ -20,7 +20,7 @@ DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An operation and its sizes, named as the columns of `estimator.kernel_times`; 0 where it has no such size.
+    """An operation and its sizes, named as the columns of `cegain.kernel_times`; 0 where it has no such size.
 
     `dtype` is a name such as float16; empty for the device's own (`DTYPES`).
     """
@@ -82,7 +82,7 @@ class Operation(Protocol):
         """The part of an output that `plain` computes."""
 
     def plain(self, leaves: list[Tensor]) -> Tensor:
-        """That part by the definition in `kernels.reference`, in the leaves' dtype; float64 is the truth."""
+        """That part by the definition in `cegain.kernels.reference`, in the leaves' dtype; float64 is the truth."""
 
 
 class OnDevice:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.cases import Implementation, OnDevice, PassName
-from benchmarks.mixture import random_leaves
-from kernels import costs
-from kernels.costs import Cost
+from cegain.benchmarks.cases import Implementation, OnDevice, PassName
+from cegain.benchmarks.mixture import random_leaves
+from cegain.kernels import costs
+from cegain.kernels.costs import Cost
 
 _CHECKED = 64
 """Rows or entries that are compared with the same operation on them alone."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from benchmarks.cases import Implementation, Operation
+from cegain.benchmarks.cases import Implementation, Operation
 
 ULPS = {torch.float32: (8.0, 64.0), torch.float16: (2.0, 2.0), torch.bfloat16: (2.0, 2.0)}
 """Roundings of the largest entry that an output and a gradient may err by beside twice the plain operation's error, by

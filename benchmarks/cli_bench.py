@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from estimator.cli_input import BadInput, Command, Group, console, output_path, print_json, single
-from estimator.evidence import EvidenceError
+from cegain.cli_input import BadInput, Command, Group, console, output_path, print_json, single
+from cegain.evidence import EvidenceError
 
 if TYPE_CHECKING:
-    from benchmarks.table import Comparison, Line
+    from cegain.benchmarks.table import Comparison, Line
 
 
 @click.group("bench", cls=Group)
@@ -39,8 +39,8 @@ def collect_command(results: tuple[str, ...], out: str | None, commit: str | Non
 
     A case that stands there for the same device, versions and commit stays as it is.
     """
-    from benchmarks import collect
-    from estimator import kernel_times, provenance
+    from cegain import kernel_times, provenance
+    from cegain.benchmarks import collect
 
     problems: list[str] = []
     target = output_path("--out", out, problems, (".csv",)) or provenance.own_table(kernel_times.KERNEL_TIMES)
@@ -73,8 +73,8 @@ def table_command(times: str | None, device: str | None, as_json: bool) -> None:
     ceg bench table
     ceg bench table --device "AMD EPYC"
     """
-    from benchmarks import table
-    from estimator import kernel_times
+    from cegain import kernel_times
+    from cegain.benchmarks import table
 
     path = Path(times) if times else kernel_times.KERNEL_TIMES
     try:
@@ -99,7 +99,7 @@ _LETTERS = {"batch": "B", "heads_q": "H", "heads_kv": "KV", "seq_q": "T", "seq_k
 def _print_table(found: Comparison) -> None:
     from rich.table import Table
 
-    from benchmarks.table import RIVALS
+    from cegain.benchmarks.table import RIVALS
 
     click.echo(
         f"{found.device}: {found.flops_per_s / 1e12:,.4g} TFLOP/s (best matrix product), "

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from estimator import kernel_times
-from estimator.evidence import EvidenceError, Problem
-from estimator.kernel_times import COLUMNS, KernelTime
+from cegain import kernel_times
+from cegain.evidence import EvidenceError, Problem
+from cegain.kernel_times import COLUMNS, KernelTime
 
 _DIGITS = 6
 """Of times: far more than they are worth."""
@@ -76,7 +76,7 @@ def _benchmarks(path: Path) -> list[Any]:
         said = getattr(error, "strerror", None) or str(error)
         raise EvidenceError([Problem(str(path), "the file is JSON that can be read", said, remedy)]) from None
     if isinstance(document, dict) and document.get("rehearsal"):
-        measured = "Measure on the device: python3 -m benchmarks.gpu without --rehearse."
+        measured = "Measure on the device: python3 -m cegain.benchmarks.gpu without --rehearse."
         raise EvidenceError([Problem(str(path), "times are measured ones", "those of a rehearsal", measured)])
     benchmarks = document.get("benchmarks") if isinstance(document, dict) else None
     if not isinstance(benchmarks, list):

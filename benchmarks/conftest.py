@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import suite
-from benchmarks.clock import Rounds
-from benchmarks.lab import ROUNDS, Lab
+from cegain.benchmarks import suite
+from cegain.benchmarks.clock import Rounds
+from cegain.benchmarks.lab import ROUNDS, Lab
 
 _LABS = pytest.StashKey[Lab]()
 

@@ -1,8 +1,8 @@
 """Everything that is measured on a machine with a GPU, by one command, in slices that fit a short loan of it.
 
-    python3 -m benchmarks.gpu --out DIR                     # all slices, one after another
-    python3 -m benchmarks.gpu --out DIR --slice tests:200,ceilings:30,attention   # some, and how long they may take
-    python3 -m benchmarks.gpu --out DIR --rehearse          # all of them, tiny, on a CPU: nothing of it is a result
+    python3 -m cegain.benchmarks.gpu --out DIR              # all slices, one after another
+    python3 -m cegain.benchmarks.gpu --out DIR --slice tests:200,attention   # some, and for how many seconds
+    python3 -m cegain.benchmarks.gpu --out DIR --rehearse   # all of them, tiny, on a CPU: nothing of it is a result
 
 Needs the machine's own python3 with torch, triton, numpy, scipy, click and rich, and no network. Every slice works in
 processes of its own, writes what it has after each case, goes on where it was stopped, and ends in its time. What is
@@ -20,9 +20,9 @@ from pathlib import Path
 
 import click
 
-from benchmarks.gpu_processes import LADDERS, Place, ladder, says, steps, tests
-from estimator import provenance
-from estimator.cli_input import BadInput, Command
+from cegain import provenance
+from cegain.benchmarks.gpu_processes import LADDERS, Place, ladder, says, steps, tests
+from cegain.cli_input import BadInput, Command
 
 SECONDS = 540
 """Of a slice: a minute less than the ten that such machines often give a command."""
@@ -114,7 +114,7 @@ def _slice(name: str, place: Place, seconds: float) -> int:
 
 def _kernels(name: str, place: Place, deadline: float) -> int:
     """A slice that runs kernels, in a process that they may take down: another one goes on with the next case."""
-    command = [sys.executable, "-m", "benchmarks.gpu", "--inside", *place.options(), "--slice"]
+    command = [sys.executable, "-m", "cegain.benchmarks.gpu", "--inside", *place.options(), "--slice"]
     while True:
         before = place.record().document["ended_in"]
         left = deadline - time.monotonic()
@@ -129,7 +129,7 @@ def _inside(name: str, place: Place, seconds: float) -> int:
     """The process that runs kernels."""
     import torch
 
-    from benchmarks import gpu_kernels, tune
+    from cegain.benchmarks import gpu_kernels, tune
 
     if not place.rehearsal and not torch.cuda.is_available():
         raise BadInput(["a CUDA device is there (torch finds none). Use a machine with a GPU, or --rehearse."])

@@ -1,6 +1,6 @@
-"""The slices of `benchmarks.gpu` that time kernels: which cases, in which order, against whom.
+"""The slices of `gpu` that time kernels: which cases, in which order, against whom.
 
-Each case is checked against the definition before it is timed, as in `benchmarks.lab`, and its rows are written before
+Each case is checked against the definition before it is timed, as in `lab`, and its rows are written before
 the next one begins.
 """
 
@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from benchmarks import suite
-from benchmarks.cases import DTYPES, Case, Implementation, first_line
-from benchmarks.clock import Rounds
-from benchmarks.lab import Ceilings, Lab, Wanted
-from benchmarks.record import Document, Record
-from estimator.kernel_times import SESSION
+from cegain.benchmarks import suite
+from cegain.benchmarks.cases import DTYPES, Case, Implementation, first_line
+from cegain.benchmarks.clock import Rounds
+from cegain.benchmarks.lab import Ceilings, Lab, Wanted
+from cegain.benchmarks.record import Document, Record
+from cegain.kernel_times import SESSION
 
 ROUNDS: Mapping[str, Rounds] = {"cuda": Rounds(0.2, least=20, most=100), "cpu": Rounds(0.0, least=2, most=2)}
 """By kind of device; a rehearsal has the fewest that have quantiles."""
@@ -154,7 +154,7 @@ def _known_ceilings(record: Record, lab: Lab) -> Ceilings | None:
 
 def checks(device: torch.device) -> list[str]:
     """Ours against the definition at odd sizes, in every dtype of 16 bits: a line each, for where pytest is missing."""
-    from benchmarks.check import Truth, WrongResultError
+    from cegain.benchmarks.check import Truth, WrongResultError
 
     sizes: dict[str, dict[str, int]] = {
         "attention": {"batch": 2, "heads_q": 4, "heads_kv": 4, "seq_q": 333, "seq_kv": 333, "head_dim": 64},

@@ -1,4 +1,4 @@
-"""The slices of `benchmarks.gpu` that are other programs: tests, timed training steps, ladders. No torch here."""
+"""The slices of `gpu` that are other programs: tests, timed training steps, ladders. No torch here."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import record
-from benchmarks.record import Record
-from estimator import provenance
-from estimator.device_speed import REPORTED
-from kernels import tuned
+from cegain import provenance
+from cegain.benchmarks import record
+from cegain.benchmarks.record import Record
+from cegain.device_speed import REPORTED
+from cegain.kernels import tuned
 
 ROOT = Path(__file__).parents[1]
 RESULTS, TABLE, RUNS, TESTS, LOG = "results.json", "tuned.json", "training_runs.csv", "tests.txt", "log.txt"
 FAILURES = "failures.jsonl"
 """Files of --out."""
-CEG = "from estimator.cli import ceg; ceg()"
+CEG = "from cegain.cli import ceg; ceg()"
 ENDING = 15.0
 """Seconds for a process to end after it was asked to."""
 STEPS = (
@@ -74,7 +74,7 @@ class Place:
     force: bool
 
     def options(self) -> list[str]:
-        """Those of `benchmarks.gpu` that make this place again."""
+        """Those of `gpu` that make this place again."""
         return [
             "--out", str(self.out), "--work", str(self.work.parent), "--commit", self.commit,
             *(["--rehearse"] if self.rehearsal else []),
@@ -85,7 +85,7 @@ class Place:
         return Record(self.work / RESULTS, self.rehearsal, [self.out / RESULTS])
 
     def write_table(self, table: object) -> None:
-        """Write what was found by tuning, as `kernels.tuned` reads it."""
+        """Write what was found by tuning, as `cegain.kernels.tuned` reads it."""
         record.write(self.work / TABLE, table, [self.out / TABLE])
 
     def environment(self, interpret: bool = False) -> dict[str, str]:
@@ -178,7 +178,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def tests(place: Place, deadline: float) -> int:
     """Those of the kernels, a file at a time; the large ones by themselves first."""
     if find_spec("pytest") is None:
-        place.run([sys.executable, "-m", "benchmarks.gpu_kernels"], deadline, log=TESTS)
+        place.run([sys.executable, "-m", "cegain.benchmarks.gpu_kernels"], deadline, log=TESTS)
         lines = (place.work / TESTS).read_text(errors="replace").splitlines()
         return 0 if any(line.startswith("ok: ") for line in lines) and not any("WRONG" in line for line in lines) else 1
     folder = ROOT / "tests" / "kernels"
@@ -225,7 +225,7 @@ def steps(place: Place, deadline: float) -> int:
         arm, rung, compiled = named[label]
         counts = "1" if float(rung) >= ALONE_FROM else "1,2" if place.rehearsal else f"1,{place.jobs}"
         command = [
-            sys.executable, "-m", "training.step_times", "--arms", arm, "--rungs", rung, "--together", counts,
+            sys.executable, "-m", "cegain.training.step_times", "--arms", arm, "--rungs", rung, "--together", counts,
             "--device", "cpu" if place.rehearsal else "cuda", "--model", model or "cpu",
             "--seconds", "0.1" if place.rehearsal else "5", *(["--compile"] if compiled else []),
         ]  # fmt: skip
@@ -265,7 +265,7 @@ def ladder(name: str, place: Place, deadline: float) -> int:
     if place.rehearsal:
         corpus = place.work / "corpus"
         if not (corpus / "corpus.json").exists():
-            place.run([sys.executable, "-m", "training.made_up", str(corpus)], deadline)
+            place.run([sys.executable, "-m", "cegain.training.made_up", str(corpus)], deadline)
     if not (corpus / "corpus.json").is_file():
         says(
             place,

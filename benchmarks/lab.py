@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import peak_memory, suite
-from benchmarks.cases import Case, Implementation, Operation, PassName, first_line
-from benchmarks.check import Truth, WrongResultError
-from benchmarks.clock import Rounds, Run, Stopwatch, race, stopwatch
-from estimator import provenance
-from estimator.kernel_times import SIZES
-from kernels.costs import Cost
+from cegain import provenance
+from cegain.benchmarks import peak_memory, suite
+from cegain.benchmarks.cases import Case, Implementation, Operation, PassName, first_line
+from cegain.benchmarks.check import Truth, WrongResultError
+from cegain.benchmarks.clock import Rounds, Run, Stopwatch, race, stopwatch
+from cegain.kernel_times import SIZES
+from cegain.kernels.costs import Cost
 
 INPUT_SETS = 2
 """Inputs that rounds take in turn."""
@@ -157,7 +157,7 @@ class Lab:
         return implementation.skips.get(pass_, "")
 
     def row(self, operation: Operation, name: str, pass_: PassName) -> dict[str, Any]:
-        """The columns of `estimator.kernel_times`, and what can be derived from them; None for what is not known."""
+        """The columns of `cegain.kernel_times`, and what can be derived from them; None for what is not known."""
         case, outcome = operation.case, self.found[operation.case][name, pass_]
         (implementation,) = (one for one in operation.implementations() if one.name == name)
         cost = implementation.cost(pass_)

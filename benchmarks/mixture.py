@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.cases import TRAINING, Implementation, OnDevice, PassName
-from kernels import costs, reference
-from kernels.costs import Cost
-from kernels.moe_dispatch import dispatch_plan, moe_feed_forward
+from cegain.benchmarks.cases import TRAINING, Implementation, OnDevice, PassName
+from cegain.kernels import costs, reference
+from cegain.kernels.costs import Cost
+from cegain.kernels.moe_dispatch import dispatch_plan, moe_feed_forward
 
 _CHECKED = 64
 """Tokens whose output is compared with the definition."""

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import suite
-from benchmarks.cases import Case, PassName
+from cegain.benchmarks import suite
+from cegain.benchmarks.cases import Case, PassName
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 """5 written to it resets the peak."""
@@ -33,7 +33,7 @@ def measure(case: Case, wanted: Sequence[tuple[str, PassName]]) -> dict[tuple[st
     if not CLEAR_REFS.exists() or not wanted:
         return dict.fromkeys(wanted, math.nan)
     question = json.dumps({"case": dataclasses.asdict(case), "wanted": list(wanted)})
-    command = [sys.executable, "-m", "benchmarks.peak_memory", question]
+    command = [sys.executable, "-m", "cegain.benchmarks.peak_memory", question]
     root = Path(__file__).parents[1]
     said = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
     return dict(zip(wanted, map(float, said.split()), strict=True))

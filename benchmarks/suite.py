@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.attention import Attention, Decode
-from benchmarks.cases import Case, Operation, PassName
-from benchmarks.ceilings import Copy, Gemm
-from benchmarks.mixture import FeedForward, Mixture
+from cegain.benchmarks.attention import Attention, Decode
+from cegain.benchmarks.cases import Case, Operation, PassName
+from cegain.benchmarks.ceilings import Copy, Gemm
+from cegain.benchmarks.mixture import FeedForward, Mixture
 
 OPERATIONS: Mapping[str, Callable[[Case, torch.device], Operation]] = {
     "attention": Attention,

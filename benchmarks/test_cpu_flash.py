@@ -23,9 +23,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.peak_memory import CLEAR_REFS, resident
-from kernels.flash import flash_attention
-from kernels.mqa import mqa_attention, mqa_decode
+from cegain.benchmarks.peak_memory import CLEAR_REFS, resident
+from cegain.kernels.flash import flash_attention
+from cegain.kernels.mqa import mqa_attention, mqa_decode
 
 ROUNDS = 5
 SPEED_BAR = 3.0
@@ -174,7 +174,7 @@ def test_cpu_flash_peak_memory(benchmark: Any, full: bool) -> None:
     """At most a tenth of what materialised scores take; each in a process of its own, three of each with `--full`."""
 
     def peak(name: str) -> int:
-        command = [sys.executable, "-m", "benchmarks.test_cpu_flash", name]
+        command = [sys.executable, "-m", "cegain.benchmarks.test_cpu_flash", name]
         root = Path(__file__).parent.parent
         return int(subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout)
 

@@ -5,7 +5,7 @@
 One training step each (forward and backward, fp32): d 512, 8 experts of d_ff 1024, top-2, SwiGLU, 4096 tokens, so that
 the dense layer has d_ff 2048. The three take turns in every round; medians, 90th percentiles and the ratios' range are
 printed and stored. Aims, not asserted: at most 1.4x the dense layer's time, at least 2.7x faster than every expert on
-every token. No time is taken before output and gradients agree with `kernels.reference` at a small size.
+every token. No time is taken before output and gradients agree with `cegain.kernels.reference` at a small size.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import costs, reference
-from kernels.moe_dispatch import dispatch_plan, moe_feed_forward
+from cegain.kernels import costs, reference
+from cegain.kernels.moe_dispatch import dispatch_plan, moe_feed_forward
 
 TOKENS, D_MODEL, D_FF, EXPERTS, TOP_K = 4096, 512, 1024, 8, 2
 ROUNDS = 5

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels import patterns, sparse_torch
-from kernels.block_sparse import sparse_attention
-from kernels.patterns import BlockMask, HeadPattern, head_patterns
+from cegain.kernels import patterns, sparse_torch
+from cegain.kernels.block_sparse import sparse_attention
+from cegain.kernels.patterns import BlockMask, HeadPattern, head_patterns
 
 HEADS, WIDTH, BLOCK, REPEATS, SMALL = 4, 64, 64, 5, 320
 LONGEST = 4096

@@ -1,7 +1,7 @@
 """Bootstrap of a Chinchilla fit: time per resample against scipy's BFGS, same resamples, same warm start.
 
     OMP_NUM_THREADS=1 pytest benchmarks -k fit --benchmark-only      # side by side, objectives in extra_info
-    OMP_NUM_THREADS=1 python -m benchmarks.test_fit                  # interleaved repeats, with spread and ratios
+    OMP_NUM_THREADS=1 python -m cegain.benchmarks.test_fit           # interleaved repeats, with spread and ratios
 
 The runs are synthetic (240, seeded). `CEG_FIT_RUNS=runs.csv` takes a table with columns N, D, loss instead, and
 `CEG_FIT_DROP=5` leaves out its five highest losses, as Besiroglu et al. 2024 (arXiv 2404.10102) do.
@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from estimator.scaling_law import DELTA, Runs, fit
-from estimator.solver import Array, Box, PowerSum, minimise
+from cegain.scaling_law import DELTA, Runs, fit
+from cegain.solver import Array, Box, PowerSum, minimise
 
 RESAMPLES = 200
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.clock import VirtualClock
-from benchmarks.lab import Lab
-from benchmarks.suite import Entry
+from cegain.benchmarks.clock import VirtualClock
+from cegain.benchmarks.lab import Lab
+from cegain.benchmarks.suite import Entry
 
 CLOCK = VirtualClock()
 

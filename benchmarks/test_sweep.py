@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 pytest benchmarks/test_sweep.py --benchmark-only -s --full              # 500 runs of a second
     OMP_NUM_THREADS=1 pytest benchmarks/test_sweep.py --benchmark-only -s --full --rounds 4   # 100
 
-Blocks of runs take turns: trained in a row in this process by `training.pool.train_job`, then the same configurations
-by `training.sweep.run` with the Ray engine, one at a time, table included. Then a driver of its own adds one run to
-the whole table, for its peak memory. Aims, not asserted: at most 15% more than the runs themselves, and a driver below
-300 MB. No time is taken before both have left equal losses.
+Blocks of runs take turns: trained in a row in this process by `pool.train_job`, then the same configurations by
+`sweep.run` with the Ray engine, one at a time, table included. Then a driver of its own adds one run to the whole
+table, for its peak memory. Aims, not asserted: at most 15% more than the runs themselves, and a driver below 300 MB. No
+time is taken before both have left equal losses.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from typing import Any
 import pytest
 import torch
 
-from training import pool, ray_engine, sweep
-from training.ablate import Ladders
-from training.corpora import Source
-from training.prepare import prepare
-from training.run_dir import RunDir
+from cegain.training import pool, ray_engine, sweep
+from cegain.training.ablate import Ladders
+from cegain.training.corpora import Source
+from cegain.training.prepare import prepare
+from cegain.training.run_dir import RunDir
 
 RUNG, SEQ_LEN, EVAL_TOKENS = 3e8, 32, 2048
 DRIVER = (
-    "from estimator.cli import ceg; ceg(standalone_mode=False); "
+    "from cegain.cli import ceg; ceg(standalone_mode=False); "
     "print(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')])"
 )
 

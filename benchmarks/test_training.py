@@ -4,7 +4,7 @@
 
 4 layers, 4 heads, 128 wide, layer norm, flash attention, sequences of 256, batch 16, vocabulary 4096, fp32. The rival
 is what one writes first: all logits, `torch.nn.functional.cross_entropy`, torch's AdamW as it comes. Ours is
-`training.train.Objective` and the optimizer of `training.optim`, as it comes and compiled. All take turns in every
+`train.Objective` and the optimizer of `cegain.training`, as it comes and compiled. All take turns in every
 round; medians, 90th percentiles and the ratios' range are printed and stored. Aim, not asserted: 1.2x the rival's
 tokens per second. No time is taken before the losses and gradients of all three agree.
 """
@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from estimator import architecture
-from training import model, optim, train
+from cegain import architecture
+from cegain.training import model, optim, train
 
 SHAPE = architecture.stack(
     "bare", n_layers=4, d_model=128, n_heads=4, vocab_size=4096, seq_len=256, norm="layer", attention="flash"
@@ -55,7 +55,7 @@ class Eager:
 
 
 class Ours(Eager):
-    """What `training.train` does in a step."""
+    """What `cegain.training.train` does in a step."""
 
     def __init__(self, compiled: bool = False) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """What is the fastest configuration of each kernel on this device: a search near the candidates in the code.
 
-Operations run once with `kernels.launch.searching`; before each launch that may be tuned, configurations are compiled
+Operations run once with `launch.searching`; before each launch that may be tuned, configurations are compiled
 at once, run on that launch's own arguments, compared with the default's results, and timed. Winners go to a table as
-`kernels.tuned` reads it. One that is not at least `WORTH` faster than the default, in turns with it, is none.
+`cegain.kernels.tuned` reads it. One that is not at least `WORTH` faster than the default, in turns with it, is none.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import suite
-from benchmarks.cases import Case, first_line
-from benchmarks.clock import Run, Stopwatch, race
-from benchmarks.gpu_kernels import ROUNDS, slices
-from benchmarks.lab import Lab
-from benchmarks.record import Document, Record
-from kernels import launch, tuned
-from kernels.flash import flash_attention
-from kernels.launch import Grid, MetaParameters
+from cegain.benchmarks import suite
+from cegain.benchmarks.cases import Case, first_line
+from cegain.benchmarks.clock import Run, Stopwatch, race
+from cegain.benchmarks.gpu_kernels import ROUNDS, slices
+from cegain.benchmarks.lab import Lab
+from cegain.benchmarks.record import Document, Record
+from cegain.kernels import launch, tuned
+from cegain.kernels.flash import flash_attention
+from cegain.kernels.launch import Grid, MetaParameters
 
 WORTH = 0.01
 BLOCKS = (16, 256)
@@ -69,7 +69,7 @@ def _changed(meta: Any, **fields: int) -> MetaParameters:
 
 
 class Tuner:
-    """A `kernels.launch.Search` that keeps what it finds in `found`, by launch.
+    """A `cegain.kernels.launch.Search` that keeps what it finds in `found`, by launch.
 
     `rehearsal`: also launches that have one candidate, which must not work in place, and few configurations.
     """

@@ -1,6 +1,6 @@
 """How much compute is an algorithm worth? Compute-equivalent gains (CEG) with honest intervals.
 
->>> from estimator import estimate
+>>> from cegain import estimate
 >>> print(estimate("moe", flops=1e24))
 """
 
@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from estimator.ask import estimate as estimate
+    from cegain.ask import estimate as estimate
 
 __all__ = ["estimate"]
 
 
 def __getattr__(name: str) -> object:
-    # `import estimator.evidence` must not pay for scipy; the API is loaded when it is used.
+    # `import cegain.evidence` must not pay for scipy; the API is loaded when it is used.
     if name == "estimate":
-        from estimator.ask import estimate
+        from cegain.ask import estimate
 
         return estimate
     raise AttributeError(name)

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from kernels import costs, patterns
+from cegain.kernels import costs, patterns
 
 Kind = Literal["transformer", "lstm"]
 Heads = Literal["mha", "gqa", "mqa"]
@@ -95,7 +95,7 @@ class ModelShape:
     positions: Positions = "learned"
     attention: Attention = "materialised"
     pattern: Pattern = "causal"
-    """`causal` is the dense pattern; see `kernels.patterns` for the others and their default lengths."""
+    """`causal` is the dense pattern; see `cegain.kernels.patterns` for the others and their default lengths."""
     window: int | None = None
     stride: int | None = None
     summary: int | None = None
@@ -261,7 +261,7 @@ def flops_per_token(
         batch_tokens: tokens over which one optimizer step is spread; matters for Muon only.
         block: queries and keys per tile of flash attention, for "executed".
         backward_matmuls: matrix products in its backward pass, for "executed"
-            (`kernels.costs.TWO_PASS_BACKWARD_MATMULS` for kernels without atomics).
+            (`cegain.kernels.costs.TWO_PASS_BACKWARD_MATMULS` for kernels without atomics).
 
     Raises:
         ValueError: unknown convention or passes, batch_tokens or block below 1.

@@ -17,9 +17,9 @@ import functools
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from estimator import algorithms
-from estimator.algorithms import UnknownAlgorithm
-from estimator.architecture import STACKS, ExpertActivation, ModelShape, Stack
+from cegain import algorithms
+from cegain.algorithms import UnknownAlgorithm
+from cegain.architecture import STACKS, ExpertActivation, ModelShape, Stack
 
 BASELINE = "baseline"
 WITHOUT = "no_"

@@ -10,13 +10,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, SupportsFloat
 
-from estimator import algorithms, gain, prior, shares
-from estimator.evidence import FLOPS_RANGE, Evidence, EvidenceError, load
-from estimator.gain import Estimate
+from cegain import algorithms, gain, prior, shares
+from cegain.evidence import FLOPS_RANGE, Evidence, EvidenceError, load
+from cegain.gain import Estimate
 
 if TYPE_CHECKING:
-    from estimator.device_gain import Setting
-    from estimator.hardware import Device
+    from cegain.device_gain import Setting
+    from cegain.hardware import Device
 
 CURRENCIES = ("flop", "time", "usd", "decode")
 DEVICE = "h100"
@@ -162,7 +162,7 @@ def estimate_all(
                 tables.rows, parts, replaced, budgets, currency=currency, spread=spread, shipped=ours
             )
         if setting is not None:
-            from estimator import device_gain
+            from cegain import device_gain
 
             in_flop = None if currency == "decode" else prepared_in("flop")
             return tuple(
@@ -187,7 +187,7 @@ def _setting(
     device: str | None, baseline_device: str | None, seq_len: int | None, problems: list[str]
 ) -> Setting | None:
     """Devices and sequence length of a question, or None with problems added."""
-    from estimator import device_gain, device_speed
+    from cegain import device_gain, device_speed
 
     found: list[Device] = []
     named = {"device": device or DEVICE}

@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from estimator import forecast, ladder, reading, rival
-from estimator.coverage import binomial_range
-from estimator.evidence import EvidenceError, Problem
-from estimator.forecast import Nodes, Settings
-from estimator.hierarchy import Array
-from estimator.ladder import RunTable
-from estimator.reading import LN10
+from cegain import forecast, ladder, reading, rival
+from cegain.coverage import binomial_range
+from cegain.evidence import EvidenceError, Problem
+from cegain.forecast import Nodes, Settings
+from cegain.hierarchy import Array
+from cegain.ladder import RunTable
+from cegain.reading import LN10
 
 if TYPE_CHECKING:
     from rich.console import Console

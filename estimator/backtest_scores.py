@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from estimator import backtest, forecast
-from estimator.backtest import Point, Skipped
-from estimator.coverage import rounded
-from estimator.evidence import DATA, EvidenceError, Problem
-from estimator.provenance import version
+from cegain import backtest, forecast
+from cegain.backtest import Point, Skipped
+from cegain.coverage import rounded
+from cegain.evidence import DATA, EvidenceError, Problem
+from cegain.provenance import version
 
 SCORES = DATA / "backtest.json"
 SCHEMA = "ceg.backtest_scores"
@@ -48,7 +48,7 @@ def entry(
     return rounded(
         {
             "command": " ".join(command),
-            "version": version("ceg"),
+            "version": version("cegain"),
             "tables": [_file(path) for path in runs],
             "pairs": None if pairs is None else _file(pairs),
             "settings_sha256": sha256(forecast.SETTINGS),

@@ -23,8 +23,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from estimator import hierarchy
-from estimator.hierarchy import X0, Array, Lines, Messages, Rows, Spread, invert, posterior, study_messages
+from cegain import hierarchy
+from cegain.hierarchy import X0, Array, Lines, Messages, Rows, Spread, invert, posterior, study_messages
 
 FADING = 0.4
 """Rate (per decade) at which the slope forgets the evidence: growth goes on for about 1 / FADING decades past it and

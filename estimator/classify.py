@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from estimator import algorithms, contrasts, gain, prior
-from estimator.evidence import Evidence, PublishedGain, is_own
-from estimator.gain import CLASS_SLOPE, UNDETERMINED, Curve, Estimate
-from estimator.hierarchy import Array
-from estimator.paper_tables import Claim, load_table2
+from cegain import algorithms, contrasts, gain, prior
+from cegain.evidence import Evidence, PublishedGain, is_own
+from cegain.gain import CLASS_SLOPE, UNDETERMINED, Curve, Estimate
+from cegain.hierarchy import Array
+from cegain.paper_tables import Claim, load_table2
 
 LOW, HIGH = 1e18, 1e24
 """Budgets (FLOP) whose gains are compared: the paper's own, and a frontier run's."""
@@ -163,8 +163,8 @@ _BANDS = (
 
 def _rests_on(fixing: Sequence[contrasts.Used]) -> str:
     """Studies, rows, budgets, and how much of them lies where a class is meant to hold."""
-    from estimator.chain import CORE
-    from estimator.text import number
+    from cegain.chain import CORE
+    from cegain.text import number
 
     studies = {u.row.study for u in fixing}
     own = len({u.row.study for u in fixing if is_own(u.row)})
@@ -245,7 +245,7 @@ def print_report(console: Any, verdicts: Sequence[Verdict]) -> None:
     """The table, and why we differ."""
     from rich.table import Table
 
-    from estimator.text import budget, number, wrap
+    from cegain.text import budget, number, wrap
 
     low, high = verdicts[0].low.flops, verdicts[0].high.flops
     title = "Classes and gains: the source paper's (arXiv 2505.04075, Tables I and II) and ours, in FLOP"

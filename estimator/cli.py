@@ -11,20 +11,11 @@ from typing import Any
 
 import click
 
-from estimator.cli_input import (
-    IMAGE_TYPES,
-    Group,
-    console,
-    load_evidence,
-    output_path,
-    print_json,
-    single,
-    write,
-)
-from estimator.cli_question import answer, evidence_options, question_options
-from estimator.evidence import published
+from cegain.cli_input import IMAGE_TYPES, Group, console, load_evidence, output_path, print_json, single, write
+from cegain.cli_question import answer, evidence_options, question_options
+from cegain.evidence import published
 
-_RUNS, _TRAIN = "estimator.cli_runs", "training.cli_train"
+_RUNS, _TRAIN = "cegain.cli_runs", "cegain.training.cli_train"
 
 
 @click.group(
@@ -33,49 +24,57 @@ _RUNS, _TRAIN = "estimator.cli_runs", "training.cli_train"
         "fit": (_RUNS, "fit_command", "Scaling law of one arm, or the gain between two, from a table of runs."),
         "backtest": (_RUNS, "backtest_command", "Hide the top of ladders, predict the gains there, and score it."),
         "plot": (
-            "estimator.cli_plot",
+            "cegain.cli_plot",
             "plot_command",
             "Pictures: CEG against scale, stacks, ladders, kernels, backtests.",
         ),
         "ladder": (
-            "estimator.cli_ladder",
+            "cegain.cli_ladder",
             "ladder_command",
             "What our own runs say: gains by rung, forecast.",
         ),
         "classify": (
-            "estimator.cli_classify",
+            "cegain.cli_classify",
             "classify_command",
             "Does a gain depend on compute? The source paper's classes beside ours.",
         ),
         "scenario": (
-            "estimator.cli_scenario",
+            "cegain.cli_scenario",
             "scenario_command",
             "Hardware frozen at a budget: what algorithms alone still bring.",
         ),
         "report": (
-            "estimator.cli_report",
+            "cegain.cli_report",
             "report_command",
             "All answers as one page for a browser, to choose and compare in.",
         ),
         "speedup": (_RUNS, "speedup_command", "The gain behind one pair of losses, with all it depends on."),
-        "steptime": ("estimator.cli_steptime", "steptime_command", "Time of a training step or of a decoded token."),
+        "steptime": ("cegain.cli_steptime", "steptime_command", "Time of a training step or of a decoded token."),
         "synthetic": (_RUNS, "synthetic_command", "Write a table of made-up runs with a known gain."),
         "bench": (
-            "benchmarks.cli_bench",
+            "cegain.benchmarks.cli_bench",
             "bench_group",
             "Times of kernels on a device, and the table that holds them.",
         ),
         "train": (_TRAIN, "train_command", "Train one arm of a stack at one budget."),
-        "ablate": ("training.cli_ablate", "ablate_command", "A ladder of ablations: arms by budgets by seeds."),
+        "ablate": ("cegain.training.cli_ablate", "ablate_command", "A ladder of ablations: arms by budgets by seeds."),
         "runs": (_TRAIN, "runs_command", "A table of training runs: how far, what loss, how fast."),
         "curves": (_TRAIN, "curves_command", "Loss curves of training runs, as a picture."),
         "collect": (_TRAIN, "collect_command", "Add finished runs to a training_runs.csv."),
-        "data": ("training.cli_data", "data_command", "Text to train on: prepare a corpus, list those that are there."),
-        "flops": ("training.cli_flops", "flops_command", "FLOP of an arm, term by term, beside torch's and fvcore's."),
+        "data": (
+            "cegain.training.cli_data",
+            "data_command",
+            "Text to train on: prepare a corpus, list those that are there.",
+        ),
+        "flops": (
+            "cegain.training.cli_flops",
+            "flops_command",
+            "FLOP of an arm, term by term, beside torch's and fvcore's.",
+        ),
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(package_name="ceg", prog_name="ceg")
+@click.version_option(package_name="cegain", prog_name="ceg")
 def ceg() -> None:
     """How much compute is an algorithm worth? Compute-equivalent gains with honest intervals."""
 
@@ -99,12 +98,12 @@ def estimate_command(as_json: bool, plot: str | None, **options: Any) -> None:
     shared: list[dict[str, float]] = []
     estimates = answer(options, problems, shared=shared)
     if picture is not None:
-        from estimator import plot as drawing
+        from cegain import plot as drawing
 
         budgets = sorted({e.flops for e in estimates} | {1e17, 1e26})
         curve = answer(options | {"flops": drawing.grid(budgets[0], budgets[-1])}, problems)
         write("--plot", picture, drawing.draw([curve], picture.suffix.lower()))
-    from estimator import text
+    from cegain import text
 
     if as_json:
         print_json(text.document(estimates, shared))
@@ -119,7 +118,7 @@ def estimate_command(as_json: bool, plot: str | None, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def list_command(as_json: bool, **options: Any) -> None:
     """All algorithms: what they replace, class, evidence and its range."""
-    from estimator import listing
+    from cegain import listing
 
     tables = load_evidence(options["evidence"], options["only_evidence"], [])
     if as_json:
@@ -135,7 +134,7 @@ def list_command(as_json: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def show_command(algo: str, currency: str, as_json: bool, **options: Any) -> None:
     """Every row behind an algorithm, with its source and its weight."""
-    from estimator import algorithms, ask, listing
+    from cegain import algorithms, ask, listing
 
     problems: list[str] = []
     currency = currency.lower()
@@ -157,7 +156,7 @@ def show_command(algo: str, currency: str, as_json: bool, **options: Any) -> Non
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def paper_command(as_json: bool) -> None:
     """The source paper's Tables II and III beside what our tables give, and what its numbers say."""
-    from estimator import paper
+    from cegain import paper
 
     if as_json:
         print_json(paper.as_dict())
@@ -177,7 +176,7 @@ def coverage_command(stacks: bool, as_json: bool, store: bool, **options: Any) -
     from rich.console import Console
     from rich.progress import track
 
-    from estimator import coverage, prior
+    from cegain import coverage, prior
 
     problems = []
     if store and options["evidence"]:
@@ -186,7 +185,7 @@ def coverage_command(stacks: bool, as_json: bool, store: bool, **options: Any) -
         problems.append("--write: settings are fitted on single algorithms. Leave --stacks out.")
     tables = load_evidence(options["evidence"], options["only_evidence"], problems)
     if stacks:
-        from estimator import stack_coverage
+        from cegain import stack_coverage
 
         of_stacks = stack_coverage.leave_one_combination_out(tables.rows)
         if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from estimator.cli_input import (
+from cegain.cli_input import (
     IMAGE_TYPES,
     Command,
     console,
@@ -15,7 +15,7 @@ from estimator.cli_input import (
     single,
     write,
 )
-from estimator.cli_question import evidence_options
+from cegain.cli_question import evidence_options
 
 
 @click.command("classify", cls=Command)
@@ -41,11 +41,11 @@ def classify_command(
     if ends[0] >= ends[1]:
         problems.append(f"--high: a budget above --low is needed (found {high}, not above {low}). Try 1e24.")
     tables = load_evidence(evidence, only_evidence, problems)
-    from estimator import classify
+    from cegain import classify
 
     found = classify.classify(tables, *ends)
     if picture is not None:
-        from estimator import plot_classes
+        from cegain import plot_classes
 
         write("--output", picture, plot_classes.draw(found, picture.suffix.lower()))
     if as_json:

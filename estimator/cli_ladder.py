@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from estimator.cli_input import (
+from cegain.cli_input import (
     IMAGE_TYPES,
     BadInput,
     Command,
@@ -18,11 +18,11 @@ from estimator.cli_input import (
     single,
     write,
 )
-from estimator.evidence import EvidenceError
+from cegain.evidence import EvidenceError
 
 if TYPE_CHECKING:
-    from estimator import ladder_report
-    from estimator.seed_ladder import StackRuns
+    from cegain import ladder_report
+    from cegain.seed_ladder import StackRuns
 
 
 @click.command("ladder", cls=Command)
@@ -67,10 +67,10 @@ def ladder_command(at: tuple[str, ...], store: bool, as_json: bool, **options: A
         _overview(of_stack, stacks.get("bare"), options["runs"], problems, as_json)
         return
     found = _report(algo, of_stack, budgets, problems)
-    from estimator import ladder_report
+    from cegain import ladder_report
 
     if picture is not None:
-        from estimator import plot_ladder
+        from cegain import plot_ladder
 
         write("--output", picture, plot_ladder.draw(found, picture.suffix.lower()))
     if as_json:
@@ -83,8 +83,8 @@ def ladder_command(at: tuple[str, ...], store: bool, as_json: bool, **options: A
 
 def _write_own_gains(problems: list[str]) -> None:
     """`ceg ladder --write`: the derived table beside the project's runs."""
-    from estimator import own_gains, training_runs
-    from estimator.evidence import OWN_GAINS
+    from cegain import own_gains, training_runs
+    from cegain.evidence import OWN_GAINS
 
     content = b""
     try:
@@ -99,7 +99,7 @@ def _write_own_gains(problems: list[str]) -> None:
 
 def _stacks(runs: str | None, problems: list[str]) -> dict[str, StackRuns]:
     """The stacks of a table, or none with problems added."""
-    from estimator import seed_ladder, training_runs
+    from cegain import seed_ladder, training_runs
 
     if runs is None and not training_runs.TRAINING_RUNS.exists():
         problems.append("--runs: this project has no runs of its own yet (found no training_runs.csv). Name a table.")
@@ -123,7 +123,7 @@ def _overview(
     of_stack: StackRuns | None, bare: StackRuns | None, runs: str | None, problems: list[str], as_json: bool
 ) -> None:
     """All arms of a stack at a glance."""
-    from estimator import ladder_overview, training_runs
+    from cegain import ladder_overview, training_runs
 
     if of_stack is None:  # the table says why
         raise BadInput(problems)
@@ -142,7 +142,7 @@ def _overview(
 
 def _report(algo: str, of_stack: StackRuns | None, budgets: list[float], problems: list[str]) -> ladder_report.Report:
     """Check what was asked of one algorithm, and read it off the runs."""
-    from estimator import algorithms, evidence, ladder_report, seed_ladder
+    from cegain import algorithms, evidence, ladder_report, seed_ladder
 
     name = None
     try:

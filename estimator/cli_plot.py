@@ -8,18 +8,9 @@ from typing import Any
 
 import click
 
-from estimator.cli_input import (
-    IMAGE_TYPES,
-    BadInput,
-    Command,
-    number,
-    output_path,
-    parse_budgets,
-    single,
-    write,
-)
-from estimator.cli_question import answer, question_options
-from estimator.evidence import EvidenceError
+from cegain.cli_input import IMAGE_TYPES, BadInput, Command, number, output_path, parse_budgets, single, write
+from cegain.cli_question import answer, question_options
+from cegain.evidence import EvidenceError
 
 # Options of `ceg plot --pattern`: default, and the most that a picture can show.
 _PATTERN_OPTIONS: dict[str, tuple[str | None, int | None]] = {
@@ -107,7 +98,7 @@ def _strangers(kind: str, options: dict[str, Any]) -> list[str]:
 
 def _draw_curves(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
     """CEG against scale, a panel for each algorithm or combination."""
-    from estimator import plot
+    from cegain import plot
 
     options = {name: value for name, value in options.items() if name not in (*_KINDS, *_GO_WITH, "output")}
     budgets = parse_budgets(options["flops"], problems)
@@ -139,14 +130,14 @@ def _draw_curves(options: dict[str, Any], problems: list[str], ending: str) -> b
 
 def _draw_runs(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
     """Two ladders and the gain between them."""
-    from estimator.cli_runs import draw_runs
+    from cegain.cli_runs import draw_runs
 
     return draw_runs(options["runs"], options["baseline"], options["variant"], options["flops"], problems, ending)
 
 
 def _draw_kernels(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
     """Kernel times of one device: a family, or all under the roofline."""
-    from estimator import kernel_families, kernel_times, plot_kernels
+    from cegain import kernel_families, kernel_times, plot_kernels
 
     family, which = options["kernels"], "--kernels" if options["kernels"] is not None else "--roofline"
     if family is not None and family not in kernel_families.FAMILIES:
@@ -175,8 +166,8 @@ def _draw_kernels(options: dict[str, Any], problems: list[str], ending: str) -> 
 
 def _draw_pattern(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
     """Which keys each head's queries see, and the blocks visited for it."""
-    from estimator import plot_pattern
-    from kernels.patterns import head_patterns
+    from cegain import plot_pattern
+    from cegain.kernels.patterns import head_patterns
 
     pattern = options["pattern"].lower()
     sizes: dict[str, int] = {}
@@ -200,7 +191,7 @@ def _draw_pattern(options: dict[str, Any], problems: list[str], ending: str) -> 
 
 def _draw_coverage(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
     """The stored check of the intervals on the literature."""
-    from estimator import coverage, plot_scores
+    from cegain import coverage, plot_scores
 
     try:
         stored = coverage.load_stored()
@@ -213,7 +204,7 @@ def _draw_coverage(options: dict[str, Any], problems: list[str], ending: str) ->
 
 def _draw_backtest(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
     """The stored scores of backtests."""
-    from estimator import backtest_scores, plot_scores
+    from cegain import backtest_scores, plot_scores
 
     if problems:
         raise BadInput(problems)
@@ -232,7 +223,7 @@ _DRAW: dict[str, Callable[[dict[str, Any], list[str], str], bytes]] = {
 
 def _make_gallery(options: dict[str, Any], problems: list[str]) -> None:
     """Every picture at once."""
-    from estimator import gallery
+    from cegain import gallery
 
     folder = Path(options["gallery"])
     problems += gallery.check(folder)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from estimator.cli_input import BadInput, joined, number, parse_budgets, single
+from cegain.cli_input import BadInput, joined, number, parse_budgets, single
 
 if TYPE_CHECKING:
-    from estimator.gain import Estimate
+    from cegain.gain import Estimate
 
 
 def evidence_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -68,7 +68,7 @@ def answer(
 ) -> tuple[Estimate, ...]:
     """Answer the question that the shared options put, reporting `problems` found elsewhere with its own; a list
     `shared` receives the share of each kind of evidence at every budget."""
-    from estimator import ask
+    from cegain import ask
 
     interval = number("--interval", options["interval"], problems, "0.9")
     seed = number("--seed", options["seed"], problems, "0", int)
@@ -98,7 +98,7 @@ def answer(
 
 def algorithm_names(option: str, text: str, problems: list[str]) -> list[str]:
     """Canonical names of the algorithms that an option lists; problems are added for unknown ones and repetitions."""
-    from estimator import algorithms
+    from cegain import algorithms
 
     names = []
     for part in text.replace("+", ",").split(","):

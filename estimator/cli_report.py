@@ -7,9 +7,9 @@ import time
 
 import click
 
-from estimator.cli_input import BadInput, Command, joined, load_evidence, one_budget, output_path, single, write
-from estimator.cli_question import algorithm_names, evidence_options
-from estimator.evidence import EvidenceError
+from cegain.cli_input import BadInput, Command, joined, load_evidence, one_budget, output_path, single, write
+from cegain.cli_question import algorithm_names, evidence_options
+from cegain.evidence import EvidenceError
 
 ENDINGS = (".html", ".htm")
 
@@ -26,7 +26,7 @@ def report_command(output: str, algo: str, flops: str | None, only_evidence: boo
     ceg report -o ceg.html
     ceg report -o ours.html --evidence my_gains.csv --algo moe,rope --flops 1e25
     """
-    from estimator import report
+    from cegain import report
 
     began = time.perf_counter()
     problems: list[str] = []

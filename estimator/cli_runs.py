@@ -10,21 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from estimator.cli_input import (
-    BadInput,
-    Command,
-    console,
-    number,
-    output_path,
-    parse_budgets,
-    print_json,
-    single,
-    write,
-)
-from estimator.evidence import EvidenceError
+from cegain.cli_input import BadInput, Command, console, number, output_path, parse_budgets, print_json, single, write
+from cegain.evidence import EvidenceError
 
 if TYPE_CHECKING:
-    from estimator import ladder
+    from cegain import ladder
 
 
 def _positive(option: str, text: str | None, problems: list[str], example: str) -> float | None:
@@ -69,7 +59,7 @@ def fit_command(runs: str, at: tuple[str, ...], as_json: bool, **options: Any) -
     ceg fit runs.csv --variant gpt
     ceg fit runs.csv --baseline lstm --variant gpt --at 1e20,1e22
     """
-    from estimator import ladder, run_fit
+    from cegain import ladder, run_fit
 
     problems: list[str] = []
     budgets = parse_budgets(",".join(at), problems, "--at") if at else []
@@ -120,7 +110,7 @@ def draw_runs(
     runs: str, baseline: str | None, variant: str | None, flops: str, problems: list[str], ending: str
 ) -> bytes:
     """`ceg plot --runs`: two ladders and the gain between them, as a picture; `problems` are of what is common."""
-    from estimator import ladder, plot_runs
+    from cegain import ladder, plot_runs
 
     budgets = parse_budgets(flops, problems) if flops else []
     if len(set(budgets)) == 1:
@@ -156,7 +146,7 @@ def speedup_command(as_json: bool, **options: Any) -> None:
 
     ceg speedup --baseline-loss 2.310 --loss 2.290 --flops 1e19
     """
-    from estimator import speedup
+    from cegain import speedup
 
     problems: list[str] = []
     names = ("baseline_loss", "loss", "flops", "floor", "floor_sd", "exponent", "exponent_sd", "seed_noise")
@@ -186,7 +176,7 @@ def speedup_command(as_json: bool, **options: Any) -> None:
 @single("--seed", default="0", metavar="N", help="Of the noise.")
 def synthetic_command(output: str, truth: str, **options: Any) -> None:
     """Write a table of made-up runs with a known gain, to try `ceg fit` and `ceg backtest` on."""
-    from estimator import synthetic
+    from cegain import synthetic
 
     problems: list[str] = []
     target = output_path("--output", output, problems, (".csv",))
@@ -227,7 +217,7 @@ def backtest_command(runs: tuple[str, ...], cut: tuple[str, ...], as_json: bool,
     from rich.console import Console
     from rich.progress import track
 
-    from estimator import backtest, backtest_scores, forecast, ladder
+    from cegain import backtest, backtest_scores, forecast, ladder
 
     problems: list[str] = []
     cuts = [_positive("--cut", text, problems, "10") for text in cut]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from estimator.cli_input import (
+from cegain.cli_input import (
     IMAGE_TYPES,
     BadInput,
     Command,
@@ -20,10 +20,10 @@ from estimator.cli_input import (
     single,
     write,
 )
-from estimator.cli_question import algorithm_names, evidence_options
+from cegain.cli_question import algorithm_names, evidence_options
 
 if TYPE_CHECKING:
-    from estimator.scenario import Assumptions, Scenario
+    from cegain.scenario import Assumptions, Scenario
 
 MAX_YEARS = 50
 MAX_ARRIVALS = 200
@@ -60,7 +60,7 @@ def scenario_command(only_evidence: bool, evidence: tuple[str, ...], as_json: bo
     assumed = _assumptions(options, problems)
     names = None if options["names"] is None else algorithm_names("--from", options["names"], problems)
     tables = load_evidence(evidence, only_evidence, problems)
-    from estimator import scenario
+    from cegain import scenario
 
     members = scenario.population(tables, assumed.freeze, names)
     known = {m.name for m in members}
@@ -82,7 +82,7 @@ def scenario_command(only_evidence: bool, evidence: tuple[str, ...], as_json: bo
         pace = "--halving" if assumed.pace == scenario.LITERATURE else "--pace"
         raise BadInput([f"{pace}, --years: {error}. Ask for fewer years or a slower pace."]) from None
     if picture is not None:
-        from estimator import plot_scenario
+        from cegain import plot_scenario
 
         write("--output", picture, plot_scenario.draw(found, picture.suffix.lower()))
     if as_json:
@@ -95,8 +95,8 @@ def scenario_command(only_evidence: bool, evidence: tuple[str, ...], as_json: bo
 
 def _assumptions(options: dict[str, Any], problems: list[str]) -> Assumptions:
     """The assumptions that the options state; their defaults where wrong, with problems added."""
-    from estimator import scenario
-    from estimator.interaction import PAIR_SD
+    from cegain import scenario
+    from cegain.interaction import PAIR_SD
 
     freeze = math.nan
     if options["freeze"] is None:
@@ -171,10 +171,10 @@ def _print(found: Scenario) -> None:
     """The answer, the table by year, shares, and all that is assumed."""
     from rich.table import Table
 
-    from estimator import scenario
-    from estimator.text import budget as said
-    from estimator.text import number as short
-    from estimator.text import share, span, wrap
+    from cegain import scenario
+    from cegain.text import budget as said
+    from cegain.text import number as short
+    from cegain.text import share, span, wrap
 
     screen, a, last = console(), found.assumptions, found.years[-1]
     screen.print(f"Hardware frozen at {said(a.freeze)} FLOP per largest run, for {a.years} years; pace: {a.pace}")

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from estimator.cli_input import BadInput, Command, console, number, print_json, single, write
-from estimator.evidence import EvidenceError
+from cegain.cli_input import BadInput, Command, console, number, print_json, single, write
+from cegain.evidence import EvidenceError
 
 if TYPE_CHECKING:
-    from estimator.architecture import ModelShape
+    from cegain.architecture import ModelShape
 
 _FLAGS = {
     "n_layers": "--layers", "d_model": "--width", "n_heads": "--heads", "gqa_group": "--kv-heads", "d_ff": "--ff",
@@ -95,7 +95,7 @@ def steptime_command(
 
 def _time(options: dict[str, Any], problems: list[str], as_json: bool) -> None:
     """One training step or one decoded token."""
-    from estimator import device_speed, hardware, step_text, step_time, step_work
+    from cegain import device_speed, hardware, step_text, step_time, step_work
 
     shape = _read_shape(options, problems)
     device = None
@@ -134,7 +134,7 @@ def _time(options: dict[str, Any], problems: list[str], as_json: bool) -> None:
 
 def _read_shape(options: dict[str, Any], problems: list[str]) -> ModelShape | None:
     """The shape that the options give, or None with problems added."""
-    from estimator import step_shapes
+    from cegain import step_shapes
 
     before = len(problems)
     given = {n: options[n] for n in (*_SHAPE, "vocab", "seq_len") if options[n] is not None}
@@ -185,7 +185,7 @@ def _read_shape(options: dict[str, Any], problems: list[str]) -> ModelShape | No
 
 def _read_plan(options: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     """Fields of a Plan that the options give."""
-    from estimator.step_work import SHARDINGS
+    from cegain.step_work import SHARDINGS
 
     fields: dict[str, Any] = {}
     for name, example in _PLAN.items():
@@ -238,7 +238,7 @@ def _flagged(lines: Iterable[str]) -> list[str]:
 
 
 def _published(as_json: bool) -> None:
-    from estimator import published_runs
+    from cegain import published_runs
 
     predictions = [published_runs.predict(run) for run in published_runs.RUNS]
     if as_json:
@@ -248,7 +248,7 @@ def _published(as_json: bool) -> None:
 
 
 def _calibrate(table: str, store: bool, as_json: bool) -> None:
-    from estimator import step_calibration, step_time
+    from cegain import step_calibration, step_time
 
     try:
         rows = step_calibration.read_table(table)

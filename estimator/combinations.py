@@ -20,11 +20,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from estimator import algorithms, arms, contrasts
-from estimator.architecture import STACKS
-from estimator.conversion import convert
-from estimator.evidence import PublishedGain, is_own, own_excess_error
-from estimator.hierarchy import X0, Array
+from cegain import algorithms, arms, contrasts
+from cegain.architecture import STACKS
+from cegain.conversion import convert
+from cegain.evidence import PublishedGain, is_own, own_excess_error
+from cegain.hierarchy import X0, Array
 
 NEAR_DECADES = 1.0
 """Published parts are compared with a stack at most this far away in compute."""

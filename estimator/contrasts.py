@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from estimator.conversion import Conversion, convert
-from estimator.evidence import PublishedGain
-from estimator.hierarchy import X0, Rows
+from cegain.conversion import Conversion, convert
+from cegain.evidence import PublishedGain
+from cegain.hierarchy import X0, Rows
 
 ROW_SD = 0.05
 """sd of ln gain of a row without an interval: one seed, one reading. Assumed: the measured series that have

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from estimator import algorithms
-from estimator.evidence import PublishedGain
+from cegain import algorithms
+from cegain.evidence import PublishedGain
 
 EXCHANGE_SD = {"steps": 0.05, "iters_mfu": 0.05, "params": 0.3}
 """sd of ln gain added by a conversion to FLOP. Assumed, not studied: FLOP per step is known within a few percent;

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy.special import betaincinv, ndtri
 
-from estimator import algorithms, contrasts, gain, prior
-from estimator.evidence import DATA, Evidence, EvidenceError, Problem, PublishedGain
-from estimator.hierarchy import X0
-from estimator.provenance import version
+from cegain import algorithms, contrasts, gain, prior
+from cegain.evidence import DATA, Evidence, EvidenceError, Problem, PublishedGain
+from cegain.hierarchy import X0
+from cegain.provenance import version
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -228,7 +228,7 @@ def stored(tables: Evidence, report: Report) -> dict[str, object]:
     """Content of `COVERAGE_FILE`: the report as JSON, what it was made of and how."""
     made = {
         "command": "ceg coverage",
-        "version": version("ceg"),
+        "version": version("cegain"),
         "evidence_sha256": tables.sha256,
         "enough_studies": ENOUGH_STUDIES,
     }
@@ -295,7 +295,7 @@ def print_report(console: Console, report: Report) -> None:
     """Coverage by study, and the summary."""
     from rich.table import Table
 
-    from estimator.text import span
+    from cegain.text import span
 
     table = Table(box=None, padding=(0, 1))
     for name in ("study left out", "algorithms", "rows", "inside", "published", "predicted"):

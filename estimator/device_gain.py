@@ -5,7 +5,7 @@
     CEG(decode)  = device-seconds per token without it / with it, at equal shape, each on as few devices as hold it
 
 Both models are the compute-optimal shape of the `modern` stack at their own budget, the one with the algorithm at C and
-the one without it at C x CEG(flop), so it is larger and achieves another speed. Speeds come from `estimator.step_time`,
+the one without it at C x CEG(flop), so it is larger and achieves another speed. Speeds come from `cegain.step_time`,
 useful FLOP over modelled seconds. The variance of the logarithm is that of the gain in FLOP plus that of the ratio of
 speeds, in which the model's constants cancel as far as both sides share them.
 """
@@ -17,11 +17,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from estimator import algorithms, architecture, arms, gain, mixture, step_time, step_work
-from estimator.architecture import ModelShape
-from estimator.hardware import Device
-from estimator.step_time import StepTime, TokenTime
-from estimator.step_work import MOST_DEVICES
+from cegain import algorithms, architecture, arms, gain, mixture, step_time, step_work
+from cegain.architecture import ModelShape
+from cegain.hardware import Device
+from cegain.step_time import StepTime, TokenTime
+from cegain.step_work import MOST_DEVICES
 
 MOST_FLOPS = 1e30
 """Budgets above are not timed: far past any model that devices of today could train."""

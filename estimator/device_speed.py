@@ -12,11 +12,11 @@ import functools
 import math
 from collections.abc import Iterable, Mapping
 
-from estimator import hardware, kernel_times
-from estimator.hardware import Device, Precision
-from estimator.kernel_times import KERNEL_TIMES, KernelTime
-from estimator.step_work import TILE
-from kernels import costs, patterns
+from cegain import hardware, kernel_times
+from cegain.hardware import Device, Precision
+from cegain.kernel_times import KERNEL_TIMES, KernelTime
+from cegain.kernels import costs, patterns
+from cegain.step_work import TILE
 
 REPORTED: Mapping[str, str] = {
     "AMD EPYC, 2 threads": "cpu",

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from estimator import algorithms
+from cegain import algorithms
 
 DATA = Path(__file__).parent / "data"
 PUBLISHED_GAINS = DATA / "published_gains.csv"
@@ -219,7 +219,7 @@ def _gains(file: Path) -> list[PublishedGain]:
     with contextlib.suppress(OSError, UnicodeDecodeError), file.open(encoding="utf-8-sig") as stream:
         header = {name.strip() for name in stream.readline(10_000).split(",")}
     if "ceg" not in header and ({"variant", "C"} <= header or {"arm", "rung_flops"} <= header):
-        from estimator import own_runs
+        from cegain import own_runs
 
         return own_runs.gains(file)
     return read_published_gains(file)

@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from estimator.evidence import DATA
-from estimator.gain import FAR_DECADES, FAR_WIDTH, classify
-from estimator.hierarchy import Array
-from estimator.ladder import Ladder
-from estimator.mixture import Mixture, point
-from estimator.reading import LN10, Reads, read_gains, smooth, third_differences
+from cegain.evidence import DATA
+from cegain.gain import FAR_DECADES, FAR_WIDTH, classify
+from cegain.hierarchy import Array
+from cegain.ladder import Ladder
+from cegain.mixture import Mixture, point
+from cegain.reading import LN10, Reads, read_gains, smooth, third_differences
 
 METHOD = "ladder-forecast/2"
 SETTINGS = DATA / "forecast.json"

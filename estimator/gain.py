@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from estimator import algorithms, chain, contrasts, interaction, mixture, prior
-from estimator.evidence import PublishedGain
-from estimator.hierarchy import X0, Array, Spread
-from estimator.interaction import Interaction, Joint
-from estimator.mixture import Mixture
+from cegain import algorithms, chain, contrasts, interaction, mixture, prior
+from cegain.evidence import PublishedGain
+from cegain.hierarchy import X0, Array, Spread
+from cegain.interaction import Interaction, Joint
+from cegain.mixture import Mixture
 
 if TYPE_CHECKING:
-    from estimator.device_gain import Speeds
+    from cegain.device_gain import Speeds
 
 METHOD = "meta-regression/2"
 STATUSES = ("ok", "far_extrapolation", "no_evidence")
@@ -186,7 +186,7 @@ class Estimate:
         return None if self.median is None or self.currency != "flop" else self.flops * self.median
 
     def __str__(self) -> str:
-        from estimator import text
+        from cegain import text
 
         return text.plain(self)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from estimator import algorithms, contrasts, evidence, kernel_families, kernel_times, seed_ladder, training_runs
+from cegain import algorithms, contrasts, evidence, kernel_families, kernel_times, seed_ladder, training_runs
 
 INDEX = "README.md"
 _OPENING = "# Gallery\n\nMade by `ceg plot --gallery"
@@ -143,7 +143,7 @@ def make(folder: Path, chosen: Sequence[Picture] | None = None) -> list[Picture]
         click.ClickException: of a command; the folder is then as it was.
         OSError: the folder cannot be written.
     """
-    from estimator.cli import ceg
+    from cegain.cli import ceg
 
     found = pictures() if chosen is None else list(chosen)
     target = folder.resolve()

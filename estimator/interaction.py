@@ -20,12 +20,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from estimator import combinations, mixture
-from estimator.chain import FADING
-from estimator.combinations import Member, Observation, Pair
-from estimator.evidence import PublishedGain
-from estimator.hierarchy import X0, Array
-from estimator.mixture import Mixture
+from cegain import combinations, mixture
+from cegain.chain import FADING
+from cegain.combinations import Member, Observation, Pair
+from cegain.evidence import PublishedGain
+from cegain.hierarchy import X0, Array
+from cegain.mixture import Mixture
 
 PAIR_SD = 0.25
 """Median of sd, before any combination is seen. Assumed: a quarter either way for two algorithms together."""

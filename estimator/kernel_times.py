@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from estimator import record_table
-from estimator.evidence import DATA, EvidenceError, Problem
+from cegain import record_table
+from cegain.evidence import DATA, EvidenceError, Problem
 
 KERNEL_TIMES = DATA / "kernel_times.csv"
 PASSES = ("fwd", "bwd", "fwd_bwd", "decode")
@@ -38,8 +38,8 @@ class KernelTime(NamedTuple):
     """One row; the column of `pass_` is `pass`. Times are seconds of the device, quantiles over `n_repeats` rounds.
 
     `density` is the share of query-key pairs that are not masked (NaN unless attention); `flops` are useful ones,
-    `executed_flops` and `bytes` what the implementation does (`kernels.costs`); `peak_bytes` is the memory that a call
-    adds at its peak, NaN where it was not measured; `triton` and `driver` are empty on a CPU.
+    `executed_flops` and `bytes` what the implementation does (`cegain.kernels.costs`); `peak_bytes` is the memory that
+    a call adds at its peak, NaN where it was not measured; `triton` and `driver` are empty on a CPU.
     """
 
     device: str

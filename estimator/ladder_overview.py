@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from estimator import own_gains, own_runs, paper_tables, seed_ladder
-from estimator.seed_ladder import GainAt, StackRuns
-from estimator.text import number, wrap
-from estimator.training_runs import TrainingRun
+from cegain import own_gains, own_runs, paper_tables, seed_ladder
+from cegain.seed_ladder import GainAt, StackRuns
+from cegain.text import number, wrap
+from cegain.training_runs import TrainingRun
 
 if TYPE_CHECKING:
     from rich.console import Console

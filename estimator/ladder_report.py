@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from estimator import algorithms, contrasts, forecast, ladder, own_runs, seed_ladder
-from estimator.contrasts import Used
-from estimator.evidence import PublishedGain, is_own
-from estimator.paired import Noise, Spread
-from estimator.run_fit import STEPS
-from estimator.seed_ladder import GainAt, Rung, StackRuns
-from estimator.text import number, span, wrap
+from cegain import algorithms, contrasts, forecast, ladder, own_runs, seed_ladder
+from cegain.contrasts import Used
+from cegain.evidence import PublishedGain, is_own
+from cegain.paired import Noise, Spread
+from cegain.run_fit import STEPS
+from cegain.seed_ladder import GainAt, Rung, StackRuns
+from cegain.text import number, span, wrap
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from estimator import algorithms, chain, contrasts, gain, prior
-from estimator.evidence import Evidence, is_own
-from estimator.text import number, span, wrap
+from cegain import algorithms, chain, contrasts, gain, prior
+from cegain.evidence import Evidence, is_own
+from cegain.text import number, span, wrap
 
 if TYPE_CHECKING:
     from rich.console import Console

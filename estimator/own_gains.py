@@ -17,10 +17,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-from estimator import algorithms, own_runs, paired, seed_ladder
-from estimator.evidence import COLUMNS, EvidenceError, Problem, PublishedGain
-from estimator.seed_ladder import GainAt, StackRuns
-from estimator.text import number
+from cegain import algorithms, own_runs, paired, seed_ladder
+from cegain.evidence import COLUMNS, EvidenceError, Problem, PublishedGain
+from cegain.seed_ladder import GainAt, StackRuns
+from cegain.text import number
 
 CONTENT = 0.9
 

@@ -16,9 +16,9 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from estimator import algorithms, arms, forecast, ladder
-from estimator.architecture import STACKS, ModelShape
-from estimator.evidence import EvidenceError, Problem, PublishedGain
+from cegain import algorithms, arms, forecast, ladder
+from cegain.architecture import STACKS, ModelShape
+from cegain.evidence import EvidenceError, Problem, PublishedGain
 
 BASELINE = "baseline"
 WITHOUT = "no_"

@@ -14,12 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from estimator import algorithms, plot_style
-from estimator.conversion import convert
-from estimator.evidence import OWN, PublishedGain, kind_of
-from estimator.gain import FAR_DECADES, Estimate
-from estimator.hierarchy import Array
-from estimator.plot_style import BLACK, BLUE, DASHED, DOTTED, GREEN, GREY, ORANGE, PINK, RED, SKY, SMALL, STYLE, TINY
+from cegain import algorithms, plot_style
+from cegain.conversion import convert
+from cegain.evidence import OWN, PublishedGain, kind_of
+from cegain.gain import FAR_DECADES, Estimate
+from cegain.hierarchy import Array
+from cegain.plot_style import BLACK, BLUE, DASHED, DOTTED, GREEN, GREY, ORANGE, PINK, RED, SKY, SMALL, STYLE, TINY
 
 POINTS_PER_DECADE = 8
 _KINDS = {

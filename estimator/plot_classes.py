@@ -15,13 +15,13 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 from scipy.stats import chi2
 
-from estimator import algorithms, plot_labels, plot_style
-from estimator.classify import Verdict
-from estimator.gain import CLASS_SLOPE
-from estimator.hierarchy import Array
-from estimator.plot_labels import Named
-from estimator.plot_style import BLUE, DOTTED, GREEN, GREY, RED, SMALL, STYLE
-from estimator.text import budget
+from cegain import algorithms, plot_labels, plot_style
+from cegain.classify import Verdict
+from cegain.gain import CLASS_SLOPE
+from cegain.hierarchy import Array
+from cegain.plot_labels import Named
+from cegain.plot_style import BLUE, DOTTED, GREEN, GREY, RED, SMALL, STYLE
+from cegain.text import budget
 
 _LOOKS: dict[str, tuple[str, str, Any]] = {
     "dependent": (RED, "^", (0, (6, 2))),

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from estimator import plot_labels, plot_style
-from estimator.kernel_families import FAMILIES, OURS, Ceilings, Family, Test, ceilings, choose, panel_title
-from estimator.kernel_times import KernelTime
-from estimator.plot_labels import Named
-from estimator.plot_style import (
+from cegain import plot_labels, plot_style
+from cegain.kernel_families import FAMILIES, OURS, Ceilings, Family, Test, ceilings, choose, panel_title
+from cegain.kernel_times import KernelTime
+from cegain.plot_labels import Named
+from cegain.plot_style import (  # fmt: skip
     BLACK,
     BLUE,
     DASHED,
@@ -28,7 +28,7 @@ from estimator.plot_style import (
     SKY,
     SMALL,
     STYLE,
-)  # fmt: skip
+)
 
 # Every line also has its name at its end.
 _COLOURS = {

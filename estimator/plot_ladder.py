@@ -10,14 +10,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from estimator import forecast, ladder, plot_style, seed_ladder
-from estimator.evidence import OWN, is_own
-from estimator.gain import FAR_DECADES
-from estimator.ladder_report import Report
-from estimator.plot import look
-from estimator.plot_style import BLACK, BLUE, DASHED, GREY, HEADING, RED, STYLE
-from estimator.reading import compute_at
-from estimator.seed_ladder import Rung
+from cegain import forecast, ladder, plot_style, seed_ladder
+from cegain.evidence import OWN, is_own
+from cegain.gain import FAR_DECADES
+from cegain.ladder_report import Report
+from cegain.plot import look
+from cegain.plot_style import BLACK, BLUE, DASHED, GREY, HEADING, RED, STYLE
+from cegain.reading import compute_at
+from cegain.seed_ladder import Rung
 
 _ARMS = ((BLACK, "o"), (RED, "D"))
 _POINTS = 60

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
-from estimator import plot_style
-from estimator.plot_style import BLUE, GREY, SMALL, STYLE
-from kernels import patterns
-from kernels.patterns import HeadPattern
+from cegain import plot_style
+from cegain.kernels import patterns
+from cegain.kernels.patterns import HeadPattern
+from cegain.plot_style import BLUE, GREY, SMALL, STYLE
 
 _COLOURS = ("#FFFFFF", "#F0D9A8", BLUE)
 _LABELS = ("block not visited", "visited and masked", "seen")

@@ -8,9 +8,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from estimator import forecast, plot_style, reading
-from estimator.ladder import Ladder
-from estimator.plot_style import BLACK, BLUE, DASHED, DOTTED, GREY, RED, SMALL, STYLE
+from cegain import forecast, plot_style, reading
+from cegain.ladder import Ladder
+from cegain.plot_style import BLACK, BLUE, DASHED, DOTTED, GREY, RED, SMALL, STYLE
 
 _ARMS = ((BLACK, "o", "-"), (RED, "D", DASHED))
 _POINTS = 60

@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from estimator import algorithms, plot_style
-from estimator.plot_style import BLUE, GREEN, GREY, NARROW_DARK, RED, STYLE, WIDE_PALE
-from estimator.scenario import GROWING, LITERATURE, Scenario
-from estimator.text import budget, share
+from cegain import algorithms, plot_style
+from cegain.plot_style import BLUE, GREEN, GREY, NARROW_DARK, RED, STYLE, WIDE_PALE
+from cegain.scenario import GROWING, LITERATURE, Scenario
+from cegain.text import budget, share
 
 _PARTS = {
     "independent": (BLUE, ""),

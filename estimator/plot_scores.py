@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.lines import Line2D
 
-from estimator import plot_style
-from estimator.backtest import ENOUGH_POINTS
-from estimator.hierarchy import Array
-from estimator.plot_style import BLACK, BLUE, DASHED, DOTTED, GREEN, GREY, ORANGE, PINK, RED, STYLE, TINY
+from cegain import plot_style
+from cegain.backtest import ENOUGH_POINTS
+from cegain.hierarchy import Array
+from cegain.plot_style import BLACK, BLUE, DASHED, DOTTED, GREEN, GREY, ORANGE, PINK, RED, STYLE, TINY
 
 _CONTENT = 0.9
 """Of the intervals of a backtest."""

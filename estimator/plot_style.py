@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
-from estimator import provenance
+from cegain import provenance
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, RED, PINK, GREY = "#0072B2", "#D55E00", "#CC79A7", "#555555"
@@ -67,7 +67,7 @@ def title(page: Figure, text: str) -> None:
 def source(*made_from: str) -> str:
     """The last line of a picture: `ceg VERSION, commit COMMIT, ...`; the commit only in a checkout."""
     commit = provenance.code_commit()
-    parts = [f"ceg {provenance.version('ceg')}", *([f"commit {commit}"] if commit else []), *made_from]
+    parts = [f"ceg {provenance.version('cegain')}", *([f"commit {commit}"] if commit else []), *made_from]
     return f"Source: {', '.join(parts)}"
 
 

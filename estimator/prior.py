@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from estimator import algorithms, contrasts
-from estimator.chain import Chain, line_at_centre, link
-from estimator.evidence import DATA, Evidence, PublishedGain
-from estimator.hierarchy import Array, Lines, Rows, Spread
+from cegain import algorithms, contrasts
+from cegain.chain import Chain, line_at_centre, link
+from cegain.evidence import DATA, Evidence, PublishedGain
+from cegain.hierarchy import Array, Lines, Rows, Spread
 
 PRIOR_FILE = DATA / "prior.json"
 

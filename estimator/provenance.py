@@ -21,12 +21,12 @@ def commit() -> str:
     if os.environ.get(COMMIT) and not (_ROOT / ".git").exists():
         return os.environ[COMMIT]
     if not ((_ROOT / ".git").exists() and (_ROOT / "pyproject.toml").exists()):  # installed, perhaps inside another's
-        return version("ceg")
+        return version("cegain")
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
         said = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return version("ceg")
+        return version("cegain")
     return said.stdout.strip()
 
 

@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from estimator import architecture, hardware
-from estimator.architecture import ModelShape
-from estimator.step_time import Calibration, log_variance, shipped, step_parts
-from estimator.step_work import Kernel, Plan
+from cegain import architecture, hardware
+from cegain.architecture import ModelShape
+from cegain.step_time import Calibration, log_variance, shipped, step_parts
+from cegain.step_work import Kernel, Plan
 
 
 class Assumption(NamedTuple):

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from estimator.hierarchy import Array
-from estimator.ladder import TOLERANCE, Ladder
+from cegain.hierarchy import Array
+from cegain.ladder import TOLERANCE, Ladder
 
 LN10 = float(np.log(10))
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from estimator.evidence import EvidenceError, Problem, write_atomically
+from cegain.evidence import EvidenceError, Problem, write_atomically
 
 
 def read(path: Path, columns: Sequence[str]) -> tuple[list[tuple[int, dict[str, str]]], list[Problem]]:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from estimator import (
+from cegain import (
     algorithms,
     ask,
     device_gain,
@@ -29,7 +29,7 @@ from estimator import (
     report_sections,
     report_steps,
 )
-from estimator.evidence import Evidence, PublishedGain, load
+from cegain.evidence import Evidence, PublishedGain, load
 
 SCHEMA_VERSION = 1
 START = "moe"
@@ -88,7 +88,7 @@ def document(
         "schema": "ceg.report",
         "schema_version": SCHEMA_VERSION,
         "about": {
-            "version": provenance.version("ceg"),
+            "version": provenance.version("cegain"),
             "method": gain.METHOD,
             "commit": provenance.commit(),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

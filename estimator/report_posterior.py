@@ -14,12 +14,12 @@ from collections.abc import Collection
 
 import numpy as np
 
-from estimator import algorithms, chain, device_gain, gain, hierarchy, interaction, mixture
-from estimator.ask import CURRENCIES, THRESHOLDS
-from estimator.combinations import Member
-from estimator.evidence import Evidence, PublishedGain
-from estimator.gain import Curve
-from estimator.hierarchy import Array, Spread
+from cegain import algorithms, chain, device_gain, gain, hierarchy, interaction, mixture
+from cegain.ask import CURRENCIES, THRESHOLDS
+from cegain.combinations import Member
+from cegain.evidence import Evidence, PublishedGain
+from cegain.gain import Curve
+from cegain.hierarchy import Array, Spread
 
 BUDGETS = (15.0, 28.0, 131)
 """log10 FLOP of the first and last budget at which a page draws, and how many there are: ten in a decade."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from estimator import (
+from cegain import (
     algorithms,
     ask,
     backtest,
@@ -26,10 +26,10 @@ from estimator import (
     seed_ladder,
     training_runs,
 )
-from estimator.conversion import convert
-from estimator.evidence import Evidence, PublishedGain, kind_of, own_error
-from estimator.kernel_times import KernelTime
-from estimator.seed_ladder import Rung, StackRuns
+from cegain.conversion import convert
+from cegain.evidence import Evidence, PublishedGain, kind_of, own_error
+from cegain.kernel_times import KernelTime
+from cegain.seed_ladder import Rung, StackRuns
 
 USES = LEVEL, GROWTH, CHECK, UNUSED = "level", "growth", "check", "unused"
 """What a row does for a question: it fixes the level; it tells of growth only; it shows the noise of a gain that is

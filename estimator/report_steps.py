@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from estimator import algorithms, architecture, device_gain, device_speed, hardware, step_time, step_work
-from estimator.architecture import ModelShape
-from estimator.hardware import Device
-from kernels import costs
+from cegain import algorithms, architecture, device_gain, device_speed, hardware, step_time, step_work
+from cegain.architecture import ModelShape
+from cegain.hardware import Device
+from cegain.kernels import costs
 
 SEQ_LENS = tuple(2**i for i in range(9, 18))
 """Sequence lengths that the explorer offers; its model takes any other as well."""

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from estimator.hierarchy import Array
-from estimator.ladder import TOLERANCE, Ladder, RunTable, select
-from estimator.scaling_law import FLOP_PER_PARAM_TOKEN, FitResult, Runs, fit
+from cegain.hierarchy import Array
+from cegain.ladder import TOLERANCE, Ladder, RunTable, select
+from cegain.scaling_law import FLOP_PER_PARAM_TOKEN, FitResult, Runs, fit
 
 UNBOUNDED = 60.0
 """|ln gain| at which a ratio counts as unbounded: the baseline's fitted floor lies above the treatment's loss."""

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from estimator import forecast, ladder, rival, scaling_law
-from estimator.gain import FAR_DECADES
-from estimator.hierarchy import Array
-from estimator.ladder import Ladder, RunTable
-from estimator.reading import LN10
-from estimator.scaling_law import FitResult, Interval, Runs
-from estimator.text import number, span
+from cegain import forecast, ladder, rival, scaling_law
+from cegain.gain import FAR_DECADES
+from cegain.hierarchy import Array
+from cegain.ladder import Ladder, RunTable
+from cegain.reading import LN10
+from cegain.scaling_law import FitResult, Interval, Runs
+from cegain.text import number, span
 
 STEPS = (1.0, 10.0, 100.0)
 """Budgets of the gain when none are named: the largest of the treatment, and ten and a hundred times as much."""

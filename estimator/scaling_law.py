@@ -4,7 +4,7 @@
   2024 (arXiv 2404.10102) do: Huber loss of the log residual, delta 1e-3, *summed* over runs.
 - `frontier`: L = E + K C^-gamma through the best runs of each budget; `isoflop_minima` reads those off isoFLOP runs.
 
->>> from estimator.scaling_law import Runs, fit
+>>> from cegain.scaling_law import Runs, fit
 >>> result = fit(Runs(loss=loss, N=n_params, D=tokens))
 >>> print(result)
 >>> result.compute_optimal(1e24).n_params.value
@@ -23,8 +23,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from estimator.evidence import EvidenceError, Problem
-from estimator.solver import Array, Box, Flags, PowerSum, grid_starts, minimise, minimise_from_afar
+from cegain.evidence import EvidenceError, Problem
+from cegain.solver import Array, Box, Flags, PowerSum, grid_starts, minimise, minimise_from_afar
 
 Form = Literal["chinchilla", "frontier"]
 Status = Literal["converged", "bound_hit", "too_few_points", "degenerate_design", "not_converged"]

@@ -26,12 +26,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
-from estimator import algorithms, gain, prior
-from estimator.evidence import Evidence
-from estimator.gain import FAR_DECADES
-from estimator.hierarchy import Array
-from estimator.interaction import PAIR_SD
-from estimator.mixture import Mixture
+from cegain import algorithms, gain, prior
+from cegain.evidence import Evidence
+from cegain.gain import FAR_DECADES
+from cegain.hierarchy import Array
+from cegain.interaction import PAIR_SD
+from cegain.mixture import Mixture
 
 DRAWS = 20_000
 MOST_LN = 600.0

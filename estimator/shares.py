@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
-from estimator import gain
-from estimator.evidence import PublishedGain, is_own
-from estimator.hierarchy import Spread
+from cegain import gain
+from cegain.evidence import PublishedGain, is_own
+from cegain.hierarchy import Spread
 
 OWN, GIVEN = "own runs", "given by --evidence"
 MAX_ROWS = 20_000

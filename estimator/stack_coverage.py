@@ -13,11 +13,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from estimator import combinations, coverage, gain, interaction, mixture, prior
-from estimator.combinations import Observation
-from estimator.conversion import convert
-from estimator.coverage import Score, Summary
-from estimator.evidence import PublishedGain
+from cegain import combinations, coverage, gain, interaction, mixture, prior
+from cegain.combinations import Observation
+from cegain.conversion import convert
+from cegain.coverage import Score, Summary
+from cegain.evidence import PublishedGain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -114,7 +114,7 @@ def print_report(console: Console, report: Report) -> None:
     """Both questions by combination, and the summaries."""
     from rich.table import Table
 
-    from estimator.text import span
+    from cegain.text import span
 
     percent = f"{100 * report.content:g}%"
     for what, summary in report.summaries().items():

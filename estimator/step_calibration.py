@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import least_squares
 
-from estimator import architecture, hardware
-from estimator.architecture import ModelShape
-from estimator.evidence import EvidenceError, Problem
-from estimator.hierarchy import Array
-from estimator.step_shapes import GPT_VOCABULARY, shape_of
-from estimator.step_time import Calibration, Constants, parts_of
-from estimator.step_work import SHARDINGS, Plan, Work, problems, work
+from cegain import architecture, hardware
+from cegain.architecture import ModelShape
+from cegain.evidence import EvidenceError, Problem
+from cegain.hierarchy import Array
+from cegain.step_shapes import GPT_VOCABULARY, shape_of
+from cegain.step_time import Calibration, Constants, parts_of
+from cegain.step_work import SHARDINGS, Plan, Work, problems, work
 
 PRIORS: Mapping[str, tuple[float, float, str]] = {
     "matmul": (0.95, 0.10, "a whole step against the best shape; assumed"),

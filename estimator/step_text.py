@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from estimator import architecture
-from estimator.hardware import Device
-from estimator.step_time import StepTime, TokenTime
+from cegain import architecture
+from cegain.hardware import Device
+from cegain.step_time import StepTime, TokenTime
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
 

@@ -4,9 +4,9 @@
     micro   = max(compute, collectives) + exposed x min(compute, collectives)
     step    = accumulate x micro x (1 + jitter x E[largest of `devices` standard normals]) + optimizer
 
-with each part a count of `estimator.step_work` over a ceiling of `estimator.hardware`, times one of ten constants with
+with each part a count of `cegain.step_work` over a ceiling of `cegain.hardware`, times one of ten constants with
 a physical meaning. None belongs to a model size or a sequence length. The constants and their covariance are in
-`data/step_time.json`; `estimator.step_calibration` made them from end-to-end measurements.
+`data/step_time.json`; `cegain.step_calibration` made them from end-to-end measurements.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
 
-from estimator import architecture
-from estimator.architecture import ModelShape
-from estimator.evidence import DATA
-from estimator.hardware import Device
-from estimator.step_work import Kernel, Memory, Plan, Work, memory, problems, work
+from cegain import architecture
+from cegain.architecture import ModelShape
+from cegain.evidence import DATA
+from cegain.hardware import Device
+from cegain.step_work import Kernel, Memory, Plan, Work, memory, problems, work
 
 CONSTANTS_FILE = DATA / "step_time.json"
 

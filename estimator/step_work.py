@@ -1,6 +1,6 @@
 """What one training step asks of one device: matrix products, scores, bytes to memory and over links, memory held.
 
-Counts only; `estimator.step_time` turns them into seconds. A plan says on what a shape is trained, and how.
+Counts only; `cegain.step_time` turns them into seconds. A plan says on what a shape is trained, and how.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from estimator import architecture
-from estimator.architecture import ModelShape
-from estimator.hardware import DEVICES, VALUE_BYTES, Device, Precision
-from kernels import costs, patterns
+from cegain import architecture
+from cegain.architecture import ModelShape
+from cegain.hardware import DEVICES, VALUE_BYTES, Device, Precision
+from cegain.kernels import costs, patterns
 
 Sharding = Literal["none", "optimizer", "gradients", "full", "hybrid"]
 Kernel = Literal["materialised", "flash-triton", "flash1", "flash2", "flash3"]
@@ -32,7 +32,7 @@ TILE = 128
 """Queries and keys per tile of a fused kernel, which computes tiles on the diagonal whole."""
 SCORE_BYTES = {"forward": {2: 24, 4: 24}, "backward": {2: 32, 4: 28}}
 """Bytes that materialised attention moves per score, by bytes of a stored value: the tensors [T, T] that the operations
-of `training.attention.Scores` read and write, under 16-bit autocast (softmax in fp32) or in fp32. No dropout."""
+of `cegain.training.attention.Scores` read and write, under 16-bit autocast (softmax in fp32) or in fp32. No dropout."""
 PARAMETER_BYTES = 16
 """Weight, gradient and two moments of AdamW in fp32, per parameter (Rajbhandari et al. 2020, section 3.1)."""
 OPTIMIZER_TRAFFIC = 30

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from estimator import ladder
-from estimator.forecast import SHARED, Settings
-from estimator.hierarchy import Array
-from estimator.reading import LN10
+from cegain import ladder
+from cegain.forecast import SHARED, Settings
+from cegain.hierarchy import Array
+from cegain.reading import LN10
 
 FLOOR, EXCESS, GAMMA = 1.7, 2.3, 0.12
 """Loss of the baseline: 1.7 + 2.3 (C / 1e17)^-0.12, a small language model's."""

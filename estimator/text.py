@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from estimator import algorithms, contrasts
-from estimator.evidence import is_own, own_error
-from estimator.gain import METHOD, STATUSES, Estimate
-from estimator.shares import OWN
+from cegain import algorithms, contrasts
+from cegain.evidence import is_own, own_error
+from cegain.gain import METHOD, STATUSES, Estimate
+from cegain.shares import OWN
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -140,7 +140,7 @@ def _speeds(estimate: Estimate) -> list[str]:
     found = estimate.speeds
     if found is None:
         return []
-    from estimator import device_gain, step_text
+    from cegain import device_gain, step_text
 
     price = math.exp(found.price)
     speed = math.exp(found.ln_factor - found.price)
@@ -364,7 +364,7 @@ def _setting(e: Estimate) -> dict[str, object] | None:
     """What was modelled in other currencies than flop."""
     if e.speeds is None:
         return None
-    from estimator import device_gain
+    from cegain import device_gain
 
     return {
         "gain_in_flop_median": e.gain_in_flop,

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, get_type_hints
 
-from estimator import record_table
-from estimator.evidence import DATA, EvidenceError, Problem
+from cegain import record_table
+from cegain.evidence import DATA, EvidenceError, Problem
 
 TRAINING_RUNS = DATA / "training_runs.csv"
 STATUSES = ("finished", "diverged")

@@ -1,6 +1,6 @@
 """What the compiler makes of every Triton kernel, on a machine without a GPU: `make aot`.
 
-    python -m kernels.aot [--arch 80 90 100] [--only NAME ... | --out table.csv] [--jobs N]
+    python -m cegain.kernels.aot [--arch 80 90 100] [--only NAME ... | --out table.csv] [--jobs N]
 
 Compiles each case that a `kernels/*_triton.py` lists in `aot_cases()`, for A100 (sm_80), H100 and H200 (sm_90) and B200
 (sm_100), and prints one line for each:
@@ -37,8 +37,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-import kernels
-from kernels.aot_case import AotCase
+from cegain.kernels.aot_case import AotCase
 
 SHARED_LIMIT = {80: 101_376, 90: 232_448, 100: 232_448}
 """Bytes of shared memory that a thread block may ask for, by compute capability (CUDA programming guide, table of
@@ -69,9 +68,9 @@ def cases() -> dict[str, AotCase]:
         ValueError: two cases of one name.
     """
     found: dict[str, AotCase] = {}
-    for module in sorted(module.name for module in pkgutil.iter_modules(kernels.__path__)):
+    for module in sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])):
         if module.endswith("_triton"):
-            for case in importlib.import_module(f"kernels.{module}").aot_cases():
+            for case in importlib.import_module(f"cegain.kernels.{module}").aot_cases():
                 if case.name in found:
                     raise ValueError(f"kernels.{module}: names of cases must differ, got {case.name} twice; rename one")
                 found[case.name] = case
@@ -195,7 +194,9 @@ def _wrong(chosen: argparse.Namespace) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m kernels.aot", description="Compile all Triton kernels, no GPU.")
+    parser = argparse.ArgumentParser(
+        prog="python -m cegain.kernels.aot", description="Compile all Triton kernels, no GPU."
+    )
     parser.add_argument("--arch", type=int, nargs="+", choices=SHARED_LIMIT, default=list(SHARED_LIMIT))
     parser.add_argument("--only", nargs="+", metavar="NAME", help="cases, by their whole names")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that compile; all cores by default")

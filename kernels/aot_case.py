@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from kernels.launch import MetaParameters
+from cegain.kernels.launch import MetaParameters
 
 Expected = Literal["wgmma", "mma", ""]
 Type = str | tuple[str, ...]

@@ -1,7 +1,7 @@
 """Which implementation of an operation runs, and why; and checks of arguments before any work.
 
 triton: our GPU kernels. torch: the CPU production path, built from torch's own fast operations. reference: the plain
-definition in `kernels.reference`. auto: Triton on a CUDA device of compute capability 8.0 or above where the kernel
+definition in `reference`. auto: Triton on a CUDA device of compute capability 8.0 or above where the kernel
 exists, else torch.
 """
 

@@ -1,10 +1,10 @@
-"""Attention under any pattern of `kernels.patterns`, at a cost that follows the pattern.
+"""Attention under any pattern of `patterns`, at a cost that follows the pattern.
 
 Strided and fixed heads of Sparse Transformers (Child et al. 2019, arXiv 1904.10509), windows with global tokens
 (Beltagy et al. 2020, arXiv 2004.05150), and arbitrary masks of blocks, per head or shared. The operations
 `ceg::sparse_attention` and `ceg::sparse_attention_backward` are registered with torch, so that full-graph compilation
 and torch's FLOP counter see them. What they report as FLOP is useful work: unmasked scores only, backward twice the
-forward (`kernels.costs`).
+forward (`costs`).
 
 Symbols: B sequences, H query heads, Hk key and value heads (dividing H), T queries, S keys, D head width.
 """
@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from kernels import costs, flash, reference, sparse_torch
-from kernels.backend import Backend, Checks, choose
-from kernels.flash import check_attention, once_differentiable
-from kernels.patterns import BlockMask, HeadKind, HeadPattern, mask, useful_scores
+from cegain.kernels import costs, flash, reference, sparse_torch
+from cegain.kernels.backend import Backend, Checks, choose
+from cegain.kernels.flash import check_attention, once_differentiable
+from cegain.kernels.patterns import BlockMask, HeadKind, HeadPattern, mask, useful_scores
 
 _KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
 _FIELDS = len(dataclasses.fields(HeadPattern))
@@ -53,13 +53,13 @@ def sparse_attention(
         q: [B, H, T, D], float16, bfloat16, float32 or float64, any strides.
         k: [B, Hk, S, D].
         v: [B, Hk, S, D].
-        pattern: one `HeadPattern` per query head (see `kernels.patterns.head_patterns`), or one for all heads; or a
+        pattern: one `HeadPattern` per query head (see `patterns.head_patterns`), or one for all heads; or a
             `BlockMask` with ceil(T / block_q) x ceil(S / block_kv) blocks.
         scale: of the scores; 1 / sqrt(D) by default.
-        backend: see `kernels.backend`.
+        backend: see `backend`.
 
     Raises:
-        ValueError: arguments that do not fit together, all named; see `kernels.backend.choose` for the backend.
+        ValueError: arguments that do not fit together, all named; see `backend.choose` for the backend.
     """
     checks = Checks("sparse_attention")
     check_attention(checks, q, k, v, scale)
@@ -99,7 +99,7 @@ def _check_pattern(
             "pattern",
             f"hold 1 head pattern or one for each of q's H = {n_heads} heads",
             len(pattern),
-            "see kernels.patterns.head_patterns",
+            "see cegain.kernels.patterns.head_patterns",
         )
         return
     shape = list(pattern.blocks.shape)
@@ -144,7 +144,7 @@ def _decode(numbers: Sequence[int], blocks: Tensor | None) -> BlockMask | tuple[
 def _implementation(backend: str) -> Any:
     """The module that has `forward` and `backward` for a backend that `choose` gave."""
     # Only when chosen: triton need not be installed.
-    return import_module("kernels.block_sparse_triton") if backend == "triton" else sparse_torch
+    return import_module("cegain.kernels.block_sparse_triton") if backend == "triton" else sparse_torch
 
 
 @torch.library.custom_op(

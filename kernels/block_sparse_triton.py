@@ -1,6 +1,6 @@
 """Block-sparse attention in Triton: forward, dQ and dK/dV, each over lists of the tiles that a pattern visits.
 
-`kernels.reference.attention` with the pattern's mask says what is computed. The lists (`kernels.sparse_lists`) are made
+`reference.attention` with the pattern's mask says what is computed. The lists (`sparse_lists`) are made
 once per pattern and shape. A program takes one row of a table of tiles and walks its list, full tiles without a mask,
 then partial ones with it. Column heads are causal sequences of every `stride`-th token, read where they lie. No
 floating-point number is added atomically: dQ has a program per tile of queries, dK and dV one per tile of keys with the
@@ -34,13 +34,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels import sparse_lists
-from kernels.aot_case import SHIPPED, STRIDES, TYPES, AotCase, Expected, Type, aot_cases_of
-from kernels.flash import too_far_apart
-from kernels.flash_triton import INTERPRETED, SINGLE, Meta
-from kernels.launch import LN_2, LOWEST, Tuning, launch, padded
-from kernels.patterns import BlockMask, HeadPattern
-from kernels.sparse_lists import Pattern
+from cegain.kernels import sparse_lists
+from cegain.kernels.aot_case import SHIPPED, STRIDES, TYPES, AotCase, Expected, Type, aot_cases_of
+from cegain.kernels.flash import too_far_apart
+from cegain.kernels.flash_triton import INTERPRETED, SINGLE, Meta
+from cegain.kernels.launch import LN_2, LOWEST, Tuning, launch, padded
+from cegain.kernels.patterns import BlockMask, HeadPattern
+from cegain.kernels.sparse_lists import Pattern
 
 LOG2_E = tl.constexpr(1 / math.log(2))
 

@@ -110,7 +110,7 @@ def attention(
         seq_kv: keys per sequence.
         head_dim: width of one head.
         useful_scores: unmasked query-key pairs of one sequence, summed over its query heads
-            (`kernels.patterns.useful_scores`). Give `heads_q * seq_q * seq_kv` to count the scores in full,
+            (`patterns.useful_scores`). Give `heads_q * seq_q * seq_kv` to count the scores in full,
             as torch's FlopCounterMode sees materialised attention.
         visited_scores: pairs that the kernel computes, same unit; default: all of them if materialised,
             otherwise the useful ones. Blocks are computed whole, so it may exceed seq_q * seq_kv.

@@ -2,7 +2,7 @@
 
 FlashAttention (Dao et al. 2022, arXiv 2205.14135; Dao 2023, arXiv 2307.08691). The operations `ceg::flash_attention`
 and `ceg::flash_attention_backward` are registered with torch, so that full-graph compilation and torch's FLOP counter
-see them. What they report as FLOP is useful work: unmasked scores only, backward twice the forward (`kernels.costs`).
+see them. What they report as FLOP is useful work: unmasked scores only, backward twice the forward (`costs`).
 
 Symbols: B sequences, H query heads, Hk key and value heads (dividing H), T queries, S keys, D head width.
 """
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from kernels import costs, flash_torch, reference
-from kernels.backend import Backend, Checks, choose
-from kernels.patterns import HeadPattern, useful_scores
+from cegain.kernels import costs, flash_torch, reference
+from cegain.kernels.backend import Backend, Checks, choose
+from cegain.kernels.patterns import HeadPattern, useful_scores
 
 TRITON_WIDTH = 256
 """The widest head that the Triton kernels for attention take."""
@@ -62,10 +62,10 @@ def flash_attention(
         scale: of the scores; 1 / sqrt(D) by default.
         return_lse: also return the natural log-sum-exp of the scaled scores [B, H, T], float32 (float64 for float64),
             -inf for a query that sees nothing. No gradient passes through it.
-        backend: see `kernels.backend`.
+        backend: see `backend`.
 
     Raises:
-        ValueError: arguments that do not fit together, all named; see `kernels.backend.choose` for the backend.
+        ValueError: arguments that do not fit together, all named; see `backend.choose` for the backend.
     """
     checks = Checks("flash_attention")
     check_attention(checks, q, k, v, scale)
@@ -126,7 +126,7 @@ def too_far_apart(x: Tensor) -> bool:
 def implementation(backend: str) -> Any:
     """The module that has `forward` and `backward` for a backend that `choose` gave."""
     # Only when chosen: triton need not be installed.
-    return import_module("kernels.flash_triton") if backend == "triton" else flash_torch
+    return import_module("cegain.kernels.flash_triton") if backend == "triton" else flash_torch
 
 
 @torch.library.custom_op(

@@ -1,6 +1,6 @@
 """Attention in Triton, forward and backward: what `flash` and `mqa` run on a GPU.
 
-`kernels.reference.attention` says in ten lines what is computed here. FlashAttention-2 (Dao 2023, arXiv 2307.08691):
+`reference.attention` says in ten lines what is computed here. FlashAttention-2 (Dao 2023, arXiv 2307.08691):
 one program holds a tile of queries and walks over the keys with a running maximum and sum; the backward pass computes
 probabilities again from the log-sum-exp. Gradients come from two grids, one over tiles of queries (dQ) and one over
 tiles of keys with the heads that share them inside (dK, dV), so that no floating-point number is added atomically and
@@ -30,9 +30,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.aot_case import SHIPPED, STRIDES, TYPES, AotCase, Expected, Type, aot_case, aot_cases_of
-from kernels.flash import too_far_apart
-from kernels.launch import LN_2, LOWEST, MetaParameters, Tuning, launch, padded
+from cegain.kernels.aot_case import SHIPPED, STRIDES, TYPES, AotCase, Expected, Type, aot_case, aot_cases_of
+from cegain.kernels.flash import too_far_apart
+from cegain.kernels.launch import LN_2, LOWEST, MetaParameters, Tuning, launch, padded
 
 L2_BYTES = 2**25
 """How much of the L2 cache the heads that run together may fill; an H100 has 50 MB."""

@@ -1,6 +1,6 @@
 """Counts of our operations for fvcore, which does not know them: `FlopCountAnalysis(...).set_op_handle(**handles())`.
 
-fvcore counts multiply-adds of the forward pass, so a handle gives half the useful `flops` of `kernels.costs`. It finds
+fvcore counts multiply-adds of the forward pass, so a handle gives half the useful `flops` of `costs`. It finds
 an operation under its registered name because tracing keeps custom operations as single nodes.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from kernels import block_sparse, costs, flash, moe_dispatch
+from cegain.kernels import block_sparse, costs, flash, moe_dispatch
 
 Handle = Callable[[Sequence[Any], Sequence[Any]], int]
 

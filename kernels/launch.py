@@ -16,7 +16,7 @@ launches through `launch`, which times the candidates at a first call and keeps 
     )
     launch(kernel, grid, TUNING.on(x, width), (x, x.stride(), rows), {"D": width, "BLOCK_D": padded(width)})
 
-A launch that the table of `kernels.tuned` knows takes what was found to be fastest for it, and is not tuned again.
+A launch that the table of `tuned` knows takes what was found to be fastest for it, and is not tuned again.
 Nothing is tuned in Triton's interpreter, or where the environment has CEG_AUTOTUNE=0: the table's configuration runs
 there, or else the first candidate, so that every process takes the same one and gives the same bits.
 """
@@ -36,8 +36,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels import tuned
-from kernels.backend import interpreting
+from cegain.kernels import tuned
+from cegain.kernels.backend import interpreting
 
 LOWEST = tl.constexpr(-3.0e38)
 """A running maximum before any score: finite, so that rows which see no key need no guard against -inf - -inf."""

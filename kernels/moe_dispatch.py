@@ -5,7 +5,7 @@ consecutive and meet its weights in plain matrix products (MegaBlocks, Gale et a
 its padding); a token's output is the weighted sum over its K rows, read in a fixed order, so that results repeat
 bit for bit. The gradient of a routing weight is <dout W_down^T, activations> of its row (SonicMoE, Guo et al. 2025,
 arXiv 2512.14080), so the experts' outputs need not be kept. On a CUDA device Triton kernels do the same without a
-sorted copy of x (`kernels.moe_triton`).
+sorted copy of x (`moe_triton`).
 
 Symbols: N tokens, M model width, F expert width, E experts, K experts per token, R = N K rows, G first matrix
 products per expert (2 with a gate, else 1).
@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import register_flop_formula
 
-from kernels import costs, reference
-from kernels.backend import Backend, Checks, choose
-from kernels.costs import Activation
+from cegain.kernels import costs, reference
+from cegain.kernels.backend import Backend, Checks, choose
+from cegain.kernels.costs import Activation
 
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 ROUTERS = ("softmax", "sigmoid")
@@ -68,7 +68,7 @@ def moe_feed_forward(
 ) -> tuple[Tensor, Tensor]:
     """Mixture-of-experts feed-forward: (output, shaped like x; balance loss, a scalar of at least float32).
 
-    Differentiable once in x and all weights. Routing is that of `kernels.reference.route` on every backend: ties go
+    Differentiable once in x and all weights. Routing is that of `reference.route` on every backend: ties go
     to the expert with the lower index. Every token reaches all its experts, however uneven the load. The Triton backend
     does not make the host wait for the device after a first call with as many rows, which tunes it, or with
     CEG_AUTOTUNE=0, and gives the same bits in every run with the latter.
@@ -80,11 +80,11 @@ def moe_feed_forward(
         w_down: [E, F, M].
         w_gate: [E, M, F] for "swiglu", else None.
         top_k: K, from 1 to E.
-        router: "softmax" or "sigmoid", see `kernels.reference.route`.
+        router: "softmax" or "sigmoid", see `reference.route`.
         normalise: divide the chosen scores by their sum.
         activation: "swiglu", "gelu" or "relu2" (ReLU squared).
         shared: (w_up [M, F'], w_down [F', M], w_gate [M, F'] or None) of an expert that every token uses.
-        backend: see `kernels.backend`.
+        backend: see `backend`.
 
     Raises:
         ValueError: the backend cannot run here, or arguments that do not fit together, all named at once.
@@ -130,7 +130,7 @@ def triton_unfit(x: Tensor, w_up: Tensor, top_k: int) -> str | None:
 def route(
     logits: Tensor, top_k: int, *, router: str = "softmax", normalise: bool = True, backend: str = "torch"
 ) -> reference.Routing:
-    """`kernels.reference.route`, differentiable in logits [N, E]; "triton" finds the same experts without a sort."""
+    """`reference.route`, differentiable in logits [N, E]; "triton" finds the same experts without a sort."""
     best = _best_experts if backend == "triton" else reference.best_experts
     return reference.route(logits, top_k, router=router, normalise=normalise, best=best)
 
@@ -142,8 +142,8 @@ def _best_experts(scores: Tensor, top_k: int) -> Tensor:
 
 @torch.library.custom_op("ceg::best_experts", mutates_args=())
 def best_experts(scores: Tensor, top_k: int) -> Tensor:
-    """The registered op: `kernels.reference.best_experts` of float32 scores in Triton. Has no gradient."""
-    found: Tensor = import_module("kernels.moe_routing_triton").top_k(scores, top_k)
+    """The registered op: `reference.best_experts` of float32 scores in Triton. Has no gradient."""
+    found: Tensor = import_module("cegain.kernels.moe_routing_triton").top_k(scores, top_k)
     return found
 
 
@@ -164,7 +164,7 @@ def moe_experts(
     backend: str,
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The registered op: weighted sum of the chosen experts' outputs [N, M], as `kernels.reference.mixture`.
+    """The registered op: weighted sum of the chosen experts' outputs [N, M], as `reference.mixture`.
 
     The second output is what the backward pass needs, [G, R, F]: sorted rows of x W_gate (if there is one) and x W_up;
     unless `keep` it is empty, [G, 0, F], and there is no backward pass. `backend` is "torch" or "triton". Arguments
@@ -238,7 +238,7 @@ def moe_experts_backward(
 
 def _triton() -> Any:
     # Only when chosen: triton need not be installed.
-    return import_module("kernels.moe_triton")
+    return import_module("cegain.kernels.moe_triton")
 
 
 def _first_weights(w_up: Tensor, w_gate: Tensor | None) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """Where rows of a mixture of experts go, worked out on the device: the K best experts, and tables that sort rows.
 
-`kernels.reference.route` says which experts are best and `kernels.moe_dispatch.dispatch_plan` what the order of rows
+`reference.route` says which experts are best and `moe_dispatch.dispatch_plan` what the order of rows
 is; both are met to the last index. Assignments are cut into chunks. Each chunk counts its experts, one program adds up
 the counts, and each chunk then knows where its rows go. Atomic additions are of integers only, inside a chunk's count,
 and the host waits for nothing: grids follow from shapes alone, so a CUDA graph may hold them.
@@ -26,9 +26,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.aot_case import AotCase, Type, aot_case
-from kernels.backend import interpreting
-from kernels.launch import MetaParameters, launch, padded
+from cegain.kernels.aot_case import AotCase, Type, aot_case
+from cegain.kernels.backend import interpreting
+from cegain.kernels.launch import MetaParameters, launch, padded
 
 
 @triton.jit

@@ -1,6 +1,6 @@
 """Experts in Triton: gathered gate and up projection, down projection, weighted sums, and all their gradients.
 
-`kernels.reference.mixture` says what is computed. Rows stand sorted by expert (`kernels.moe_routing_triton`), cut into
+`reference.mixture` says what is computed. Rows stand sorted by expert (`moe_routing_triton`), cut into
 tiles of one expert each. A tile of the first products gathers its tokens while it loads them: x is never copied into
 sorted order, nor is the gradient of the output. Results of the sorted rows come back to their tokens as a sum over
 each token's K rows in a fixed order, a slice of columns at a time. No floating-point number is added atomically: equal
@@ -30,10 +30,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.aot_case import SHIPPED, TYPES, AotCase, Expected, Type, aot_cases_of
-from kernels.backend import interpreting
-from kernels.launch import Grid, MetaParameters, Tuning, launch
-from kernels.moe_routing_triton import Tables, tables
+from cegain.kernels.aot_case import SHIPPED, TYPES, AotCase, Expected, Type, aot_cases_of
+from cegain.kernels.backend import interpreting
+from cegain.kernels.launch import Grid, MetaParameters, Tuning, launch
+from cegain.kernels.moe_routing_triton import Tables, tables
 
 
 @triton.jit
@@ -381,7 +381,7 @@ def forward(
     x: Tensor, weights: Tensor, experts: Tensor, w_up: Tensor, w_down: Tensor, w_gate: Tensor | None, activation: str,
     keep: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(output [N, M], hidden [G, R, F], or [G, 0, F] unless `keep`), as `kernels.moe_dispatch.moe_experts` says.
+    """(output [N, M], hidden [G, R, F], or [G, 0, F] unless `keep`), as `moe_dispatch.moe_experts` says.
 
     Peak memory beside inputs and outputs, for b bytes of x's type: b R (F + min(M, C)), C being F rounded up to a
     multiple of 128, for activations and for a slice of the rows' outputs; and the tables (`moe_routing_triton.tables`).

@@ -3,7 +3,7 @@
 Multi-query attention (Shazeer 2019, arXiv 1911.02150) shares one key head, grouped-query attention (Ainslie et al.
 2023, arXiv 2305.13245) one per group. Neither operation repeats keys or values for the heads that share them.
 Registered with torch as `ceg::mqa_attention`, `ceg::mqa_attention_backward` and `ceg::mqa_decode`; the FLOP that they
-report are useful ones (`kernels.costs`).
+report are useful ones (`costs`).
 
 Symbols: B sequences, H query heads, Hk key and value heads (dividing H), T queries, S keys, D head width.
 """
@@ -19,9 +19,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import register_flop_formula
 
-from kernels import flash_torch, reference
-from kernels.backend import Backend, Checks, choose
-from kernels.flash import (
+from cegain.kernels import flash_torch, reference
+from cegain.kernels.backend import Backend, Checks, choose
+from cegain.kernels.flash import (
     check_attention,
     fake_forward,
     implementation,
@@ -42,7 +42,7 @@ def mqa_attention(
 ) -> Tensor:
     """Softmax attention with shared keys and values: output [B, H, T, D].
 
-    What `kernels.flash.flash_attention` computes without a window, for kernels made for few key heads. Query head h
+    What `flash.flash_attention` computes without a window, for kernels made for few key heads. Query head h
     uses key head h // (H / Hk); query i stands at position i + S - T, and gives zeros where it sees no key.
     Differentiable once in q, k and v, not twice.
 
@@ -52,10 +52,10 @@ def mqa_attention(
         v: [B, Hk, S, D].
         causal: a query sees no key after its own position.
         scale: of the scores; 1 / sqrt(D) by default.
-        backend: see `kernels.backend`.
+        backend: see `backend`.
 
     Raises:
-        ValueError: arguments that do not fit together, all named; see `kernels.backend.choose` for the backend.
+        ValueError: arguments that do not fit together, all named; see `backend.choose` for the backend.
     """
     checks = Checks("mqa_attention")
     check_attention(checks, q, k, v, scale)
@@ -91,10 +91,10 @@ def mqa_decode(
             where they can be read without waiting for a device: on the CPU, when the operation runs. Triton on a GPU
             takes those outside as 0 or S.
         scale: of the scores; 1 / sqrt(D) by default.
-        backend: see `kernels.backend`.
+        backend: see `backend`.
 
     Raises:
-        ValueError: arguments that do not fit together, all named; see `kernels.backend.choose` for the backend.
+        ValueError: arguments that do not fit together, all named; see `backend.choose` for the backend.
     """
     checks = Checks("mqa_decode")
     checks.tensors(q=q, k_cache=k_cache, v_cache=v_cache)
@@ -190,7 +190,7 @@ def _decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor, scale:
     if lengths.device.type == "cpu":
         flash_torch.filled_positions(lengths, k_cache.shape[2])
     # Only when chosen: triton need not be installed.
-    from kernels import mqa_triton
+    from cegain.kernels import mqa_triton
 
     return mqa_triton.decode(q, k_cache, v_cache, lengths, scale)
 

@@ -1,6 +1,6 @@
 """Decoding in Triton: one new token per sequence against a cache, its positions shared out over splits.
 
-`kernels.reference.decode` says in three lines what is computed here. A step reads the cache once and does little with
+`reference.decode` says in three lines what is computed here. A step reads the cache once and does little with
 it, so what counts is that the whole device reads: one sequence's positions are cut into splits that run at the same
 time, each with its own softmax, and a second kernel joins them through their log-sum-exp (Dao et al. 2023,
 "Flash-Decoding for long-context inference"). All query heads that share a key head are rows of one tile, so that keys
@@ -30,8 +30,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.aot_case import SHIPPED, STRIDES, TYPES, AotCase, Expected, Type, aot_case
-from kernels.launch import MetaParameters, Tuning, launch, padded
+from cegain.kernels.aot_case import SHIPPED, STRIDES, TYPES, AotCase, Expected, Type, aot_case
+from cegain.kernels.launch import MetaParameters, Tuning, launch, padded
 
 
 @triton.jit

@@ -242,7 +242,7 @@ class BlockMask:
         return copies * int((self.blocks * self._pairs(seq_q, seq_kv)[0]).sum())
 
     def visited_scores(self, n_heads: int, seq_q: int, seq_kv: int) -> int:
-        """Query-key pairs in visited blocks, counted whole as in `kernels.patterns.visited_scores`."""
+        """Query-key pairs in visited blocks, counted whole as in `patterns.visited_scores`."""
         copies = n_heads if self.blocks.ndim == 2 else 1
         return copies * self.block_q * self.block_kv * int(self.cover(seq_q, seq_kv).visited.sum())
 

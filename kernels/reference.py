@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels.costs import Activation
+from cegain.kernels.costs import Activation
 
 
 def attention(

@@ -3,7 +3,7 @@
 A kernel computes tiles of block_q queries and block_kv keys. Tiles without an unmasked pair are on no list; `full` ones
 without a masked pair come first on each list and take no mask. Tokens are cut into tiles along a sequence: the natural
 one, or, for `column` heads, one for each residue of positions modulo the stride, in which a column head is plain causal
-attention (`kernels.patterns.residue_classes`). Numpy only, so that it can be tested and counted without a GPU.
+attention (`patterns.residue_classes`). Numpy only, so that it can be tested and counted without a GPU.
 
 Symbols: H query heads, Hk key and value heads, G = H / Hk, T queries, S keys.
 """
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.patterns import BlockMask, Cover, HeadPattern, residue_classes
+from cegain.kernels.patterns import BlockMask, Cover, HeadPattern, residue_classes
 
 Pattern = BlockMask | tuple[HeadPattern, ...]
 Ints = NDArray[np.int32]

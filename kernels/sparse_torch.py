@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels import flash_torch
-from kernels.patterns import BlockMask, HeadPattern, residue_classes, useful_scores, visible
+from cegain.kernels import flash_torch
+from cegain.kernels.patterns import BlockMask, HeadPattern, residue_classes, useful_scores, visible
 
 Pattern = BlockMask | tuple[HeadPattern, ...]
 Gradients = tuple[Tensor, Tensor, Tensor]

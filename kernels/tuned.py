@@ -3,7 +3,7 @@
 `tuned.json` is part of the project: {device: [entry, ...]}, a device by the name that torch gives it. An entry stands
 for launches of one kernel that are alike (`Launch`), and says what was fastest (`meta`, fields of the kernel's
 MetaParameters), in how many seconds, the default's seconds, how many were tried, with which versions and when.
-`python3 -m benchmarks.gpu --slice tune` makes such entries; CEG_TUNED names another table in place of the project's.
+`python3 -m cegain.benchmarks.gpu --slice tune` makes such entries; CEG_TUNED names another table.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Launch(NamedTuple):
     def of(
         cls, kernel: Any, dtype: object, key: Sequence[Any], constants: Sequence[tuple[str, Any]], default: object
     ) -> Launch:
-        """Of a kernel that `triton.jit` made; other arguments as `kernels.launch` has them."""
+        """Of a kernel that `triton.jit` made; other arguments as `launch` has them."""
         function = getattr(kernel, "fn", kernel)
         module = str(getattr(function, "__module__", "")).rpartition(".")[2]
         return cls(

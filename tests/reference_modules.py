@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from estimator.architecture import ModelShape
-from kernels import patterns
+from cegain.architecture import ModelShape
+from cegain.kernels import patterns
 
 
 def make_norm(shape: ModelShape) -> nn.Module:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from estimator import coverage, evidence, prior
-from estimator.cli import ceg
+from cegain import coverage, evidence, prior
+from cegain.cli import ceg
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="installed without the repository")
@@ -61,7 +61,7 @@ def test_gains_in_the_prose_of_the_results_are_printed_by_commands() -> None:
 
 
 def test_readme_quotes_the_api_truly() -> None:
-    from estimator import estimate
+    from cegain import estimate
 
     answer = estimate("moe", flops=1e24)
     assert answer.median is not None

@@ -34,7 +34,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _run("cp", "-r", *kept, source, cwd=ROOT)
     isolation = ["--no-build-isolation"] if find_spec("setuptools") else []
     _run(sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "-q", *isolation, "-w", folder, cwd=source)
-    (built,) = folder.glob("ceg-*.whl")
+    (built,) = folder.glob("cegain-*.whl")
     return built
 
 
@@ -53,16 +53,17 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_data_is_in_the_wheel_and_tests_are_not(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    data = [
-        f"estimator/data/{p.name}" for p in (ROOT / "estimator" / "data").iterdir() if p.suffix in (".csv", ".json")
-    ]
+    data = [f"cegain/data/{p.name}" for p in (ROOT / "estimator" / "data").iterdir() if p.suffix in (".csv", ".json")]
     assert data
-    page = [f"estimator/report_page/{p.name}" for p in (ROOT / "estimator" / "report_page").iterdir()]
+    page = [f"cegain/report_page/{p.name}" for p in (ROOT / "estimator" / "report_page").iterdir()]
     assert any(name.endswith("page.html") for name in page)
     assert {*data, *page} <= set(names)
     assert not [name for name in names if name.startswith("tests") or "__pycache__" in name]
-    sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "estimator").rglob("*.py")}
-    assert sources <= set(names)
+    folders = {"cegain": "estimator", **{f"cegain/{name}": name for name in ("benchmarks", "kernels", "training")}}
+    for package, folder in folders.items():
+        sources = {f"{package}/{p.relative_to(ROOT / folder).as_posix()}" for p in (ROOT / folder).rglob("*.py")}
+        assert sources <= set(names)
+    assert {name.split("/")[0].split(".")[0].split("-")[0] for name in names} == {"cegain"}
 
 
 def test_the_installed_command_answers_from_another_folder(installed: Path, tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_the_installed_command_answers_from_another_folder(installed: Path, tmp_
     document = json.loads(out)
     assert document["algorithms"] == ["moe"]
     assert document["estimates"][0]["evidence"]["rows_level"] > 0
-    where = _run(installed / "python", "-c", "import estimator; print(estimator.__file__)", cwd=tmp_path)
+    where = _run(installed / "python", "-c", "import cegain; print(cegain.__file__)", cwd=tmp_path)
     assert Path(where.strip()).is_relative_to(installed.parent)
     for command in (["list"], ["show", "moe"], ["paper"], ["--version"]):
         assert _run(installed / "ceg", *command, cwd=tmp_path)

@@ -1,7 +1,7 @@
 """Ladders of ablations: every arm at every budget with several seeds, each arm at a learning rate of its own.
 
 What is still to be done follows from the table of runs alone (`Ladders.due`): a sweep that was killed goes on where it
-stopped, and a run that is in the table is never trained again. Who trains is an engine's affair (`training.pool`).
+stopped, and a run that is in the table is never trained again. Who trains is an engine's affair (`pool`).
 
 An arm's learning rate is found at one rung, the lowest, with one seed: a grid of factors of two about the default grows
 until its best is inside, and the minimum of the parabola through the best and its neighbours, in the logarithm of the
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from estimator import architecture
-from estimator.architecture import Stack
-from estimator.training_runs import TrainingRun
-from training import budget, config, data
-from training.config import Config
-from training.data import Corpus
+from cegain import architecture
+from cegain.architecture import Stack
+from cegain.training import budget, config, data
+from cegain.training.config import Config
+from cegain.training.data import Corpus
+from cegain.training_runs import TrainingRun
 
 FACTOR = 2.0
 """Between neighbouring learning rates of a grid: the loss of small models changes by a few percent over it."""

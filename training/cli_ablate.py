@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from estimator.cli_input import BadInput, Command, console, number, output_path, parse_budgets, print_json, single
-from estimator.evidence import FLOPS_RANGE, EvidenceError
-from training.cli_train import need_torch
+from cegain.cli_input import BadInput, Command, console, number, output_path, parse_budgets, print_json, single
+from cegain.evidence import FLOPS_RANGE, EvidenceError
+from cegain.training.cli_train import need_torch
 
 if TYPE_CHECKING:
-    from estimator.hardware import Price
-    from training.ablate import Job, Ladders, Ledger
-    from training.pace import Modelled, Pace
-    from training.pool import Engine
-    from training.sweep import Outcome, Progress
+    from cegain.hardware import Price
+    from cegain.training.ablate import Job, Ladders, Ledger
+    from cegain.training.pace import Modelled, Pace
+    from cegain.training.pool import Engine
+    from cegain.training.sweep import Outcome, Progress
 
 _TRY_RUNGS = "Try 3e11:3e12, or a list 1e12,3e12."
 
@@ -100,10 +100,10 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
     if problems:
         raise BadInput(problems)
 
-    from estimator import arms, provenance
-    from estimator.training_runs import TRAINING_RUNS
-    from training import ablate, run_dir, sweep
-    from training.data import CorpusError, open_corpus
+    from cegain import arms, provenance
+    from cegain.training import ablate, run_dir, sweep
+    from cegain.training.data import CorpusError, open_corpus
+    from cegain.training_runs import TRAINING_RUNS
 
     if price is not None:
         on_gpu = price.device.generation != "cpu"
@@ -173,8 +173,8 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
 
 def _priced(name: str | None, dry_run: bool, problems: list[str]) -> Modelled | None:
     """The pace of `--on`."""
-    from estimator import device_speed
-    from training.pace import Modelled
+    from cegain import device_speed
+    from cegain.training.pace import Modelled
 
     if name is None:
         return None
@@ -193,7 +193,7 @@ def _has_gpus(address: str | None) -> bool:
         import torch
 
         return torch.cuda.is_available()
-    from training import ray_engine
+    from cegain.training import ray_engine
 
     try:
         ray_engine.connect(address)
@@ -205,7 +205,7 @@ def _has_gpus(address: str | None) -> bool:
 
 def _disconnect() -> None:
     """From the cluster, which may still be telling of processes that are lost."""
-    from training import ray_engine
+    from cegain.training import ray_engine
 
     with contextlib.redirect_stdout(sys.stderr):
         ray_engine.disconnect()
@@ -217,7 +217,7 @@ def _this_machine(
 ) -> tuple[Engine, Pace]:  # fmt: skip
     import torch
 
-    from training import pace, pool
+    from cegain.training import pace, pool
 
     device = torch.device("cuda" if on_gpu else "cpu")
     slots = jobs or (1 if on_gpu else os.cpu_count() or 1)
@@ -230,8 +230,8 @@ def _cluster(
     ladders: Ladders, ledger: Ledger, runs: Path, on_gpu: bool, gpus: float, jobs: int | None, threads: int,
     seconds: float | None,
 ) -> tuple[Engine, Pace]:  # fmt: skip
-    from training.pool import JobError
-    from training.ray_engine import ClusterError, RayEngine
+    from cegain.training.pool import JobError
+    from cegain.training.ray_engine import ClusterError, RayEngine
 
     try:
         engine = RayEngine(
@@ -249,7 +249,7 @@ def _cluster(
 
 def _rungs(text: str, problems: list[str]) -> list[float]:
     """Budgets, ascending and distinct."""
-    from training.ablate import half_decades
+    from cegain.training.ablate import half_decades
 
     budgets: list[float] = []
     for part in text.split(","):
@@ -295,7 +295,7 @@ def _above_zero(option: str, text: str | None, problems: list[str], example: str
 
 
 def _canonical(stack: Any, names: tuple[str, ...], problems: list[str]) -> list[str]:
-    from estimator import arms
+    from cegain import arms
 
     found = []
     for name in names:
@@ -356,7 +356,7 @@ def _plan(ladders: Ladders, ledger: Ledger, pace: Pace, slots: int, as_json: boo
 
 def _bytes(job: Job) -> int:
     """Of a run's folder: two checkpoints of weights and AdamW's two moments in float32, and what is text or picture."""
-    from estimator import architecture
+    from cegain import architecture
 
     return 2 * 3 * 4 * architecture.parameters(job.config.shape).total + 200_000
 

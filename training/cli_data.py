@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from estimator.cli_input import BadInput, Command, Group, console, number, print_json, single
-from training import corpora, prepare
-from training.data import Corpus, CorpusError, cache_folder, corpus_folder, open_corpus
-from training.tokenizers import DEFAULT_VOCAB, VOCAB_RANGE
+from cegain.cli_input import BadInput, Command, Group, console, number, print_json, single
+from cegain.training import corpora, prepare
+from cegain.training.data import Corpus, CorpusError, cache_folder, corpus_folder, open_corpus
+from cegain.training.tokenizers import DEFAULT_VOCAB, VOCAB_RANGE
 
 _TOKENIZERS = ("byte", "bpe")
 _DEFAULT_TOKENS = 10**9
@@ -141,7 +141,7 @@ def pack_command(name: str, tokens: str, tokenizer: str, folder: str | None) -> 
     \b
     ceg data pack library --tokens 4e7 --dir corpora/library-40m
     """
-    from training import pack
+    from cegain.training import pack
 
     problems: list[str] = []
     count = number("--tokens", tokens, problems, "4e7")

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from estimator import arms
-from estimator.cli_input import BadInput, Command, console, number, parse_budgets, print_json, single
-from training import budget
-from training.budget import Plan
+from cegain import arms
+from cegain.cli_input import BadInput, Command, console, number, parse_budgets, print_json, single
+from cegain.training import budget
+from cegain.training.budget import Plan
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from training.flops import Term
+    from cegain.training.flops import Term
 
 
 @click.command("flops", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,7 +70,7 @@ def flops_command(as_json: bool, **options: Any) -> None:
     # slow to import
     from rich.console import Console
 
-    from training import flops
+    from cegain.training import flops
 
     with Console(stderr=True).status("counting"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fvcore's, on tracing and on what it imports

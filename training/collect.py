@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from estimator import architecture, arms
-from estimator.training_runs import TrainingRun
-from training import config, data, repeat
-from training.run_dir import RunDir, RunError
+from cegain import architecture, arms
+from cegain.training import config, data, repeat
+from cegain.training.run_dir import RunDir, RunError
+from cegain.training_runs import TrainingRun
 
 
 def row(run: RunDir, role: str = "ladder") -> TrainingRun | None:

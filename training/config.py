@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from estimator import architecture, arms
-from estimator.architecture import ModelShape, Stack
-from training import budget, run_dir
-from training.data import Batches, Corpus, CorpusError, validation_rows
+from cegain import architecture, arms
+from cegain.architecture import ModelShape, Stack
+from cegain.training import budget, run_dir
+from cegain.training.data import Batches, Corpus, CorpusError, validation_rows
 
 if TYPE_CHECKING:
-    from kernels.backend import Backend
+    from cegain.kernels.backend import Backend
 
 Schedule = Literal["wsd", "cosine"]
 Precision = Literal["float32", "bfloat16", "float64"]
@@ -61,7 +61,7 @@ class Config:
     dropout: float = 0.0
     precision: Precision = "float32"
     backend: Backend = "auto"
-    """Of the kernels; see `kernels.backend`."""
+    """Of the kernels; see `cegain.kernels.backend`."""
     compile: bool = False
     """Whether torch.compile makes the model's code: other rounding, and half a minute before the first step."""
     micro_batch: int
@@ -155,7 +155,7 @@ def fill_in(
         tokenizer: of the corpus.
         vocab_size: of the tokenizer.
         stack: what every arm shares.
-        arm: see `estimator.arms`.
+        arm: see `cegain.arms`.
         flops: the budget (useful FLOP); None where `steps` and a size are given.
         seed: of weights, batches and dropout.
         batch: sequences per step.

@@ -9,9 +9,9 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
-from estimator import plot_style
-from estimator.plot_style import SERIES, STYLE
-from training.run_dir import RunDir
+from cegain import plot_style
+from cegain.plot_style import SERIES, STYLE
+from cegain.training.run_dir import RunDir
 
 
 def draw(runs: Sequence[RunDir], ending: str) -> bytes:

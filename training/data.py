@@ -1,7 +1,7 @@
 """Token files and what a run reads from them: batches in an order that the seed decides, and fixed validation rows.
 
 A corpus is a folder: `train.bin` and `val.bin` (token ids without a header, uint8 up to 256 entries and little-endian
-uint16 above), `corpus.json`, and `tokenizer.json` where there is a learnt tokenizer. `training.prepare` writes it.
+uint16 above), `corpus.json`, and `tokenizer.json` where there is a learnt tokenizer. `prepare` writes it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 MARK = 0
 """Token id that ends every document; with byte tokens the byte 0x00, which is taken out of the texts themselves."""
 PACKED = r"(.+)-([\d.]+)m"
-"""Names of parts of a corpus (`training.pack`): `library-40m` has at least 40 million training tokens of `library`."""
+"""Names of parts of a corpus (`pack`): `library-40m` has at least 40 million training tokens of `library`."""
 _ROUNDS = 6
 _BLOCK = 4096
 _COUNTS = ("vocab_size", "train_tokens", "val_tokens", "train_bytes", "val_bytes")

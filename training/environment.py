@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from estimator import provenance
+from cegain import provenance
 
 
 def describe(device: torch.device, processes: int) -> dict[str, Any]:

@@ -10,11 +10,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from estimator.architecture import ModelShape
-from kernels import reference
-from kernels.backend import Backend, choose
-from kernels.costs import Activation
-from kernels.moe_dispatch import moe_experts, route, triton_unfit
+from cegain.architecture import ModelShape
+from cegain.kernels import reference
+from cegain.kernels.backend import Backend, choose
+from cegain.kernels.costs import Activation
+from cegain.kernels.moe_dispatch import moe_experts, route, triton_unfit
 
 BALANCE_COEFFICIENT = 0.01
 """Of every mixture's balance loss (Fedus et al. 2021, arXiv 2101.03961, section 2.2)."""
@@ -174,7 +174,7 @@ def _autocast(x: Tensor) -> bool:
 
 
 def balance_loss(routing: reference.Routing) -> Tensor:
-    """`kernels.reference.balance_loss`, with the experts' shares of the tokens of all processes.
+    """`cegain.kernels.reference.balance_loss`, with the experts' shares of the tokens of all processes.
 
     E sum_e f_e P_e is linear in P, and f has no gradient: the mean over processes with equally many tokens is then
     the loss of one process that holds all of their tokens, and so are its gradients.

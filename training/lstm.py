@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kernels.backend import Backend
+from cegain.kernels.backend import Backend
 
 
 class LSTM(nn.Module):

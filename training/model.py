@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from estimator.architecture import ModelShape
-from kernels.backend import Backend
-from training import attention
-from training.feed_forward import FeedForward, Mixture
-from training.lstm import LSTM
+from cegain.architecture import ModelShape
+from cegain.kernels.backend import Backend
+from cegain.training import attention
+from cegain.training.feed_forward import FeedForward, Mixture
+from cegain.training.lstm import LSTM
 
 NORM_EPS = 1e-5
 """Of layer norm (torch's default, and GPT-2's) and RMS norm (Llama's: Touvron et al. 2023, arXiv 2302.13971)."""

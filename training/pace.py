@@ -7,15 +7,15 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from estimator.training_runs import TrainingRun
+from cegain.training_runs import TrainingRun
 
 if TYPE_CHECKING:
     import torch
 
-    from estimator.hardware import Device
-    from training.ablate import Job, Ladders
-    from training.config import Config
-    from training.data import Corpus
+    from cegain.hardware import Device
+    from cegain.training.ablate import Job, Ladders
+    from cegain.training.config import Config
+    from cegain.training.data import Corpus
 
 STEPS = 5
 """Timed, after two that are not."""
@@ -61,7 +61,7 @@ class Modelled(NamedTuple):
 
     def seconds(self, job: Job) -> float:
         """See `Pace`. The held-out text at the end is not counted."""
-        from estimator import step_time, step_work
+        from cegain import step_time, step_work
 
         made = job.config
         plan = step_work.Plan(
@@ -74,7 +74,7 @@ class Modelled(NamedTuple):
 def measure(ladders: Ladders, table: Iterable[TrainingRun], device: torch.device) -> Measured:
     """From the table's runs; where it has none of this device, from a few steps of the first arm at the lowest and the
     highest rung."""
-    from training import environment
+    from cegain.training import environment
 
     here = environment.device_name(device).partition(",")[0]
     rates = tuple(
@@ -96,10 +96,10 @@ def step_seconds(made: Config, corpus: Corpus, device: torch.device) -> float:
     """Median of a few training steps of one CPU thread or GPU."""
     import torch
 
-    from training import model, optim
-    from training.data import Batches
-    from training.processes import Processes
-    from training.train import Objective, accumulate
+    from cegain.training import model, optim
+    from cegain.training.data import Batches
+    from cegain.training.processes import Processes
+    from cegain.training.train import Objective, accumulate
 
     one = Processes(0, 1, device)
     lm = model.build(made.shape, seed=made.seed, backend=made.backend).to(device)

@@ -1,6 +1,6 @@
 """Training many runs at once on this machine, a process each: the local engine of a sweep.
 
-An engine has `slots`, how many jobs it can hold, `submit`, which promises a row, and `close`. `training.ray_engine` is
+An engine has `slots`, how many jobs it can hold, `submit`, which promises a row, and `close`. `ray_engine` is
 one that has more than this machine.
 """
 
@@ -20,8 +20,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
 
-from estimator.training_runs import TrainingRun
-from training.ablate import Job
+from cegain.training.ablate import Job
+from cegain.training_runs import TrainingRun
 
 PATIENCE = 10.0
 """Seconds to wait for a run that another process still holds, such as one whose sweep was killed a moment ago."""
@@ -117,10 +117,10 @@ def train_job(
     job: Job, corpus: Path, runs: Path, device: str, threads: int, seconds: float | None = None
 ) -> TrainingRun | str:
     """Train a run in this process, or find it trained, and return its row; else what went wrong."""
-    from training import collect, processes
-    from training.data import CorpusError, open_corpus
-    from training.run_dir import RunDir, RunError
-    from training.train import train
+    from cegain.training import collect, processes
+    from cegain.training.data import CorpusError, open_corpus
+    from cegain.training.run_dir import RunDir, RunError
+    from cegain.training.train import train
 
     made = job.config
     run = RunDir(runs / made.run_id, patience=PATIENCE)

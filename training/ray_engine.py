@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from estimator.evidence import write_atomically
-from estimator.training_runs import TrainingRun
-from training import data, pool
-from training.ablate import Job, Ladders
-from training.data import Corpus, CorpusError
-from training.pace import Measured
-from training.pool import JobError
+from cegain.evidence import write_atomically
+from cegain.training import data, pool
+from cegain.training.ablate import Job, Ladders
+from cegain.training.data import Corpus, CorpusError
+from cegain.training.pace import Measured
+from cegain.training.pool import JobError
+from cegain.training_runs import TrainingRun
 
 RETRIES = 3
 """Times that a run is given to another process after its process or node was lost."""
@@ -295,7 +295,7 @@ def _measure(
     """As `pace.measure`; None: no corpus here."""
     import torch
 
-    from training import pace
+    from cegain.training import pace
 
     text = _corpus(place, parts)
     return None if text is None else pace.measure(replace(ladders, corpus=text), table, torch.device(place.device))

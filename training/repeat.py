@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from training import config
-from training.config import Config
-from training.options import OPTIONS, SIZES
+from cegain.training import config
+from cegain.training.config import Config
+from cegain.training.options import OPTIONS, SIZES
 
 _TOGETHER = ("n_layers", "d_model")
 

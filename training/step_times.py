@@ -1,6 +1,6 @@
 """Seconds of real training steps beside what the step-time model says of them: alone, and with others on one device.
 
-    python -m training.step_times --arms baseline,moe --rungs 1e14,1e15 --device cuda --model h200 --together 1,8,16
+    python -m cegain.training.step_times --arms baseline,moe --rungs 1e14,1e15 --device cuda --together 1,8,16
 
 prints a JSON object per line as it is measured: arm, rung, processes, and seconds of a step. Text does not matter for
 time, so tokens are random. Processes that share a device start together and are timed over the same seconds.
@@ -19,14 +19,14 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from training.config import Config
+    from cegain.training.config import Config
 
 WARM_UP, AT_MOST = 5, 200
 """Steps that are not timed, and that are at most."""
 
 
 class RandomRows:
-    """In place of `training.data.Batches`."""
+    """In place of `data.Batches`."""
 
     def __init__(self, vocab_size: int, seq_len: int) -> None:
         self.vocab_size, self.seq_len = vocab_size, seq_len
@@ -46,7 +46,7 @@ def configuration(arm: str, rung: float, *, on_gpu: bool, compiled: bool) -> Con
     Raises:
         ValueError: as `config.fill_in`.
     """
-    from training import config
+    from cegain.training import config
 
     precision = "bfloat16" if on_gpu else "float32"
     made = config.fill_in("random", "byte", 256, stack="bare", arm=arm, flops=rung, precision=precision)
@@ -61,9 +61,9 @@ def measure(made: Config, device_name: str, seconds: float, ready: Any = None) -
     """
     import torch
 
-    from training import environment, model, optim
-    from training.processes import Processes
-    from training.train import Objective, accumulate
+    from cegain.training import environment, model, optim
+    from cegain.training.processes import Processes
+    from cegain.training.train import Objective, accumulate
 
     torch.set_num_threads(1)
     device = torch.device(device_name)
@@ -110,9 +110,9 @@ def measure(made: Config, device_name: str, seconds: float, ready: Any = None) -
 
 def predicted(made: Config, model: str) -> float:
     """Seconds of a step by the step-time model, on a device by its name there."""
-    from estimator import device_speed
-    from training.ablate import Job
-    from training.pace import Modelled
+    from cegain import device_speed
+    from cegain.training.ablate import Job
+    from cegain.training.pace import Modelled
 
     return Modelled(device_speed.find(model)).seconds(Job(made, "ladder")) / made.steps
 

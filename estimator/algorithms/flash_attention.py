@@ -1,6 +1,6 @@
 """FlashAttention: exact attention that never writes the score matrix to memory."""
 
-from estimator.algorithms import Algorithm
+from cegain.algorithms import Algorithm
 
 ALGORITHM = Algorithm(
     title="FlashAttention",

@@ -1,6 +1,6 @@
 """Grouped-query attention: one key-value head per group of query heads."""
 
-from estimator.algorithms import Algorithm
+from cegain.algorithms import Algorithm
 
 ALGORITHM = Algorithm(
     title="Grouped-query attention",

@@ -1,6 +1,6 @@
 """Layer normalisation before each block, in place of none."""
 
-from estimator.algorithms import Algorithm
+from cegain.algorithms import Algorithm
 
 ALGORITHM = Algorithm(
     title="Layer normalisation (LayerNorm)",

@@ -1,6 +1,6 @@
 """Mixed precision: matmuls in 16 bits, the weights that are updated in 32."""
 
-from estimator.algorithms import Algorithm
+from cegain.algorithms import Algorithm
 
 ALGORITHM = Algorithm(
     title="Mixed-precision training",

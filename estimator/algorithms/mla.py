@@ -1,6 +1,6 @@
 """Multi-head latent attention: keys and values rebuilt from one compressed vector."""
 
-from estimator.algorithms import Algorithm
+from cegain.algorithms import Algorithm
 
 ALGORITHM = Algorithm(
     title="Multi-head latent attention",

@@ -1,6 +1,6 @@
 """Mixture of experts in place of the dense feed-forward layer."""
 
-from estimator.algorithms import Algorithm
+from cegain.algorithms import Algorithm
 
 ALGORITHM = Algorithm(
     title="Mixture of experts",

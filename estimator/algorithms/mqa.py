@@ -1,6 +1,6 @@
 """Multi-query attention: one key-value head for all query heads."""
 
-from estimator.algorithms import Algorithm
+from cegain.algorithms import Algorithm
 
 ALGORITHM = Algorithm(
     title="Multi-query attention",

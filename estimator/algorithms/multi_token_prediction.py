@@ -1,6 +1,6 @@
 """Multi-token prediction: extra heads that predict tokens after the next."""
 
-from estimator.algorithms import Algorithm
+from cegain.algorithms import Algorithm
 
 ALGORITHM = Algorithm(
     title="Multi-token prediction",

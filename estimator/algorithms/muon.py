@@ -1,6 +1,6 @@
 """Muon: the optimizer that orthogonalises the momentum of each weight matrix."""
 
-from estimator.algorithms import Algorithm
+from cegain.algorithms import Algorithm
 
 ALGORITHM = Algorithm(
     title="Muon",

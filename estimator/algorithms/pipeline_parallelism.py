@@ -1,6 +1,6 @@
 """Pipeline parallelism: the layers divided into stages on several devices."""
 
-from estimator.algorithms import Algorithm
+from cegain.algorithms import Algorithm
 
 ALGORITHM = Algorithm(
     title="Pipeline parallelism",

@@ -1,6 +1,6 @@
 """Root-mean-square normalisation in place of LayerNorm."""
 
-from estimator.algorithms import Algorithm
+from cegain.algorithms import Algorithm
 
 ALGORITHM = Algorithm(
     title="Root-mean-square normalisation (RMSNorm)",

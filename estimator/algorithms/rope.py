@@ -1,6 +1,6 @@
 """Rotary position embedding in place of learned absolute positions."""
 
-from estimator.algorithms import Algorithm
+from cegain.algorithms import Algorithm
 
 ALGORITHM = Algorithm(
     title="Rotary position embedding (RoPE)",

@@ -1,6 +1,6 @@
 """Sliding-window attention: each token sees the last `window` tokens."""
 
-from estimator.algorithms import Algorithm
+from cegain.algorithms import Algorithm
 
 ALGORITHM = Algorithm(
     title="Sliding-window attention",

@@ -1,6 +1,6 @@
 """Sparse attention with a fixed, factorised pattern."""
 
-from estimator.algorithms import Algorithm
+from cegain.algorithms import Algorithm
 
 ALGORITHM = Algorithm(
     title="Sparse attention",

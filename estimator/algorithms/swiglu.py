@@ -1,6 +1,6 @@
 """SwiGLU feed-forward layer in place of GELU."""
 
-from estimator.algorithms import Algorithm
+from cegain.algorithms import Algorithm
 
 ALGORITHM = Algorithm(
     title="SwiGLU",

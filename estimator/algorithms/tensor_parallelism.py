@@ -1,6 +1,6 @@
 """Tensor parallelism: each weight matrix split over several devices."""
 
-from estimator.algorithms import Algorithm
+from cegain.algorithms import Algorithm
 
 ALGORITHM = Algorithm(
     title="Tensor parallelism",

@@ -1,6 +1,6 @@
 """The Transformer in place of a recurrent network."""
 
-from estimator.algorithms import Algorithm
+from cegain.algorithms import Algorithm
 
 ALGORITHM = Algorithm(
     title="Transformer",

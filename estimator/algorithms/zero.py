@@ -1,6 +1,6 @@
 """ZeRO: optimizer states, gradients and weights divided over data-parallel devices."""
 
-from estimator.algorithms import Algorithm
+from cegain.algorithms import Algorithm
 
 ALGORITHM = Algorithm(
     title="ZeRO (zero redundancy optimizer)",

@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from estimator.kernel_times import KernelTime
-from kernels import costs, patterns
+from cegain.kernel_times import KernelTime
+from cegain.kernels import costs, patterns
 
 DEVICE = "Made-up GPU"
 FLOPS_PER_S, BYTES_PER_S = 100e12, 1e12

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from benchmarks import attention, clock, suite
-from benchmarks.cases import Implementation
-from kernels.flash import flash_attention
+from cegain.benchmarks import attention, clock, suite
+from cegain.benchmarks.cases import Implementation
+from cegain.kernels.flash import flash_attention
 
 
 def wrong(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is wrong is found, at the shape that is timed; rows hold what `kernels.costs` counts."""
+"""What is wrong is found, at the shape that is timed; rows hold what `cegain.kernels.costs` counts."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import suite
-from benchmarks.attention import Attention, Decode
-from benchmarks.cases import Case, Implementation, Operation
-from benchmarks.check import Truth, WrongResultError
-from benchmarks.clock import Rounds
-from benchmarks.lab import Lab
-from estimator import kernel_times
-from kernels import costs, patterns
-from kernels.flash import flash_attention
+from cegain import kernel_times
+from cegain.benchmarks import suite
+from cegain.benchmarks.attention import Attention, Decode
+from cegain.benchmarks.cases import Case, Implementation, Operation
+from cegain.benchmarks.check import Truth, WrongResultError
+from cegain.benchmarks.clock import Rounds
+from cegain.benchmarks.lab import Lab
+from cegain.kernels import costs, patterns
+from cegain.kernels.flash import flash_attention
 
 CPU = torch.device("cpu")
 CAUSAL = Case("attention", "causal", batch=1, heads_q=2, heads_kv=2, seq_q=100, seq_kv=100, head_dim=16)
@@ -166,7 +166,7 @@ def test_costs_are_those_of_kernels_costs() -> None:
 
 
 def test_the_suite_times_what_the_registry_says() -> None:
-    from estimator import algorithms
+    from cegain import algorithms
 
     found = set()
     for family in ("flash", "sparse", "mqa", "decode", "moe"):

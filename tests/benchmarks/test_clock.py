@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.clock import Rounds, VirtualClock, by_events, by_host, race
+from cegain.benchmarks.clock import Rounds, VirtualClock, by_events, by_host, race
 
 
 class Device:

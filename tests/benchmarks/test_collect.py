@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import collect
-from estimator import kernel_times
-from estimator.cli import ceg
-from estimator.evidence import EvidenceError
-from estimator.kernel_times import KernelTime
+from cegain import kernel_times
+from cegain.benchmarks import collect
+from cegain.cli import ceg
+from cegain.evidence import EvidenceError
+from cegain.kernel_times import KernelTime
 from tests.benchmarks.made_rows import attention, session
 
 
@@ -158,7 +158,7 @@ def test_a_table_is_needed_outside_the_checkout(tmp_path: Path, monkeypatch: pyt
 def test_collecting_needs_neither_torch_nor_pytest() -> None:
     code = (
         "import sys; sys.modules['torch'] = sys.modules['pytest'] = None\n"
-        "from estimator.cli import ceg\n"
+        "from cegain.cli import ceg\n"
         "ceg(['bench', 'collect', 'missing.json', '--out', 'x.csv'])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

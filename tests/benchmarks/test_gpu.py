@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import collect, gpu, gpu_kernels, gpu_processes, table
-from benchmarks.gpu_processes import LADDERS, Place
-from benchmarks.record import Record
-from estimator import kernel_times, provenance
-from estimator.cli import ceg
-from estimator.evidence import EvidenceError
+from cegain import kernel_times, provenance
+from cegain.benchmarks import collect, gpu, gpu_kernels, gpu_processes, table
+from cegain.benchmarks.gpu_processes import LADDERS, Place
+from cegain.benchmarks.record import Record
+from cegain.cli import ceg
+from cegain.evidence import EvidenceError
 from tests.benchmarks.made_rows import DEVICE, decode, mixture, session
 
 ROOT = Path(__file__).parents[2]
@@ -100,9 +100,9 @@ class TestSlices:
     def test_full_attention_is_what_it_says(self) -> None:
         import torch
 
-        from benchmarks import suite
-        from benchmarks.check import Truth
-        from benchmarks.lab import Lab
+        from cegain.benchmarks import suite
+        from cegain.benchmarks.check import Truth
+        from cegain.benchmarks.lab import Lab
 
         (case,) = gpu_kernels.slices("cpu")["attention"].cases[1:]
         assert (case.pattern, gpu_kernels.slices("cpu")["attention"].cases[0].pattern) == ("full", "causal")
@@ -305,7 +305,7 @@ def test_commits_of_a_tree_without_its_repository(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.slow
 def test_rehearsal_of_everything(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--out", str(tmp_path / "out"), "--work",
+    command = [sys.executable, "-m", "cegain.benchmarks.gpu", "--rehearse", "--out", str(tmp_path / "out"), "--work",
                str(tmp_path / "work"), "--commit", "abc1234"]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from estimator import kernel_families, kernel_times, plot_kernels
-from estimator.cli import ceg
+from cegain import kernel_families, kernel_times, plot_kernels
+from cegain.cli import ceg
 from tests.benchmarks.made_rows import BYTES_PER_S, DEVICE, FLOPS_PER_S, attention, mixture, session
 
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from benchmarks import collect
-from estimator import kernel_times
+from cegain import kernel_times
+from cegain.benchmarks import collect
 
 ROOT = Path(__file__).parents[2]
 

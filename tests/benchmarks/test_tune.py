@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from benchmarks import tune
-from kernels import tuned
-from kernels.launch import MetaParameters
+from cegain.benchmarks import tune
+from cegain.kernels import tuned
+from cegain.kernels.launch import MetaParameters
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class TestSearch:
 
 
 def test_every_shape_that_is_timed_is_tuned() -> None:
-    from benchmarks.gpu_kernels import slices
+    from cegain.benchmarks.gpu_kernels import slices
 
     timed = {case for chosen in slices("cuda").values() for case in chosen.cases if case.op != "feed_forward"}
     assert set(tune.cases("cuda")) == timed

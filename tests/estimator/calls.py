@@ -5,7 +5,7 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from estimator.cli import ceg
+from cegain.cli import ceg
 
 
 class Calls:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from estimator import algorithms
-from estimator.training_runs import COLUMNS, TrainingRun
+from cegain import algorithms
+from cegain.training_runs import COLUMNS, TrainingRun
 
 RUNGS = (3e11, 1e12, 3e12)
 TALL = (*RUNGS, 1e13, 3e13)

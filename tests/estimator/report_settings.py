@@ -5,8 +5,8 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from estimator import algorithms, hardware
-from estimator.report_steps import SEQ_LENS
+from cegain import algorithms, hardware
+from cegain.report_steps import SEQ_LENS
 
 CURRENCIES = ("flop", "time", "usd", "decode")
 LOG10_FLOPS = (15.0, 28.0)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from estimator import algorithms
-from estimator.algorithms import Algorithm, UnknownAlgorithm
-from estimator.architecture import ModelShape, flops_per_token, parameters, stack
+from cegain import algorithms
+from cegain.algorithms import Algorithm, UnknownAlgorithm
+from cegain.architecture import ModelShape, flops_per_token, parameters, stack
 
 NAMES = algorithms.names()
 PAPER_DEPENDENT = {"transformer", "sparse_attention", "moe", "mqa"}
@@ -56,7 +56,7 @@ def arms(algorithm: Algorithm) -> tuple[ModelShape, ModelShape]:
 @pytest.mark.parametrize("name", NAMES)
 class TestEveryAlgorithm:
     def test_the_file_holds_one_constant_and_no_code(self, name: str) -> None:
-        module = importlib.import_module(f"estimator.algorithms.{name}")
+        module = importlib.import_module(f"cegain.algorithms.{name}")
         public = {key for key in vars(module) if not key.startswith("_")}
         assert public == {"Algorithm", "ALGORITHM"}
         assert module.ALGORITHM is algorithms.get(name)
@@ -113,7 +113,7 @@ class TestEveryAlgorithm:
         differing = {field for field in fields if getattr(baseline, field) != getattr(treatment, field)}
         assert differing == SWITCHED[name]
         assert differing == set(algorithm.arm) | set(algorithm.baseline_arm), "an override changes nothing"
-        source = inspect.getsource(importlib.import_module(f"estimator.algorithms.{name}"))
+        source = inspect.getsource(importlib.import_module(f"cegain.algorithms.{name}"))
         assert len(re.findall(r"^    (?:baseline_)?arm=.*# this is the intervention", source, re.M)) == 1
 
     def test_the_shapes_can_be_costed(self, name: str) -> None:
@@ -206,10 +206,9 @@ def test_a_name_like_no_other_is_refused_without_a_guess(written: str) -> None:
 
 def test_looking_up_a_name_imports_that_file_and_no_heavy_package() -> None:
     code = (
-        "import sys; from estimator import algorithms as a; a.names(); a.get('moe');"
-        "print(*sorted(m for m in sys.modules if m.startswith('estimator.algorithms.')"
+        "import sys; from cegain import algorithms as a; a.names(); a.get('moe');"
+        "print(*sorted(m for m in sys.modules if m.startswith('cegain.algorithms.')"
         " or m in ('torch', 'pandas', 'matplotlib')))"
     )
-    root = Path(algorithms.__path__[0]).parents[1]
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
-    assert found.stdout.split() == ["estimator.algorithms.moe"]
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["cegain.algorithms.moe"]

@@ -1,4 +1,4 @@
-"""`from estimator import estimate`: a result object, and one error with everything wrong."""
+"""`from cegain import estimate`: a result object, and one error with everything wrong."""
 
 import subprocess
 import sys
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-import estimator
-from estimator import estimate, text
-from estimator.ask import QuestionError, estimate_all
-from estimator.evidence import PUBLISHED_GAINS, shipped_files
-from estimator.gain import Estimate
+import cegain
+from cegain import estimate, text
+from cegain.ask import QuestionError, estimate_all
+from cegain.evidence import PUBLISHED_GAINS, shipped_files
+from cegain.gain import Estimate
 
 
 def told(answer: Estimate) -> dict[str, object]:
@@ -94,10 +94,10 @@ def test_only_evidence_needs_some() -> None:
 
 def test_unknown_attributes_are_errors() -> None:
     with pytest.raises(AttributeError, match="nonsense"):
-        _ = estimator.nonsense
+        _ = cegain.nonsense
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    code = "import sys, estimator, estimator.cli; print([n for n in ('scipy', 'numpy', 'rich') if n in sys.modules])"
+    code = "import sys, cegain, cegain.cli; print([n for n in ('scipy', 'numpy', 'rich') if n in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout == "[]\n"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from estimator import architecture
-from estimator.architecture import (
+from cegain import architecture
+from cegain.architecture import (
     ModelShape,
     compute_optimal,
     compute_optimal_shape,
@@ -23,7 +23,7 @@ from estimator.architecture import (
     stack,
     train_flops,
 )
-from kernels import patterns
+from cegain.kernels import patterns
 
 SMALL: dict[str, Any] = {"n_layers": 2, "d_model": 48, "n_heads": 8, "vocab_size": 97, "seq_len": 40}
 
@@ -356,6 +356,6 @@ def test_stack_names_the_nearest_field() -> None:
 
 def test_the_import_is_light() -> None:
     heavy = ("torch", "scipy", "pandas", "matplotlib")
-    code = f"import sys, estimator.architecture; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, cegain.architecture; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

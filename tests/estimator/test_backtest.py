@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from estimator import backtest, forecast, ladder, synthetic
-from estimator.backtest import Pair
-from estimator.evidence import EvidenceError
+from cegain import backtest, forecast, ladder, synthetic
+from cegain.backtest import Pair
+from cegain.evidence import EvidenceError
 
 SETTINGS = forecast.Settings(0.15, 0.6, 0.003, 0.5, (0.2, 0.8), 0.2)
 PAIR = Pair("made", "baseline", "treatment")

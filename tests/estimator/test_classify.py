@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as Polygon
 
-from estimator import classify, contrasts, evidence, gain, prior
-from estimator.chain import joint
-from estimator.gain import Curve
-from estimator.hierarchy import X0
-from estimator.plot_classes import ellipse
+from cegain import classify, contrasts, evidence, gain, prior
+from cegain.chain import joint
+from cegain.gain import Curve
+from cegain.hierarchy import X0
+from cegain.plot_classes import ellipse
 from tests.estimator.calls import Calls
 from tests.estimator.test_contrasts import published
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from estimator import backtest_scores, synthetic
+from cegain import backtest_scores, synthetic
 from tests.estimator.calls import Calls
 
 RUN = Calls()

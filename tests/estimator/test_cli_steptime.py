@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from estimator import step_time
-from estimator.hardware import find
-from estimator.step_shapes import shape_of
-from estimator.step_work import Plan
+from cegain import step_time
+from cegain.hardware import find
+from cegain.step_shapes import shape_of
+from cegain.step_work import Plan
 from tests.estimator import test_step_calibration
 from tests.estimator.calls import Calls
 
@@ -124,7 +124,7 @@ def test_all_problems_at_once() -> None:
 
 def test_an_answer_needs_neither_torch_nor_an_optimizer() -> None:
     code = (
-        "import sys\nfrom estimator.cli import ceg\n"
+        "import sys\nfrom cegain.cli import ceg\n"
         "ceg(['steptime', '--params', '7e9', '--device', 'h100'], standalone_mode=False)\n"
         "print([m for m in ('torch', 'scipy.optimize', 'pandas', 'matplotlib') if m in sys.modules])"
     )

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from estimator import contrasts, gain
-from estimator.evidence import PublishedGain
-from estimator.gain import Estimate
-from estimator.hierarchy import X0, Rows, Spread
+from cegain import contrasts, gain
+from cegain.evidence import PublishedGain
+from cegain.gain import Estimate
+from cegain.hierarchy import X0, Rows, Spread
 
 SPREAD = Spread(
     study_level=0.3,

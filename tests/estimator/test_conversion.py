@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from estimator import conversion
-from estimator.conversion import convert
-from estimator.evidence import CURRENCIES
+from cegain import conversion
+from cegain.conversion import convert
+from cegain.evidence import CURRENCIES
 from tests.estimator.test_contrasts import FIRST, ask, mean_width, median, published
 
 ASKED = ("flop", "time", "usd", "decode")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
 
-from estimator import coverage, prior
-from estimator.coverage import Score, binomial_range, interval_score, leave_one_study_out, summarise
-from estimator.evidence import PublishedGain, load
-from estimator.evidence import published as only_published
-from estimator.hierarchy import X0, Spread
+from cegain import coverage, prior
+from cegain.coverage import Score, binomial_range, interval_score, leave_one_study_out, summarise
+from cegain.evidence import PublishedGain, load
+from cegain.evidence import published as only_published
+from cegain.hierarchy import X0, Spread
 from tests.estimator.calls import Calls
 from tests.estimator.test_contrasts import published
 
@@ -173,7 +173,7 @@ def test_write_stores_settings_and_check(tmp_path: Path, monkeypatch: pytest.Mon
     stored = json.loads((tmp_path / "coverage.json").read_text())
     assert stored["evidence_sha256"] == shipped.sha256
     assert json.loads((tmp_path / "prior.json").read_text())["evidence_sha256"] == shipped.sha256
-    assert (stored["command"], stored["version"]) == ("ceg coverage", metadata.version("ceg"))
+    assert (stored["command"], stored["version"]) == ("ceg coverage", metadata.version("cegain"))
     assert [line["study"] for line in stored["studies"]] == ["gundlach_2025"]
     assert stored["unscored_studies"] == printed["unscored_studies"] == ["zhang_2019"]
     assert set(stored) > set(printed)

@@ -5,10 +5,10 @@ import math
 import pytest
 from click.testing import CliRunner
 
-from estimator import estimate, hardware, mixture
-from estimator.ask import QuestionError
-from estimator.cli import estimate_command
-from estimator.device_gain import NoShapeError, Setting, speeds
+from cegain import estimate, hardware, mixture
+from cegain.ask import QuestionError
+from cegain.cli import estimate_command
+from cegain.device_gain import NoShapeError, Setting, speeds
 
 
 def on(device: str, seq_len: int = 2048, other: str | None = None) -> Setting:

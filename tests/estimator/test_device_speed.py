@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from estimator import device_speed, hardware, kernel_times, step_time, step_work
-from estimator.device_speed import measured
-from estimator.kernel_times import KernelTime
-from estimator.step_shapes import shape_of
+from cegain import device_speed, hardware, kernel_times, step_time, step_work
+from cegain.device_speed import measured
+from cegain.kernel_times import KernelTime
+from cegain.step_shapes import shape_of
 
 GEMM, COPY = 90e9, 20e9
 CPU = hardware.find("cpu")

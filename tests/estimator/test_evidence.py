@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from estimator import evidence
-from estimator.evidence import COLUMNS, PUBLISHED_GAINS, EvidenceError, load, read_published_gains, write_atomically
+from cegain import evidence
+from cegain.evidence import COLUMNS, PUBLISHED_GAINS, EvidenceError, load, read_published_gains, write_atomically
 
 GOOD = {
     "algorithm": "moe", "treatment": "8 experts", "baseline": "dense", "study": "s1", "flops": "1e22",

@@ -4,8 +4,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from estimator import forecast, ladder, reading, rival, synthetic
-from estimator.hierarchy import Array
+from cegain import forecast, ladder, reading, rival, synthetic
+from cegain.hierarchy import Array
 
 SETTINGS = forecast.Settings(0.15, 0.6, 0.003, 0.5, (0.2, 0.8), 0.2)
 

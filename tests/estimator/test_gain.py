@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from estimator import algorithms, chain, contrasts, estimate, gain, mixture, prior
-from estimator.evidence import COLUMNS, PublishedGain, is_own, load
-from estimator.gain import Estimate
-from estimator.hierarchy import Rows
+from cegain import algorithms, chain, contrasts, estimate, gain, mixture, prior
+from cegain.evidence import COLUMNS, PublishedGain, is_own, load
+from cegain.gain import Estimate
+from cegain.hierarchy import Rows
 from tests.estimator.test_contrasts import FIRST, SPREAD, ask, published, width
 
 SHIPPED = load().rows

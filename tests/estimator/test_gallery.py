@@ -11,9 +11,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from estimator import backtest_scores, gallery, plot_scores, provenance
-from estimator.cli import ceg
-from estimator.gallery import Picture
+from cegain import backtest_scores, gallery, plot_scores, provenance
+from cegain.cli import ceg
+from cegain.gallery import Picture
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "docs" / "gallery"
@@ -39,7 +39,7 @@ def test_pictures_and_index_replace_an_older_gallery_and_are_the_same_twice(tmp_
     assert names(tmp_path) == {"gallery"}
     for name in FAST:
         assert b"<svg" in first[name]
-        assert f"Source: ceg {provenance.version('ceg')}" in first[name].decode()
+        assert f"Source: ceg {provenance.version('cegain')}" in first[name].decode()
 
 
 def test_a_failing_picture_leaves_the_folder_as_it_was(tmp_path: Path) -> None:

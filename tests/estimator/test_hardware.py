@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from estimator import hardware
-from estimator.hardware import DEVICES
+from cegain import hardware
+from cegain.hardware import DEVICES
 
 
 @pytest.mark.parametrize("device", DEVICES.values(), ids=str)

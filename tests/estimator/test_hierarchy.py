@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from estimator.hierarchy import (
+from cegain.hierarchy import (
     LEVEL_SD,
     OTHER_BASELINE_SD,
     Array,

@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from estimator import ask as api
-from estimator import combinations, contrasts, gain, interaction, mixture, prior
-from estimator.evidence import PublishedGain
-from estimator.gain import Estimate
+from cegain import ask as api
+from cegain import combinations, contrasts, gain, interaction, mixture, prior
+from cegain.evidence import PublishedGain
+from cegain.gain import Estimate
 from tests.estimator.test_contrasts import SPREAD, ask, published, width
 
 NORM, ROPE = ("layernorm", "no_norm"), ("rope", "learned_positions")
@@ -239,7 +239,7 @@ def test_a_long_table_of_combinations_is_answered() -> None:
 
 
 def test_the_answer_and_its_json_show_the_interaction() -> None:
-    from estimator import text
+    from cegain import text
 
     answer = stack([*SINGLES, together(NORM, ROPE, ceg=2.0, study="a")], NORM, ROPE)
     assert "layernorm + rope against its parts: a 0.67x." in str(answer)

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from estimator import ladder
-from estimator.evidence import EvidenceError
-from estimator.hierarchy import Array
+from cegain import ladder
+from cegain.evidence import EvidenceError
+from cegain.hierarchy import Array
 
 HEADER = "variant,N,D,C,loss\n"
 

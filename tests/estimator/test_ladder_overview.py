@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from estimator import ladder_overview, paper_tables, seed_ladder, training_runs
+from cegain import ladder_overview, paper_tables, seed_ladder, training_runs
 from tests.estimator.calls import Calls
 from tests.estimator.made_ladder import runs, write
 from tests.estimator.test_training_runs import RUN

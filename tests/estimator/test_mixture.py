@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from estimator import mixture
-from estimator.mixture import Mixture
+from cegain import mixture
+from cegain.mixture import Mixture
 
 PROBABILITIES = np.array([0.001, 0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.999])
 

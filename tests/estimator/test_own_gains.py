@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from estimator import estimate, evidence, own_gains, seed_ladder, training_runs
-from estimator.cli import ceg
-from estimator.evidence import EvidenceError, is_own, load, own_error, read_published_gains
+from cegain import estimate, evidence, own_gains, seed_ladder, training_runs
+from cegain.cli import ceg
+from cegain.evidence import EvidenceError, is_own, load, own_error, read_published_gains
 from tests.estimator import made_ladder
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from estimator import estimate, synthetic
-from estimator.evidence import EvidenceError, load
-from estimator.own_runs import gains
+from cegain import estimate, synthetic
+from cegain.evidence import EvidenceError, load
+from cegain.own_runs import gains
 
 
 def table(path: Path, treatment: str = "moe", baseline: str = "dense", truth: str = "constant") -> Path:

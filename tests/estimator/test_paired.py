@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from estimator import paired
-from estimator.hierarchy import Array
-from estimator.ladder import Ladder
+from cegain import paired
+from cegain.hierarchy import Array
+from cegain.ladder import Ladder
 from tests.estimator.made_ladder import RUNGS, TALL, log_loss
 
 SEEDS = dict.fromkeys(TALL, 3) | {RUNGS[0]: 5}

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from estimator import paper, paper_tables
-from estimator.paper_findings import Finding, findings
-from estimator.paper_tables import load_table2, load_table3
+from cegain import paper, paper_tables
+from cegain.paper_findings import Finding, findings
+from cegain.paper_tables import load_table2, load_table3
 
 TABLE = load_table3()
 FOUND: Mapping[str, Finding] = {finding.key: finding for finding in findings(TABLE)}

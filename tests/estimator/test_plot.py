@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from estimator import plot
-from estimator.ask import estimate_all
-from estimator.evidence import COLUMNS
-from estimator.gain import Estimate
+from cegain import plot
+from cegain.ask import estimate_all
+from cegain.evidence import COLUMNS
+from cegain.gain import Estimate
 
 SIGNATURES = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".pdf": b"%PDF-"}
 
@@ -159,7 +159,7 @@ def test_no_evidence_says_why(drawn: Callable[[list[Curve]], Figure]) -> None:
 
 @pytest.mark.parametrize(("low", "high", "n"), [(1e17, 1e26, 73), (1e20, 1.01e20, 2)])
 def test_grid_is_what_the_option_takes(low: float, high: float, n: int) -> None:
-    from estimator.cli_input import parse_budgets
+    from cegain.cli_input import parse_budgets
 
     budgets = parse_budgets(plot.grid(low, high), [])
     assert len(budgets) == n

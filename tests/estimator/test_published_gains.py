@@ -6,8 +6,8 @@ from itertools import groupby
 
 import pytest
 
-from estimator.architecture import ModelShape, flop_ratio
-from estimator.evidence import DATA, PUBLISHED_GAINS, PublishedGain, read_published_gains
+from cegain.architecture import ModelShape, flop_ratio
+from cegain.evidence import DATA, PUBLISHED_GAINS, PublishedGain, read_published_gains
 
 ROWS = read_published_gains(PUBLISHED_GAINS)
 

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from estimator import architecture, published_runs
-from estimator.published_runs import ASSUMPTIONS, RUNS, PublishedRun, predict
+from cegain import architecture, published_runs
+from cegain.published_runs import ASSUMPTIONS, RUNS, PublishedRun, predict
 
 PREDICTIONS = {run.name: predict(run) for run in RUNS}
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from estimator import ladder, reading, synthetic
+from cegain import ladder, reading, synthetic
 
 
 def made(truth: str, rungs: int, noise: float = 0.0, seed: int = 0) -> synthetic.Truth:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from estimator import ask, backtest, backtest_scores, coverage, gain, report, report_sections
-from estimator.evidence import BASES, COLUMNS, OPTIONAL_COLUMNS, OWN
+from cegain import ask, backtest, backtest_scores, coverage, gain, report, report_sections
+from cegain.evidence import BASES, COLUMNS, OPTIONAL_COLUMNS, OWN
 from tests.estimator.calls import Calls
 
 REPORT = Calls("report")

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from estimator import algorithms, ask, report, text
-from estimator.evidence import COLUMNS, OPTIONAL_COLUMNS, load
+from cegain import algorithms, ask, report, text
+from cegain.evidence import COLUMNS, OPTIONAL_COLUMNS, load
 from tests.estimator.browser import browser
 from tests.estimator.calls import Calls
 from tests.estimator.report_settings import ReportSetting, settings

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from estimator import algorithms, ask, chain, combinations, gain, interaction, prior, report_posterior
-from estimator.evidence import Evidence, PublishedGain, load
-from estimator.gain import Curve
-from estimator.hierarchy import Array
+from cegain import algorithms, ask, chain, combinations, gain, interaction, prior, report_posterior
+from cegain.evidence import Evidence, PublishedGain, load
+from cegain.gain import Curve
+from cegain.hierarchy import Array
 from tests.estimator.test_contrasts import published
 
 PAGE = Path(report_posterior.__file__).with_name("report_page")

@@ -1,4 +1,4 @@
-"""Answers of the page in a browser, against those of `estimator.ask`, which they mirror."""
+"""Answers of the page in a browser, against those of `cegain.ask`, which they mirror."""
 
 import functools
 import itertools
@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
 
-from estimator import algorithms, ask, mixture, prior, report_posterior, report_steps, text
-from estimator.evidence import load
-from estimator.mixture import Mixture
+from cegain import algorithms, ask, mixture, prior, report_posterior, report_steps, text
+from cegain.evidence import load
+from cegain.mixture import Mixture
 from tests.estimator.browser import page_of
 from tests.estimator.report_settings import CURRENCIES, ReportSetting, settings
 from tests.estimator.test_contrasts import published

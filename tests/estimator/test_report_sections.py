@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from estimator import (
+from cegain import (
     algorithms,
     ask,
     backtest,
@@ -29,8 +29,8 @@ from estimator import (
     text,
     training_runs,
 )
-from estimator.coverage import Score
-from estimator.evidence import COLUMNS, Evidence, load, published
+from cegain.coverage import Score
+from cegain.evidence import COLUMNS, Evidence, load, published
 from tests.benchmarks.made_rows import BYTES_PER_S, DEVICE, FLOPS_PER_S, session
 from tests.estimator.calls import Calls
 from tests.estimator.made_ladder import runs, write
@@ -70,7 +70,7 @@ def test_sections_are_small(shown: dict[str, Any]) -> None:
 
 def test_nothing_that_draws_is_imported() -> None:
     heavy = "{'matplotlib', 'pandas', 'torch'} & set(sys.modules)"
-    code = f"import sys; from estimator import report_sections; assert not {heavy}, {heavy}"
+    code = f"import sys; from cegain import report_sections; assert not {heavy}, {heavy}"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

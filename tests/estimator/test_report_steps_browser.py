@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from estimator import device_gain, device_speed, report_steps
+from cegain import device_gain, device_speed, report_steps
 from tests.estimator.browser import page_of
 from tests.estimator.report_settings import ReportSetting, settings, timed
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from estimator import evidence, mixture, scenario
-from estimator.scenario import CLASSES, GROWING, LITERATURE, REGISTRY, Assumptions, Member
+from cegain import evidence, mixture, scenario
+from cegain.scenario import CLASSES, GROWING, LITERATURE, REGISTRY, Assumptions, Member
 from tests.estimator.calls import Calls
 
 SCENARIO = Calls("scenario")
@@ -114,7 +114,7 @@ def test_a_stack_in_use_multiplies_the_start() -> None:
     tables = evidence.load()
     assumed = Assumptions(1e22, 1, LITERATURE, stack=("rope", "moe"))
     found = scenario.run(tables, assumed, [])
-    from estimator import estimate
+    from cegain import estimate
 
     answer = estimate("moe,rope", 1e22)
     assert answer.mean_median is not None

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from estimator import ladder, own_runs, seed_ladder
-from estimator.evidence import EvidenceError
+from cegain import ladder, own_runs, seed_ladder
+from cegain.evidence import EvidenceError
 from tests.estimator import made_ladder
 from tests.estimator.made_ladder import RUNGS, runs, write
 

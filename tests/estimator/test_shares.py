@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from estimator import prior, shares
-from estimator.evidence import PublishedGain
+from cegain import prior, shares
+from cegain.evidence import PublishedGain
 
 
 def row(

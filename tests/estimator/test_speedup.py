@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from estimator.speedup import speedup
+from cegain.speedup import speedup
 
 PINNED = {"floor": 1.7, "floor_sd": 0.0, "exponent": 0.15, "exponent_sd": 0.0, "seed_noise": 0.0}
 

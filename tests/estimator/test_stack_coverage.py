@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from estimator import combinations, evidence
-from estimator.stack_coverage import EXCESS, GAIN, document, leave_one_combination_out
+from cegain import combinations, evidence
+from cegain.stack_coverage import EXCESS, GAIN, document, leave_one_combination_out
 from tests.estimator.calls import Calls
 from tests.estimator.test_interaction import GLU, NORM, ROPE, SINGLES, factorial, rows_of, together
 

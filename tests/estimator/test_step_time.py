@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from estimator import architecture, step_time
-from estimator.architecture import ModelShape
-from estimator.hardware import DEVICES, find
-from estimator.step_shapes import shape_of
-from estimator.step_time import decoded_token, log_variance_of_ratio, step_parts, training_step
-from estimator.step_work import Kernel, Plan, default_plan
+from cegain import architecture, step_time
+from cegain.architecture import ModelShape
+from cegain.hardware import DEVICES, find
+from cegain.step_shapes import shape_of
+from cegain.step_time import decoded_token, log_variance_of_ratio, step_parts, training_step
+from cegain.step_work import Kernel, Plan, default_plan
 
 GPT = shape_of(24, 2048, 16, 50368, 2048)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from estimator import architecture, step_work
-from estimator.architecture import ModelShape
-from estimator.hardware import find
-from estimator.step_shapes import shape_of, shape_with
-from estimator.step_work import Plan, default_plan, memory, problems, work
+from cegain import architecture, step_work
+from cegain.architecture import ModelShape
+from cegain.hardware import find
+from cegain.step_shapes import shape_of, shape_with
+from cegain.step_work import Plan, default_plan, memory, problems, work
 
 GPT = shape_of(4, 512, 8, 1000, 256)
 

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from estimator import text
-from estimator.ask import estimate, estimate_all
+from cegain import text
+from cegain.ask import estimate, estimate_all
 
 
 @pytest.mark.parametrize(

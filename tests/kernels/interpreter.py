@@ -14,7 +14,7 @@ import numpy as np
 import triton.language as tl
 from triton.runtime import interpreter
 
-from kernels.backend import interpreting
+from cegain.kernels.backend import interpreting
 
 DEVICE = "cpu" if interpreting() else "cuda"
 """Where Triton kernels run."""

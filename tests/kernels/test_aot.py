@@ -11,8 +11,8 @@ import pytest
 import torch
 import triton
 
-from kernels import aot
-from kernels.aot_case import AotCase
+from cegain.kernels import aot
+from cegain.kernels.aot_case import AotCase
 
 SAMPLE = [
     "flash_forward.fp16.d64.causal.sm90",
@@ -25,9 +25,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m kernels.aot` in a process that compiles kernels rather than interpreting them."""
+    """`python -m cegain.kernels.aot` in a process that compiles kernels rather than interpreting them."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "kernels.aot", *arguments]
+    command = [sys.executable, "-m", "cegain.kernels.aot", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 

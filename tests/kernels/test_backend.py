@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels.backend import BACKENDS, OPS, Checks, choose, explain
+from cegain.kernels.backend import BACKENDS, OPS, Checks, choose, explain
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from kernels import costs, sparse_torch
-from kernels.block_sparse import _encode, sparse_attention, token_mask
-from kernels.patterns import BlockMask, HeadPattern, head_patterns, useful_scores
+from cegain.kernels import costs, sparse_torch
+from cegain.kernels.block_sparse import _encode, sparse_attention, token_mask
+from cegain.kernels.patterns import BlockMask, HeadPattern, head_patterns, useful_scores
 from tests.kernels.closeness import assert_close, results
 
 Pattern = BlockMask | Sequence[HeadPattern]
@@ -267,7 +267,7 @@ class TestTorchSeesIt:
     @pytest.mark.parametrize("name", PATTERNS)
     def test_fvcore_counts_multiply_adds(self, name: str) -> None:
         nn = pytest.importorskip("fvcore.nn")
-        from kernels.fvcore_handles import handles
+        from cegain.kernels.fvcore_handles import handles
 
         pattern = self.PATTERNS[name]
 
@@ -294,7 +294,7 @@ class TestBadArguments:
         ("pattern", "words"),
         [
             (head_patterns("strided", 3, 40), "hold 1 head pattern or one for each of q's H = 4 heads, got 3"),
-            ([], "got 0; see kernels.patterns.head_patterns"),
+            ([], "got 0; see cegain.kernels.patterns.head_patterns"),
             (BlockMask(np.ones((2, 3), bool), 16, 16), r"hold 3 x 3 blocks of 16 x 16 for T, S = 40, 40, got [2, 3]"),
             (BlockMask(np.ones((2, 3, 3), bool), 16, 16), "blocks for each of q's H = 4 heads, got [2, 3, 3]"),
         ],

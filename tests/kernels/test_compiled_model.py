@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kernels.block_sparse import sparse_attention
-from kernels.flash import flash_attention
-from kernels.mqa import mqa_attention
-from kernels.patterns import head_patterns
+from cegain.kernels.block_sparse import sparse_attention
+from cegain.kernels.flash import flash_attention
+from cegain.kernels.mqa import mqa_attention
+from cegain.kernels.patterns import head_patterns
 from tests.kernels import interpreter
 from tests.kernels.interpreter import DEVICE
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from kernels import costs
-from kernels.costs import Cost
+from cegain.kernels import costs
+from cegain.kernels.costs import Cost
 
 QKV: dict[str, int] = {"batch": 3, "heads_q": 8, "heads_kv": 2, "seq_q": 10, "seq_kv": 20, "head_dim": 16}
 
@@ -119,7 +119,7 @@ class TestCosts:
             costs.moe_feed_forward(10, 16, 8, "gelu", n_experts=2, top_k=4)
 
     def test_costs_need_no_array_library(self) -> None:
-        code = "import sys, kernels.costs; print([m for m in ('numpy', 'torch') if m in sys.modules])"
+        code = "import sys, cegain.kernels.costs; print([m for m in ('numpy', 'torch') if m in sys.modules])"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "[]"
 
@@ -134,9 +134,9 @@ class TestAttentionCounts:
         torch = pytest.importorskip("torch")
         from torch.utils.flop_counter import FlopCounterMode
 
-        from kernels import reference
-        from kernels.flash import flash_attention
-        from kernels.mqa import mqa_attention
+        from cegain.kernels import reference
+        from cegain.kernels.flash import flash_attention
+        from cegain.kernels.mqa import mqa_attention
 
         shape = {"batch": 2, "heads_q": 8, "heads_kv": heads_kv, "seq_q": seq_q, "seq_kv": seq_kv, "head_dim": 20}
         q = torch.randn(2, 8, seq_q, 20, requires_grad=True)
@@ -163,7 +163,7 @@ class TestAttentionCounts:
         torch = pytest.importorskip("torch")
         from torch.utils.flop_counter import FlopCounterMode
 
-        from kernels.mqa import mqa_decode
+        from cegain.kernels.mqa import mqa_decode
 
         q, lengths = torch.randn(3, 8, 20), torch.full((3,), 50)
         k, v = torch.randn(2, 3, 2, 50, 20)

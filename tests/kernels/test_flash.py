@@ -13,9 +13,9 @@ from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from kernels import flash_torch, reference
-from kernels.flash import flash_attention
-from kernels.patterns import HeadPattern, useful_scores
+from cegain.kernels import flash_torch, reference
+from cegain.kernels.flash import flash_attention
+from cegain.kernels.patterns import HeadPattern, useful_scores
 from tests.kernels.closeness import assert_close, results
 from tests.kernels.inputs import attention_inputs
 
@@ -258,7 +258,7 @@ class TestRegistration:
     @pytest.mark.parametrize("options", OPTIONS[:4])
     def test_fvcore_counts_multiply_adds(self, options: dict[str, Any]) -> None:
         nn = pytest.importorskip("fvcore.nn")
-        from kernels.fvcore_handles import handles
+        from cegain.kernels.fvcore_handles import handles
 
         class Layer(torch.nn.Module):
             def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.flash import flash_attention
-from kernels.moe_dispatch import moe_feed_forward
+from cegain.kernels.flash import flash_attention
+from cegain.kernels.moe_dispatch import moe_feed_forward
 
 FAR = 2**31
 HALVES = [torch.float16, torch.bfloat16]

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.block_sparse import sparse_attention
-from kernels.flash import flash_attention
-from kernels.moe_dispatch import moe_feed_forward
-from kernels.mqa import mqa_attention
-from kernels.patterns import head_patterns
+from cegain.kernels.block_sparse import sparse_attention
+from cegain.kernels.flash import flash_attention
+from cegain.kernels.moe_dispatch import moe_feed_forward
+from cegain.kernels.mqa import mqa_attention
+from cegain.kernels.patterns import head_patterns
 
 pytestmark = [
     pytest.mark.slow,

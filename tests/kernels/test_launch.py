@@ -10,9 +10,9 @@ import pytest
 import torch
 import triton
 
-from kernels import tuned
-from kernels.aot_case import STRIDES, aot_case, aot_cases_of
-from kernels.launch import MetaParameters, Tuning, _from_table, launch, padded, searching
+from cegain.kernels import tuned
+from cegain.kernels.aot_case import STRIDES, aot_case, aot_cases_of
+from cegain.kernels.launch import MetaParameters, Tuning, _from_table, launch, padded, searching
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class TestTable:
         tuned.forget()
 
     def test_names_tell_kernels_of_one_name_apart(self) -> None:
-        from kernels import block_sparse_triton, flash_triton
+        from cegain.kernels import block_sparse_triton, flash_triton
 
         both = (flash_triton.forward_kernel, block_sparse_triton.forward_kernel)
         names = {tuned.Launch.of(one, HALF, (), (), SMALL).kernel for one in both}

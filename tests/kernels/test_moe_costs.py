@@ -1,4 +1,4 @@
-"""Counted work of a mixture of experts against `kernels.costs`, both passes, to the last FLOP."""
+"""Counted work of a mixture of experts against `cegain.kernels.costs`, both passes, to the last FLOP."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from kernels import costs, fvcore_handles, reference
-from kernels.costs import Activation
-from kernels.moe_dispatch import moe_feed_forward
+from cegain.kernels import costs, fvcore_handles, reference
+from cegain.kernels.costs import Activation
+from cegain.kernels.moe_dispatch import moe_feed_forward
 
 TOKENS, WIDTH, HIDDEN, EXPERTS, TOP_K = 37, 12, 20, 7, 3
 ACTIVATIONS = ["gelu", "relu2", "swiglu"]

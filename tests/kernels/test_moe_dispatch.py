@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from kernels import reference
-from kernels.moe_dispatch import dispatch_plan, moe_experts, moe_experts_backward, moe_feed_forward
+from cegain.kernels import reference
+from cegain.kernels.moe_dispatch import dispatch_plan, moe_experts, moe_experts_backward, moe_feed_forward
 from tests.kernels.closeness import assert_close
 
 ACTIVATIONS = ["gelu", "relu2", "swiglu"]

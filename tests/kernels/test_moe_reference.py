@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels import reference
+from cegain.kernels import reference
 from tests.reference_modules import FeedForward
 
 ACTIVATIONS = ["gelu", "relu2", "swiglu"]

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
-from kernels import flash_torch
-from kernels.mqa import mqa_attention, mqa_decode
+from cegain.kernels import flash_torch
+from cegain.kernels.mqa import mqa_attention, mqa_decode
 from tests.kernels.closeness import assert_close, results
 from tests.kernels.test_flash import ULPS, Storages, inputs
 
@@ -152,7 +152,7 @@ class TestDecode:
     @pytest.mark.filterwarnings("ignore")
     def test_fvcore_counts_multiply_adds(self) -> None:
         nn = pytest.importorskip("fvcore.nn")
-        from kernels.fvcore_handles import handles
+        from cegain.kernels.fvcore_handles import handles
 
         class Decode(torch.nn.Module):
             def forward(self, *arguments: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kernels import patterns
-from kernels.patterns import (
+from cegain.kernels import patterns
+from cegain.kernels.patterns import (
     BlockMask,
     HeadPattern,
     block_cover,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from kernels import reference
+from cegain.kernels import reference
 
 
 def double(*shape: int) -> Tensor:

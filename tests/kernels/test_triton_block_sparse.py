@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.library import opcheck
 
-from kernels import block_sparse_triton, flash_triton, sparse_lists
-from kernels.block_sparse import _encode, sparse_attention, token_mask, triton_unfit
-from kernels.patterns import BlockMask, HeadPattern, block_cover, head_patterns, visited_scores
+from cegain.kernels import block_sparse_triton, flash_triton, sparse_lists
+from cegain.kernels.block_sparse import _encode, sparse_attention, token_mask, triton_unfit
+from cegain.kernels.patterns import BlockMask, HeadPattern, block_cover, head_patterns, visited_scores
 from tests.kernels import interpreter
 from tests.kernels.closeness import assert_close, results
 from tests.kernels.inputs import attention_inputs

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from kernels import mqa_triton
-from kernels.launch import Tuning
-from kernels.mqa import mqa_decode
+from cegain.kernels import mqa_triton
+from cegain.kernels.launch import Tuning
+from cegain.kernels.mqa import mqa_decode
 from tests.kernels import interpreter
 from tests.kernels.interpreter import DEVICE
 from tests.kernels.test_mqa import cache

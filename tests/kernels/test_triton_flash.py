@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from kernels import flash_triton
-from kernels.flash import flash_attention
-from kernels.launch import Tuning
-from kernels.mqa import mqa_attention
+from cegain.kernels import flash_triton
+from cegain.kernels.flash import flash_attention
+from cegain.kernels.launch import Tuning
+from cegain.kernels.mqa import mqa_attention
 from tests.kernels import interpreter
 from tests.kernels.closeness import assert_close, results
 from tests.kernels.inputs import attention_inputs

@@ -18,10 +18,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kernels import moe_dispatch, moe_routing_triton, moe_triton, reference
-from kernels.backend import interpreting
-from kernels.moe_dispatch import dispatch_plan, moe_experts, moe_experts_backward, moe_feed_forward
-from kernels.moe_routing_triton import Tables, most_tiles, tables, top_k
+from cegain.kernels import moe_dispatch, moe_routing_triton, moe_triton, reference
+from cegain.kernels.backend import interpreting
+from cegain.kernels.moe_dispatch import dispatch_plan, moe_experts, moe_experts_backward, moe_feed_forward
+from cegain.kernels.moe_routing_triton import Tables, most_tiles, tables, top_k
 from tests.kernels import interpreter
 from tests.kernels.closeness import assert_close
 from tests.kernels.interpreter import DEVICE

@@ -13,7 +13,7 @@ import sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from kernels import aot, moe_routing_triton, moe_triton
+from cegain.kernels import aot, moe_routing_triton, moe_triton
 cases = {case.name: case for case in (*moe_triton.aot_cases(), *moe_routing_triton.aot_cases())}
 for name in sys.argv[1:]:
     case = cases[name]

@@ -7,12 +7,12 @@ from unittest import mock
 
 import torch
 
-from training import config, curves
-from training.config import Config
-from training.data import Corpus
-from training.processes import Processes
-from training.run_dir import CLOCK_FIELDS, RunDir
-from training.train import train
+from cegain.training import config, curves
+from cegain.training.config import Config
+from cegain.training.data import Corpus
+from cegain.training.processes import Processes
+from cegain.training.run_dir import CLOCK_FIELDS, RunDir
+from cegain.training.train import train
 
 ONE = Processes(0, 1, torch.device("cpu"))
 

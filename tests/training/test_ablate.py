@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from estimator import architecture, training_runs
-from estimator.cli import ceg
-from estimator.training_runs import TrainingRun
-from training import ablate, config, data, pool, repeat, sweep
-from training.ablate import Job, Ladders
-from training.data import Corpus
+from cegain import architecture, training_runs
+from cegain.cli import ceg
+from cegain.training import ablate, config, data, pool, repeat, sweep
+from cegain.training.ablate import Job, Ladders
+from cegain.training.data import Corpus
+from cegain.training_runs import TrainingRun
 
 OPTIONS = {"sizes": {"seq_len": 32}, "eval_tokens": 2048}
 
@@ -291,7 +291,7 @@ def test_a_row_can_be_repeated_to_the_bit(tiny_corpus: Corpus, undisturbed: Path
     row = training_runs.load(undisturbed / "training_runs.csv")[-1]
     arguments = row.command.replace("--corpus tiny", f"--corpus {tiny_corpus.folder}").split()[1:]
     subprocess.run(
-        [sys.executable, "-c", "from estimator.cli import ceg; ceg()", *arguments, "--runs", str(tmp_path)], check=True
+        [sys.executable, "-c", "from cegain.cli import ceg; ceg()", *arguments, "--runs", str(tmp_path)], check=True
     )
     summary = json.loads((tmp_path / row.run_id / "summary.json").read_text())
     assert summary["loss_nats_per_token"] == row.loss_nats_per_token
@@ -374,7 +374,7 @@ def test_two_sweeps_in_one_folder_are_refused(tiny_corpus: Corpus, tmp_path: Pat
 def test_killed_at_random_moments_a_sweep_ends_with_every_run_once(
     tiny_corpus: Corpus, undisturbed: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", "from estimator.cli import ceg; ceg()", *ablation(tiny_corpus, tmp_path)]
+    command = [sys.executable, "-c", "from cegain.cli import ceg; ceg()", *ablation(tiny_corpus, tmp_path)]
     kills, draw, done = 5, random.Random(0), 0
 
     def written() -> int:

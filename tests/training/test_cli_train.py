@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from estimator import ladder, training_runs
-from estimator.cli import ceg
+from cegain import ladder, training_runs
+from cegain.cli import ceg
+from cegain.training.data import Corpus
 from tests.training.small_runs import run, small
-from training.data import Corpus
 
 
 def call(*arguments: str) -> Result:
@@ -115,7 +115,7 @@ def test_bad_input_is_refused_with_a_remedy_and_nothing_is_written(
 
 
 def test_a_disk_that_is_full_is_one_error(options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from training import run_dir
+    from cegain.training import run_dir
 
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")

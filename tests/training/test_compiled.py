@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from cegain.training.data import Corpus
 from tests.training.small_runs import run, small
-from training.data import Corpus
 
 pytestmark = [
     pytest.mark.slow,

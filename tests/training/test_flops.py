@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from estimator import arms
-from estimator.architecture import ModelShape, flop_parts, optimizer_flops, stack
+from cegain import arms
+from cegain.architecture import ModelShape, flop_parts, optimizer_flops, stack
+from cegain.training import flops
+from cegain.training.cli_flops import flops_command
+from cegain.training.flops import count, fvcore_flops, torch_flops, torch_optimizer_flops
 from tests.training.cases import CASES
-from training import flops
-from training.cli_flops import flops_command
-from training.flops import count, fvcore_flops, torch_flops, torch_optimizer_flops
 
 # fvcore traces, which takes longer: all in the slow tests
 FVCORE = ("bare-baseline", "bare-layernorm", "modern-moe", "modern-sparse_attention", "modern-gqa")

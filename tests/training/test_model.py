@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from estimator import arms
-from estimator.architecture import STACKS, ModelShape, flop_parts, parameters, stack
-from kernels import patterns, reference
+from cegain import arms
+from cegain.architecture import STACKS, ModelShape, flop_parts, parameters, stack
+from cegain.kernels import patterns, reference
+from cegain.training import attention, feed_forward, model
+from cegain.training.model import LanguageModel, build
 from tests.training.cases import ARMS, CASES, SIZE
-from training import attention, feed_forward, model
-from training.model import LanguageModel, build
 
 every_case = pytest.mark.parametrize("name", CASES)
 every_arm = pytest.mark.parametrize("name", [f"{name}-{arm}" for name, arm in ARMS])
@@ -264,7 +264,7 @@ class TestLSTM:
 
     @pytest.mark.parametrize("steps", [1, 4])
     def test_gradients_of_the_recurrence(self, steps: int) -> None:
-        from training.lstm import recurrence
+        from cegain.training.lstm import recurrence
 
         generator = torch.Generator().manual_seed(0)
         gates = torch.randn(steps, 2, 12, generator=generator, dtype=torch.float64, requires_grad=True)

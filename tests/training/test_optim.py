@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from cegain.training import optim
 from tests.reference_modules import ReferenceMuon
-from training import optim
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(8, 8), (24, 8), (8, 24)])

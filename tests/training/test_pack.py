@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from estimator.cli import ceg
-from training import pack, tokenizers
-from training.corpora import Source
-from training.data import Corpus, CorpusError, open_corpus, prepare_command
-from training.prepare import prepare
+from cegain.cli import ceg
+from cegain.training import pack, tokenizers
+from cegain.training.corpora import Source
+from cegain.training.data import Corpus, CorpusError, open_corpus, prepare_command
+from cegain.training.prepare import prepare
 
 
 def documents(corpus: Corpus, split: str) -> list[bytes]:

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from estimator import training_runs
-from estimator.cli import ceg
-from estimator.training_runs import TrainingRun
+from cegain import training_runs
+from cegain.cli import ceg
+from cegain.training import pool, ray_engine, sweep
+from cegain.training.ablate import Ladders
+from cegain.training.data import Corpus
+from cegain.training.run_dir import RunDir
+from cegain.training_runs import TrainingRun
 from tests.training.test_ablate import ablation, ladders, losses
-from training import pool, ray_engine, sweep
-from training.ablate import Ladders
-from training.data import Corpus
-from training.run_dir import RunDir
 
 CLOCK = ("wall_s", "tokens_per_s", "date")
 SMALL = {"include_dashboard": False, "object_store_memory": ray_engine.OBJECT_STORE}
@@ -107,8 +107,8 @@ def until(condition: Any, seconds: float = 120) -> None:
 
 
 def test_the_driver_imports_no_torch() -> None:
-    said = "import sys, training.cli_ablate, training.ray_engine, training.sweep, training.ablate, training.pace; "
-    subprocess.run([sys.executable, "-c", said + "sys.exit('torch' in sys.modules)"], check=True)
+    code = "import sys; from cegain.training import cli_ablate, ray_engine, sweep, ablate, pace; "
+    subprocess.run([sys.executable, "-c", code + "sys.exit('torch' in sys.modules)"], check=True)
 
 
 def test_without_ray_the_remedy_is_said(tiny_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_a_pool_ends_its_own_processes_and_no_others(tiny_corpus: Corpus, tmp_pa
 
 
 def test_a_plan_for_a_gpu_that_is_not_here(tiny_corpus: Corpus, tmp_path: Path) -> None:
-    from estimator import hardware, step_time, step_work
+    from cegain import hardware, step_time, step_work
 
     arguments = [*ablation(tiny_corpus, tmp_path), "--dry-run", "--json", "--on", "h100"]
     arguments[arguments.index("--rungs") + 1] = "1e15"
@@ -311,7 +311,7 @@ def nodes() -> Iterator[Any]:
 def sweeping(corpus: Corpus, folder: Path, address: str) -> list[str]:
     """The command of a sweep on a cluster."""
     arguments = [*ablation(corpus, folder), "--ray", address]
-    return [sys.executable, "-c", "from estimator.cli import ceg; ceg()", *arguments]
+    return [sys.executable, "-c", "from cegain.cli import ceg; ceg()", *arguments]
 
 
 def whole(folder: Path) -> bool:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from estimator import device_speed, training_runs
+from cegain import device_speed, training_runs
+from cegain.training import config, data
+from cegain.training.ablate import Job
+from cegain.training.pace import Modelled
+from cegain.training.prepare import prepare
 from tests.test_documents import ROOT, printed_blocks, run, same
 from tests.training.conftest import made_up
-from training import config, data
-from training.ablate import Job
-from training.pace import Modelled
-from training.prepare import prepare
 
 DOCUMENT = ROOT / "docs" / "scale.md"
 pytestmark = pytest.mark.skipif(not DOCUMENT.exists(), reason="installed without the repository")

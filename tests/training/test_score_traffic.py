@@ -9,9 +9,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from estimator.architecture import ModelShape
-from estimator.step_work import SCORE_BYTES
-from training.attention import Scores, score_mask
+from cegain.architecture import ModelShape
+from cegain.step_work import SCORE_BYTES
+from cegain.training.attention import Scores, score_mask
 
 
 class Traffic(TorchDispatchMode):

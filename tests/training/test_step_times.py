@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training import step_times
+from cegain.training import step_times
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,17 @@ def test_steps_are_counted_and_timed() -> None:
 
 @pytest.mark.slow
 def test_two_at_once_and_one_that_fails() -> None:
-    command = [sys.executable, "-m", "training.step_times", "--rungs", "1e9", "--together", "2", "--seconds", "0.1"]
+    command = [
+        sys.executable,
+        "-m",
+        "cegain.training.step_times",
+        "--rungs",
+        "1e9",
+        "--together",
+        "2",
+        "--seconds",
+        "0.1",
+    ]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     line = json.loads(said)
     assert line["processes"] == 2

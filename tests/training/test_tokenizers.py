@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cegain.training.data import MARK, CorpusError
+from cegain.training.tokenizers import MARK_TEXT, BpeTokenizer, ByteTokenizer
 from tests.training.conftest import made_up_documents
-from training.data import MARK, CorpusError
-from training.tokenizers import MARK_TEXT, BpeTokenizer, ByteTokenizer
 
 TEXTS = ["plain", "naïve café — “quoted” 🙂", "", "line\nline\n\n  indented\ttab", "a\0b", "lone \ud800 surrogate"]
 

@@ -19,15 +19,15 @@ from click.testing import CliRunner
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
-from estimator import arms
+from cegain import arms
+from cegain.training import model, train
+from cegain.training.cli_train import train_command
+from cegain.training.data import Batches, Corpus, open_corpus
+from cegain.training.prepare import prepare
+from cegain.training.processes import Processes
+from cegain.training.run_dir import RunDir, RunError
 from tests.training.conftest import made_up
 from tests.training.small_runs import ONE, run, small, without_clock
-from training import model, train
-from training.cli_train import train_command
-from training.data import Batches, Corpus, open_corpus
-from training.prepare import prepare
-from training.processes import Processes
-from training.run_dir import RunDir, RunError
 
 
 def test_a_run_learns_and_leaves_its_folder(tiny_corpus: Corpus, tmp_path: Path) -> None:
@@ -122,8 +122,9 @@ def test_a_run_goes_on_where_its_newest_sound_checkpoint_was(tiny_corpus: Corpus
 
 def _command(corpus: Corpus, folder: Path, *more: str) -> list[str]:
     return [
-        sys.executable, "-m", "training.train", "--corpus", str(corpus.folder), "--runs", str(folder), "--layers", "2",
-        "--width", "16", "--heads", "2", "--seq-len", "32", "--batch", "4", "--eval-tokens", "2048", *more,
+        sys.executable, "-m", "cegain.training.train", "--corpus", str(corpus.folder), "--runs", str(folder),
+        "--layers", "2", "--width", "16", "--heads", "2", "--seq-len", "32", "--batch", "4", "--eval-tokens", "2048",
+        *more,
     ]  # fmt: skip
 
 
