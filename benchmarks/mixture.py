@@ -131,12 +131,7 @@ class FeedForward(OnDevice):
     def _cost(self, pass_: PassName) -> Cost:
         c = self.case
         return costs.feed_forward(
-            c.seq_q,
-            c.d_model,
-            c.d_ff,
-            "swiglu",
-            pass_=cast(costs.Pass, pass_),
-            bytes_per_element=self.dtype.itemsize,
+            c.seq_q, c.d_model, c.d_ff, "swiglu", pass_=cast(costs.Pass, pass_), bytes_per_element=self.dtype.itemsize
         )
 
 

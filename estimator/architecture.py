@@ -271,12 +271,7 @@ def flops_per_token(
         n = count.active if convention == "6nd_total" else count.active_non_embedding
         return float((6 if _is_training(passes) else 2) * n)
     parts = flop_parts(
-        shape,
-        convention,
-        passes=passes,
-        batch_tokens=batch_tokens,
-        block=block,
-        backward_matmuls=backward_matmuls,
+        shape, convention, passes=passes, batch_tokens=batch_tokens, block=block, backward_matmuls=backward_matmuls
     )
     return sum(parts.values())
 
@@ -343,11 +338,7 @@ def optimizer_flops(shape: ModelShape) -> int:
 
 
 def train_flops(
-    shape: ModelShape,
-    tokens: float,
-    convention: Convention = "useful",
-    *,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    shape: ModelShape, tokens: float, convention: Convention = "useful", *, batch_tokens: int = DEFAULT_BATCH_TOKENS
 ) -> float:
     """Training FLOP of a run on `tokens` tokens; see `flops_per_token`."""
     if not tokens >= 0:
@@ -467,12 +458,7 @@ def _is_training(passes: Passes) -> bool:
 
 def _head_patterns(shape: ModelShape) -> tuple[patterns.HeadPattern, ...]:
     return patterns.head_patterns(
-        shape.pattern,
-        shape.n_heads,
-        shape.seq_len,
-        window=shape.window,
-        stride=shape.stride,
-        summary=shape.summary,
+        shape.pattern, shape.n_heads, shape.seq_len, window=shape.window, stride=shape.stride, summary=shape.summary
     )
 
 

@@ -167,13 +167,7 @@ def estimate_all(
             in_flop = None if currency == "decode" else prepared_in("flop")
             return tuple(
                 device_gain.answer(
-                    in_flop,
-                    prepared,
-                    budget,
-                    setting,
-                    interval=interval,
-                    sha256=tables.sha256,
-                    seed=seed,
+                    in_flop, prepared, budget, setting, interval=interval, sha256=tables.sha256, seed=seed
                 )
                 for budget in budgets
             )

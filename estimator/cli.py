@@ -28,11 +28,7 @@ _RUNS, _TRAIN = "cegain.cli_runs", "cegain.training.cli_train"
             "plot_command",
             "Pictures: CEG against scale, stacks, ladders, kernels, backtests.",
         ),
-        "ladder": (
-            "cegain.cli_ladder",
-            "ladder_command",
-            "What our own runs say: gains by rung, forecast.",
-        ),
+        "ladder": ("cegain.cli_ladder", "ladder_command", "What our own runs say: gains by rung, forecast."),
         "classify": (
             "cegain.cli_classify",
             "classify_command",

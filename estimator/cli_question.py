@@ -61,10 +61,7 @@ def question_options(command: Callable[..., None], required: bool = True) -> Cal
 
 
 def answer(
-    options: dict[str, Any],
-    problems: list[str],
-    algo: str | None = None,
-    shared: list[dict[str, float]] | None = None,
+    options: dict[str, Any], problems: list[str], algo: str | None = None, shared: list[dict[str, float]] | None = None
 ) -> tuple[Estimate, ...]:
     """Answer the question that the shared options put, reporting `problems` found elsewhere with its own; a list
     `shared` receives the share of each kind of evidence at every budget."""

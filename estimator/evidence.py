@@ -27,17 +27,7 @@ PUBLISHED_GAINS = DATA / "published_gains.csv"
 OWN_GAINS = DATA / "own_gains.csv"
 """Gains of this project's own runs, made from `training_runs.csv` by `ceg ladder --write`; loaded where it exists."""
 
-CURRENCIES = (
-    "flop",
-    "time",
-    "usd",
-    "decode",
-    "steps",
-    "iters_mfu",
-    "params",
-    "time_params",
-    "energy",
-)
+CURRENCIES = ("flop", "time", "usd", "decode", "steps", "iters_mfu", "params", "time_params", "energy")
 BASES = ("measured", "observational", "derived", "claimed", "extrapolated")
 CONVENTIONS = ("6nd_non_embedding", "6nd_total", "6nd", "useful", "reported", "unknown")
 CONVERTIBLE = ("steps", "iters_mfu", "params")
@@ -429,12 +419,7 @@ class _RowParser:
         if not isinstance(name, str):
             bad.append(name)
             name = ""
-        for column, text in (
-            ("treatment", treatment),
-            ("baseline", baseline),
-            ("study", study),
-            ("source", source),
-        ):
+        for column, text in (("treatment", treatment), ("baseline", baseline), ("study", study), ("source", source)):
             if not text:
                 bad.append((column, "the cell is not empty", text, "Say what it is."))
         parts = name.split("+")
@@ -460,47 +445,19 @@ class _RowParser:
         ]
         c, g, lo, hi, p, f = numbers
         if lo > g or hi < g:
-            bad.append(
-                (
-                    "low" if lo > g else "high",
-                    "low <= ceg <= high",
-                    f"{low} {ceg} {high}",
-                    "Check the three.",
-                )
-            )
+            bad.append(("low" if lo > g else "high", "low <= ceg <= high", f"{low} {ceg} {high}", "Check the three."))
         if interval and not (low and high):
             bad.append(("interval", "an interval has both low and high", interval, "Add the ends, or empty it."))
         currency = _word(bad, "currency", currency.replace("*", "_"), CURRENCIES)
         if f == f and currency not in CONVERTIBLE:
-            bad.append(
-                (
-                    "flop_factor",
-                    f"a factor goes with {', '.join(CONVERTIBLE)} only",
-                    factor,
-                    "Empty the cell.",
-                )
-            )
+            bad.append(("flop_factor", f"a factor goes with {', '.join(CONVERTIBLE)} only", factor, "Empty the cell."))
         convention = _word(bad, "flops_convention", convention or "unknown", CONVENTIONS)
         basis = _word(bad, "basis", basis, BASES)
         if bad:
             return None, bad
         return (
             PublishedGain(
-                name,
-                treatment,
-                baseline,
-                study,
-                c,
-                convention,
-                g,
-                lo,
-                hi,
-                p,
-                currency,
-                f,
-                basis,
-                source,
-                note,
+                name, treatment, baseline, study, c, convention, g, lo, hi, p, currency, f, basis, source, note
             ),
             bad,
         )

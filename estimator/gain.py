@@ -272,13 +272,7 @@ def prepare(
 
 
 def evaluate(
-    prepared: Prepared,
-    flops: float,
-    *,
-    interval: float,
-    thresholds: Iterable[float],
-    sha256: str = "",
-    seed: int = 0,
+    prepared: Prepared, flops: float, *, interval: float, thresholds: Iterable[float], sha256: str = "", seed: int = 0
 ) -> Estimate:
     """Answer a prepared question at one budget (FLOP)."""
     if prepared.missing:
@@ -367,11 +361,7 @@ def classify(slope: Mixture) -> tuple[str, dict[str, float]]:
     """Class by the slope's distribution: three probabilities, and the label ("undetermined" below 0.7)."""
     fading = slope.cdf(-CLASS_SLOPE)
     dependent = 1.0 - slope.cdf(CLASS_SLOPE)
-    classes = {
-        "dependent": dependent,
-        "independent": max(0.0, 1.0 - fading - dependent),
-        "fading": fading,
-    }
+    classes = {"dependent": dependent, "independent": max(0.0, 1.0 - fading - dependent), "fading": fading}
     best = max(classes, key=lambda name: classes[name])
     return (best if classes[best] >= UNDETERMINED else "undetermined"), classes
 

@@ -99,11 +99,7 @@ class Device:
         if bad:
             raise ValueError("\n".join([*bad, "give FLOP/s and bytes/s"]))
         return dataclasses.replace(
-            self,
-            matmul={**self.matmul, **matmul},
-            copy=copy,
-            ceiling_sd=max(_MEASURED_SD, spread),
-            kernel_times=source,
+            self, matmul={**self.matmul, **matmul}, copy=copy, ceiling_sd=max(_MEASURED_SD, spread), kernel_times=source
         )
 
 

@@ -78,10 +78,7 @@ def frontier_runs(minima: Iterable[IsoflopMinimum]) -> Runs:
     if not good:
         raise ValueError("frontier_runs: no isoFLOP minimum converged (found 0). Add runs around the best of each.")
     return Runs(
-        loss=[m.loss for m in good],
-        N=[m.n_params for m in good],
-        D=[m.tokens for m in good],
-        C=[m.flops for m in good],
+        loss=[m.loss for m in good], N=[m.n_params for m in good], D=[m.tokens for m in good], C=[m.flops for m in good]
     )
 
 

@@ -38,13 +38,7 @@ PARABOLA_SD = 0.003
 language models is 0.001-0.005."""
 EDGE_SD = 0.01
 """Error (ln loss) of a rung whose best run has the smallest or largest N tried: the true minimum lies beyond."""
-OWN_COLUMNS = {
-    "variant": "arm",
-    "N": "n_params_active",
-    "D": "tokens",
-    "C": "flops",
-    "loss": "loss_nats_per_token",
-}
+OWN_COLUMNS = {"variant": "arm", "N": "n_params_active", "D": "tokens", "C": "flops", "loss": "loss_nats_per_token"}
 """What this project's `training_runs.csv` calls the columns of a table of runs."""
 LADDER_ROLE = "ladder"
 """The `role` of a run that is a point of its arm's ladder; others looked for a learning rate."""

@@ -76,12 +76,7 @@ def overview_document(evidence: Evidence) -> dict[str, object]:
         line._asdict() | {end: _null(getattr(line, end)) for end in ("flops_low", "flops_high")}
         for line in overview(evidence)
     ]
-    return {
-        "schema": "ceg.list",
-        "schema_version": 1,
-        "evidence_sha256": evidence.sha256,
-        "algorithms": entries,
-    }
+    return {"schema": "ceg.list", "schema_version": 1, "evidence_sha256": evidence.sha256, "algorithms": entries}
 
 
 def print_overview(console: Console, evidence: Evidence) -> None:
@@ -89,17 +84,7 @@ def print_overview(console: Console, evidence: Evidence) -> None:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 1))
-    for column in (
-        "name",
-        "against",
-        "class",
-        "source paper",
-        "rows",
-        "used",
-        "own",
-        "studies",
-        "FLOP of those",
-    ):
+    for column in ("name", "against", "class", "source paper", "rows", "used", "own", "studies", "FLOP of those"):
         table.add_column(
             column, justify="right" if column in ("rows", "used", "own", "studies") else "left", no_wrap=True
         )

@@ -205,11 +205,7 @@ def _late_clock(table: Table3) -> Finding:
         f"FlashAttention {read['flash_attention']:.2f}, stack {read['stack']:.2f}, and the stack over "
         f"LayerNorm x RoPE is {_pair(ratios[0], ratios[1])} at 25k/50k: it does not shrink.",
         {f"{arm}_50k": gain for arm, gain in read.items()}
-        | {
-            "baseline_over_itself": own,
-            "stack_over_product_25k": ratios[0],
-            "stack_over_product_50k": ratios[1],
-        },
+        | {"baseline_over_itself": own, "stack_over_product_25k": ratios[0], "stack_over_product_50k": ratios[1]},
         "baseline's first evaluation at the loss / the arm's (notebook); check: the paper's own clock "
         "(evaluations at the checkpoint / arm's, over the MFU ratio) gives every printed CEG to 0.01, "
         "and the two ratios are within 5%",
@@ -316,12 +312,7 @@ def _unrecoverable(table: Table3) -> Finding:
     lost = [arm for arm in table.treated if not matches[arm.key]]
     rules = [rule for found in matches.values() for rule in found]
     most = max((rules.count(rule) for rule in rules), default=0)
-    words = {
-        "ceg": "CEG",
-        "iterations": "iteration gain",
-        "time": "time gain",
-        "first_reached": "one-clock gain",
-    }
+    words = {"ceg": "CEG", "iterations": "iteration gain", "time": "time gain", "first_reached": "one-clock gain"}
     unmet = ", ".join(f"{arm.label} ({arm.ceg['final']:.2f})" for arm in lost)
     met = "; ".join(
         f"{arm.label} {arm.ceg['final']:.2f} is within rounding of its "

@@ -24,12 +24,7 @@ from cegain.hierarchy import Array, Lines, Rows, Spread
 PRIOR_FILE = DATA / "prior.json"
 
 _GUESS = Spread(
-    study_level=0.35,
-    study_slope=0.10,
-    contrast_level=0.15,
-    contrast_slope=0.03,
-    slope_mean=0.0,
-    slope_sd=0.10,
+    study_level=0.35, study_slope=0.10, contrast_level=0.15, contrast_slope=0.03, slope_mean=0.0, slope_sd=0.10
 )
 """Centres of the weak priors: log-normal with sd `_GUESS_LOG_SD` for the scatters, normal for the mean slope.
 Assumed before any fit: studies disagree by a factor of about 1.4, treatments within a study by 1.15."""

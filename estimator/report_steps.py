@@ -70,11 +70,7 @@ def document() -> dict[str, object]:
 def _arms(name: str) -> dict[str, object]:
     """What an algorithm changes in a model's shape, and what it replaces."""
     entry = algorithms.get(name)
-    return {
-        "replaces": list(entry.replaces),
-        "arm": _plain(entry.arm),
-        "baseline_arm": _plain(entry.baseline_arm),
-    }
+    return {"replaces": list(entry.replaces), "arm": _plain(entry.arm), "baseline_arm": _plain(entry.baseline_arm)}
 
 
 def _device(device: Device) -> dict[str, object]:

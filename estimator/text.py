@@ -348,12 +348,7 @@ def _interaction_document(e: Estimate) -> dict[str, object] | None:
         "stack_over_product_interval": [math.exp(end) for end in found.predictive.central(e.interval)],
         "stack_over_product_mean_interval": [math.exp(end) for end in found.mean.central(e.interval)],
         "measured": [
-            {
-                "what": o.label,
-                "study": o.study,
-                "flops": o.flops,
-                "over_product_of_parts": math.exp(o.value),
-            }
+            {"what": o.label, "study": o.study, "flops": o.flops, "over_product_of_parts": math.exp(o.value)}
             for o in found.seen
         ],
         "pairs_never_measured_together": [[a[0], b[0]] for a, b in found.unmeasured],
@@ -394,10 +389,7 @@ def print_table(console: Console, estimates: Sequence[Estimate], shared: Sequenc
         if e.median is None or e.predictive is None or e.predictive_50 is None or e.mean_interval is None:
             cells += ["-"] * (len(columns) - 2)
         else:
-            cells += [
-                f"{number(e.median)}x",
-                *(span(i) for i in (e.predictive_50, e.predictive, e.mean_interval)),
-            ]
+            cells += [f"{number(e.median)}x", *(span(i) for i in (e.predictive_50, e.predictive, e.mean_interval))]
             cells += [share((e.above or {}).get(t, 0.0)) for t in thresholds]
             cells += [share(own[i])] if any(own) else []
             far = "modelled" if e.decades is None else "unknown" if math.isnan(e.decades) else f"{e.decades:.1f}"

@@ -190,13 +190,7 @@ def feed_forward_matmuls(activation: Activation) -> int:
 
 
 def feed_forward(
-    tokens: int,
-    d_model: int,
-    d_ff: int,
-    activation: Activation,
-    *,
-    pass_: Pass = "fwd",
-    bytes_per_element: int = 2,
+    tokens: int, d_model: int, d_ff: int, activation: Activation, *, pass_: Pass = "fwd", bytes_per_element: int = 2
 ) -> Cost:
     """Cost of a dense feed-forward layer on `x [tokens, d_model]`: 2 matmuls, 3 with a gate."""
     return _experts(tokens, 1, d_model, d_ff, activation, None, pass_, bytes_per_element)
@@ -234,13 +228,7 @@ def moe_feed_forward(
 
 
 def lstm_layer(
-    batch: int,
-    seq_len: int,
-    d_in: int,
-    d_hidden: int,
-    *,
-    pass_: Pass = "fwd",
-    bytes_per_element: int = 2,
+    batch: int, seq_len: int, d_in: int, d_hidden: int, *, pass_: Pass = "fwd", bytes_per_element: int = 2
 ) -> Cost:
     """Cost of one LSTM layer on `x [batch, seq_len, d_in]`, as an unfused loop over time steps.
 
@@ -255,13 +243,7 @@ def lstm_layer(
 
 
 def kv_cache_bytes(
-    *,
-    n_layers: int,
-    heads_kv: int,
-    head_dim: int,
-    tokens: int,
-    batch: int = 1,
-    bytes_per_element: int = 2,
+    *, n_layers: int, heads_kv: int, head_dim: int, tokens: int, batch: int = 1, bytes_per_element: int = 2
 ) -> int:
     """Bytes of the keys and values of `tokens` tokens per sequence: 2 n_layers heads_kv head_dim each."""
     _at_least(1, n_layers=n_layers, heads_kv=heads_kv, head_dim=head_dim, batch=batch)
@@ -300,22 +282,10 @@ def _experts(
 ) -> Cost:
     """Feed-forward layers of `groups` experts; the activation is taken as fused into the first matmuls."""
     up = grouped_linear(
-        rows,
-        groups,
-        d_model,
-        d_ff,
-        executed_rows=executed_rows,
-        pass_=pass_,
-        bytes_per_element=bytes_per_element,
+        rows, groups, d_model, d_ff, executed_rows=executed_rows, pass_=pass_, bytes_per_element=bytes_per_element
     )
     down = grouped_linear(
-        rows,
-        groups,
-        d_ff,
-        d_model,
-        executed_rows=executed_rows,
-        pass_=pass_,
-        bytes_per_element=bytes_per_element,
+        rows, groups, d_ff, d_model, executed_rows=executed_rows, pass_=pass_, bytes_per_element=bytes_per_element
     )
     return (feed_forward_matmuls(activation) - 1) * up + down
 

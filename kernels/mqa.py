@@ -32,13 +32,7 @@ from cegain.kernels.flash import (
 
 
 def mqa_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    causal: bool = True,
-    scale: float | None = None,
-    backend: Backend = "auto",
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, backend: Backend = "auto"
 ) -> Tensor:
     """Softmax attention with shared keys and values: output [B, H, T, D].
 

@@ -369,11 +369,7 @@ def _visited_blocks(head: HeadPattern, seq_q: int, seq_kv: int, block_q: int, bl
 
 
 def _visited_column_blocks(
-    stride: int,
-    first: NDArray[np.int64],
-    last: NDArray[np.int64],
-    causal: NDArray[np.int64],
-    block_kv: int,
+    stride: int, first: NDArray[np.int64], last: NDArray[np.int64], causal: NDArray[np.int64], block_kv: int
 ) -> NDArray[np.int64]:
     """Visited key blocks of a `column` head for queries at positions [first, last], block by block."""
     blocks = np.zeros_like(causal)

@@ -21,12 +21,7 @@ from cegain.kernels.costs import Activation
 
 
 def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None = None,
-    *,
-    scale: float | None = None,
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, scale: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention under any mask: (output [B, H, T, D], log-sum-exp of the scaled scores [B, H, T]).
 

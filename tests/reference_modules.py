@@ -41,12 +41,7 @@ class Attention(nn.Module):
         self.query_norm = nn.RMSNorm(head_dim) if shape.qk_norm else nn.Identity()
         self.key_norm = nn.RMSNorm(head_dim) if shape.qk_norm else nn.Identity()
         heads = patterns.head_patterns(
-            shape.pattern,
-            shape.n_heads,
-            shape.seq_len,
-            window=shape.window,
-            stride=shape.stride,
-            summary=shape.summary,
+            shape.pattern, shape.n_heads, shape.seq_len, window=shape.window, stride=shape.stride, summary=shape.summary
         )
         seen = [torch.from_numpy(patterns.mask(head, shape.seq_len, shape.seq_len)) for head in heads]
         self.register_buffer("mask", torch.stack(seen))

@@ -38,15 +38,9 @@ SWITCHES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "swiglu": ({"feed_forward": "swiglu"}, {"d_ff": 128}),
     "d_ff": ({"d_ff": 100}, {"d_ff": 100}),
     "moe": ({"feed_forward": "moe"}, {"d_expert": 96}),
-    "moe_swiglu": (
-        {"feed_forward": "moe", "expert_activation": "swiglu", "n_shared_experts": 1},
-        {"d_expert": 48},
-    ),
+    "moe_swiglu": ({"feed_forward": "moe", "expert_activation": "swiglu", "n_shared_experts": 1}, {"d_expert": 48}),
     "moe_top_1": ({"feed_forward": "moe", "top_k": 1, "n_experts": 5}, {"d_expert": 192}),
-    "moe_d_expert": (
-        {"feed_forward": "moe", "d_expert": 24, "n_shared_experts": 2, "biases": True},
-        {"d_expert": 24},
-    ),
+    "moe_d_expert": ({"feed_forward": "moe", "d_expert": 24, "n_shared_experts": 2, "biases": True}, {"d_expert": 24}),
     "layer_norm": ({"norm": "layer"}, {}),
     "rms_norm": ({"norm": "rms"}, {}),
     "sinusoidal": ({"positions": "sinusoidal"}, {}),
@@ -59,10 +53,7 @@ SWITCHES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "untied": ({"tied_head": False}, {}),
     "biases": ({"biases": True, "norm": "layer"}, {}),
     "muon": ({"optimizer": "muon"}, {}),
-    "modern": (
-        {"norm": "rms", "positions": "rope", "feed_forward": "swiglu", "attention": "flash"},
-        {"d_ff": 128},
-    ),
+    "modern": ({"norm": "rms", "positions": "rope", "feed_forward": "swiglu", "attention": "flash"}, {"d_ff": 128}),
     "lstm": ({"kind": "lstm", "seq_len": 64}, {}),
     "lstm_biases": ({"kind": "lstm", "seq_len": 64, "biases": True, "norm": "layer"}, {}),
 }
@@ -165,15 +156,7 @@ def test_gpt2_small_has_its_published_size() -> None:
 
 
 def test_llama_7b_has_its_published_size() -> None:
-    llama = stack(
-        "modern",
-        n_layers=32,
-        d_model=4096,
-        n_heads=32,
-        d_ff=11008,
-        vocab_size=32000,
-        tied_head=False,
-    )
+    llama = stack("modern", n_layers=32, d_model=4096, n_heads=32, d_ff=11008, vocab_size=32000, tied_head=False)
     assert parameters(llama).total == 6_738_415_616  # Touvron et al. 2023, "6.7B"
 
 

@@ -12,12 +12,7 @@ from cegain.gain import Estimate
 from cegain.hierarchy import X0, Rows, Spread
 
 SPREAD = Spread(
-    study_level=0.3,
-    study_slope=0.08,
-    contrast_level=0.2,
-    contrast_slope=0.03,
-    slope_mean=0.0,
-    slope_sd=0.1,
+    study_level=0.3, study_slope=0.08, contrast_level=0.2, contrast_slope=0.03, slope_mean=0.0, slope_sd=0.1
 )
 
 

@@ -18,12 +18,7 @@ from tests.estimator.calls import Calls
 from tests.estimator.test_contrasts import published
 
 KNOWN = Spread(
-    study_level=0.35,
-    study_slope=0.06,
-    contrast_level=0.2,
-    contrast_slope=0.02,
-    slope_mean=0.0,
-    slope_sd=0.08,
+    study_level=0.35, study_slope=0.06, contrast_level=0.2, contrast_slope=0.02, slope_mean=0.0, slope_sd=0.08
 )
 ALGORITHMS = (
     ("moe", "dense"),

@@ -20,12 +20,7 @@ from cegain.hierarchy import (
 )
 
 SPREAD = Spread(
-    study_level=0.3,
-    study_slope=0.08,
-    contrast_level=0.2,
-    contrast_slope=0.03,
-    slope_mean=0.02,
-    slope_sd=0.1,
+    study_level=0.3, study_slope=0.08, contrast_level=0.2, contrast_slope=0.03, slope_mean=0.02, slope_sd=0.1
 )
 SCATTER = np.array([1.0, 0.4, 2.5, 1.0])
 SLOPE = np.array([1.0, 3.0, 0.5, 2.0])

@@ -226,12 +226,7 @@ def test_render_fits(width: int) -> None:
     text = rendered(width)
     assert max(len(line) for line in text.splitlines()) <= width
     assert "\x1b" not in text
-    for title in (
-        "Table III in three currencies",
-        "What the numbers say",
-        "Table II beside ours",
-        "DeepSeek-V3",
-    ):
+    for title in ("Table III in three currencies", "What the numbers say", "Table II beside ours", "DeepSeek-V3"):
         assert title in text.splitlines()
 
 

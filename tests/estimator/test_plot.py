@@ -141,9 +141,7 @@ def test_the_curve_has_no_gap_and_changes_where_the_evidence_ends(
     assert all(e.decades == 0 for e in points if e.flops in inside)
 
 
-def test_what_is_modelled_without_evidence_is_not_drawn_as_far_from_it(
-    drawn: Callable[[list[Curve]], Figure],
-) -> None:
+def test_what_is_modelled_without_evidence_is_not_drawn_as_far_from_it(drawn: Callable[[list[Curve]], Figure]) -> None:
     points = curve("flash_attention", currency="decode", device="h100")
     assert {(e.status, e.decades) for e in points} == {("ok", None)}
     figure = drawn([points])

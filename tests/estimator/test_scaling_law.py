@@ -121,12 +121,7 @@ def test_single_precision_pass_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
 # Truth and starts
 
 
-@given(
-    alpha=st.floats(0.2, 0.6),
-    beta=st.floats(0.2, 0.6),
-    floor=st.floats(0.5, 2.5),
-    seed=st.integers(0, 1000),
-)
+@given(alpha=st.floats(0.2, 0.6), beta=st.floats(0.2, 0.6), floor=st.floats(0.5, 2.5), seed=st.integers(0, 1000))
 @settings(max_examples=10, deadline=None)
 def test_truth_is_recovered_without_noise(alpha: float, beta: float, floor: float, seed: int) -> None:
     rng = np.random.default_rng(seed)

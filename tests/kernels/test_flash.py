@@ -179,10 +179,7 @@ class Storages(TorchDispatchMode):
 class TestTiles:
     @settings(max_examples=200, deadline=None)
     @given(
-        seq_q=st.integers(1, 40),
-        seq_kv=st.integers(1, 40),
-        causal=st.booleans(),
-        window=st.none() | st.integers(1, 50),
+        seq_q=st.integers(1, 40), seq_kv=st.integers(1, 40), causal=st.booleans(), window=st.none() | st.integers(1, 50)
     )
     def test_tiles_cover_every_unmasked_score_once_and_no_other(
         self, seq_q: int, seq_kv: int, causal: bool, window: int | None

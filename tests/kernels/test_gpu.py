@@ -41,11 +41,7 @@ class Mixture(NamedTuple):
 
 SMALL = [Mixture(200, 16, 24, 5, 2), Mixture(70, 32, 16, 40, 1)]
 # Rows times an expert's width; tokens times the width; experts times both.
-LARGE = [
-    Mixture(2**19 + 3, 64, 768, 16, 8),
-    Mixture(2**21 + 3, 1088, 64, 8, 1),
-    Mixture(4096, 1024, 1088, 2048, 2),
-]
+LARGE = [Mixture(2**19 + 3, 64, 768, 16, 8), Mixture(2**21 + 3, 1088, 64, 8, 1), Mixture(4096, 1024, 1088, 2048, 2)]
 
 
 def agree(name: str, got: Tensor, wanted: Tensor) -> None:
