@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from cegain.common.arrays import Array
 from cegain.scaling_law import DELTA, Runs, fit
-from cegain.solver import Array, Box, PowerSum, minimise
+from cegain.solver import Box, PowerSum, minimise
 
 RESAMPLES = 200
 

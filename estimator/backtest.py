@@ -26,12 +26,11 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from cegain import forecast, ladder, reading, rival
-from cegain.coverage import binomial_range
+from cegain.common.arrays import LN10, Array
+from cegain.common.scores import binomial_range
 from cegain.evidence import EvidenceError, Problem
 from cegain.forecast import Nodes, Settings
-from cegain.hierarchy import Array
 from cegain.ladder import RunTable
-from cegain.reading import LN10
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -17,7 +17,7 @@ from typing import Any
 
 from cegain import backtest, forecast
 from cegain.backtest import Point, Skipped
-from cegain.coverage import rounded
+from cegain.common.scores import rounded
 from cegain.evidence import DATA, EvidenceError, Problem
 from cegain.provenance import version
 

@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cegain import hierarchy
-from cegain.hierarchy import X0, Array, Lines, Messages, Rows, Spread, invert, posterior, study_messages
+from cegain.common.arrays import Array
+from cegain.hierarchy import X0, Lines, Messages, Rows, Spread, invert, posterior, study_messages
 
 FADING = 0.4
 """Rate (per decade) at which the slope forgets the evidence: growth goes on for about 1 / FADING decades past it and

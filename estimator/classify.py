@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cegain import algorithms, contrasts, gain, prior
+from cegain.common import verdict
+from cegain.common.arrays import Array
+from cegain.common.verdict import CLASS_SLOPE, UNDETERMINED
 from cegain.evidence import Evidence, PublishedGain, is_own
-from cegain.gain import CLASS_SLOPE, UNDETERMINED, Curve, Estimate
-from cegain.hierarchy import Array
+from cegain.gain import Curve, Estimate
 from cegain.paper_tables import Claim, load_table2
 
 LOW, HIGH = 1e18, 1e24
@@ -107,7 +109,7 @@ def settles(asked: contrasts.Question, curve: Curve, name: str) -> Settles | Non
             fitted = gain.fit_curve(contrasts.question([*rows, *more], name, baseline, "flop"), prior.frozen(), weights)
             if fitted is None:
                 continue
-            label, classes = gain.classify(fitted.slope())
+            label, classes = verdict.classify(fitted.slope())
             if label != "undetermined":
                 return Settles(n, decades, label, classes[label])
     return None
@@ -164,7 +166,7 @@ _BANDS = (
 def _rests_on(fixing: Sequence[contrasts.Used]) -> str:
     """Studies, rows, budgets, and how much of them lies where a class is meant to hold."""
     from cegain.chain import CORE
-    from cegain.text import number
+    from cegain.common.text import number
 
     studies = {u.row.study for u in fixing}
     own = len({u.row.study for u in fixing if is_own(u.row)})
@@ -245,7 +247,7 @@ def print_report(console: Any, verdicts: Sequence[Verdict]) -> None:
     """The table, and why we differ."""
     from rich.table import Table
 
-    from cegain.text import budget, number, wrap
+    from cegain.common.text import budget, number, wrap
 
     low, high = verdicts[0].low.flops, verdicts[0].high.flops
     title = "Classes and gains: the source paper's (arXiv 2505.04075, Tables I and II) and ours, in FLOP"

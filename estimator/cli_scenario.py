@@ -172,9 +172,9 @@ def _print(found: Scenario) -> None:
     from rich.table import Table
 
     from cegain import scenario
-    from cegain.text import budget as said
-    from cegain.text import number as short
-    from cegain.text import share, span, wrap
+    from cegain.common.text import budget as said
+    from cegain.common.text import number as short
+    from cegain.common.text import share, span, wrap
 
     screen, a, last = console(), found.assumptions, found.years[-1]
     screen.print(f"Hardware frozen at {said(a.freeze)} FLOP per largest run, for {a.years} years; pace: {a.pace}")

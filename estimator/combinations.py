@@ -22,9 +22,10 @@ import numpy as np
 
 from cegain import algorithms, arms, contrasts
 from cegain.architecture import STACKS
+from cegain.common.arrays import Array
 from cegain.conversion import convert
 from cegain.evidence import PublishedGain, is_own, own_excess_error
-from cegain.hierarchy import X0, Array
+from cegain.hierarchy import X0
 
 NEAR_DECADES = 1.0
 """Published parts are compared with a stack at most this far away in compute."""

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.special import betaincinv, ndtri
+from scipy.special import ndtri
 
 from cegain import algorithms, contrasts, gain, prior
+from cegain.common.scores import binomial_range, interval_score, rounded
 from cegain.evidence import DATA, Evidence, EvidenceError, Problem, PublishedGain
 from cegain.hierarchy import X0
 from cegain.provenance import version
@@ -29,7 +30,6 @@ COVERAGE_FILE = DATA / "coverage.json"
 """The check on the shipped literature, made by `ceg coverage --write`: it takes too long to be made anew for a page."""
 SCHEMA = "ceg.coverage"
 ENOUGH_STUDIES = 10
-DIGITS = 6
 _STORED = ("schema", "interval_probability", "summary", "studies", "rows")
 """Keys without which a stored document cannot be shown."""
 
@@ -140,20 +140,6 @@ def summarise(scores: Sequence[Score], content: float = 0.9) -> Summary:
     )
 
 
-def interval_score(low: float, high: float, value: float, content: float) -> float:
-    """Width plus 2 / (1 - content) times the distance by which the value lies outside."""
-    return (high - low) + 2 / (1 - content) * max(low - value, value - high, 0.0)
-
-
-def binomial_range(votes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Clopper-Pearson range of a probability after `votes` of `n`; part votes widen it to whole ones."""
-    few, many = math.floor(votes + 1e-9), math.ceil(votes - 1e-9)
-    tail = (1 - confidence) / 2
-    low = 0.0 if few == 0 else float(betaincinv(few, n - few + 1, tail))
-    high = 1.0 if many == n else float(betaincinv(many + 1, n - many, 1 - tail))
-    return low, high
-
-
 def _score(
     study: str,
     name: str,
@@ -256,17 +242,6 @@ def load_stored(path: Path | None = None) -> dict[str, Any]:
     return found
 
 
-def rounded(document: Mapping[str, object]) -> dict[str, object]:
-    """A document as JSON has it, its floats to the `DIGITS` digits that a stored result keeps.
-
-    Raises:
-        ValueError: a float is NaN or infinite.
-    """
-    text = json.dumps(document, allow_nan=False)
-    found: dict[str, object] = json.loads(text, parse_float=lambda digits: float(f"{float(digits):.{DIGITS}g}"))
-    return found
-
-
 def _by_study(scores: Sequence[Score]) -> dict[str, list[Score]]:
     found: dict[str, list[Score]] = {}
     for score in scores:
@@ -295,7 +270,7 @@ def print_report(console: Console, report: Report) -> None:
     """Coverage by study, and the summary."""
     from rich.table import Table
 
-    from cegain.text import span
+    from cegain.common.text import span
 
     table = Table(box=None, padding=(0, 1))
     for name in ("study left out", "algorithms", "rows", "inside", "published", "predicted"):

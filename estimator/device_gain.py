@@ -17,8 +17,9 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cegain import algorithms, architecture, arms, gain, mixture, step_time, step_work
+from cegain import algorithms, architecture, arms, gain, step_time, step_work
 from cegain.architecture import ModelShape
+from cegain.common import mixture
 from cegain.hardware import Device
 from cegain.step_time import StepTime, TokenTime
 from cegain.step_work import MOST_DEVICES

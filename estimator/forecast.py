@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cegain.common.arrays import LN10, Array
+from cegain.common.mixture import Mixture, point
+from cegain.common.verdict import FAR_DECADES, FAR_WIDTH, classify
 from cegain.evidence import DATA
-from cegain.gain import FAR_DECADES, FAR_WIDTH, classify
-from cegain.hierarchy import Array
 from cegain.ladder import Ladder
-from cegain.mixture import Mixture, point
-from cegain.reading import LN10, Reads, read_gains, smooth, third_differences
+from cegain.reading import Reads, read_gains, smooth, third_differences
 
 METHOD = "ladder-forecast/2"
 SETTINGS = DATA / "forecast.json"

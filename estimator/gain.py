@@ -16,28 +16,24 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cegain import algorithms, chain, contrasts, interaction, mixture, prior
+from cegain import algorithms, chain, contrasts, interaction, prior
+from cegain.common import mixture
+from cegain.common.arrays import Array
+from cegain.common.mixture import Mixture
+from cegain.common.verdict import FAR_DECADES, FAR_WIDTH, classify
 from cegain.evidence import PublishedGain
-from cegain.hierarchy import X0, Array, Spread
+from cegain.hierarchy import X0, Spread
 from cegain.interaction import Interaction, Joint
-from cegain.mixture import Mixture
 
 if TYPE_CHECKING:
     from cegain.device_gain import Speeds
 
 METHOD = "meta-regression/2"
-STATUSES = ("ok", "far_extrapolation", "no_evidence")
-"""From the best to the worst."""
 """Name and version of the method, written into every JSON answer."""
 
 MAX_SLOPE_SD = 1.0
 """A slope less certain than this (ln CEG per decade) is not identified."""
-FAR_DECADES = 3.0
 UNKNOWN_DECADES = 3.0  # evidence whose compute is not stated is taken to be this far away
-FAR_WIDTH = 100.0
-CLASS_SLOPE = 0.10
-"""|d ln CEG / d log10 C| above which a gain depends on compute; fixed before any fit."""
-UNDETERMINED = 0.7
 
 
 class Curve(NamedTuple):
@@ -355,15 +351,6 @@ def answered(
         mean_interval=_exp(mean.central(interval)),
         decades=decades,
     )
-
-
-def classify(slope: Mixture) -> tuple[str, dict[str, float]]:
-    """Class by the slope's distribution: three probabilities, and the label ("undetermined" below 0.7)."""
-    fading = slope.cdf(-CLASS_SLOPE)
-    dependent = 1.0 - slope.cdf(CLASS_SLOPE)
-    classes = {"dependent": dependent, "independent": max(0.0, 1.0 - fading - dependent), "fading": fading}
-    best = max(classes, key=lambda name: classes[name])
-    return (best if classes[best] >= UNDETERMINED else "undetermined"), classes
 
 
 _ANSWER_FIELDS = (

@@ -21,14 +21,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cegain.common.arrays import Array
+
 X0 = 20.0
 """Origin of x: levels are stored at 1e20 FLOP, and rows of unknown compute stand there when no other row has any."""
 LEVEL_SD = 100.0
 """Prior sd of the level in ln CEG: flat for every purpose, proper so that likelihoods can be compared."""
 OTHER_BASELINE_SD = 100.0
 """Level sd of a contrast against another baseline: it tells about the slope only."""
-
-Array = NDArray[np.float64]
 
 
 class Rows(NamedTuple):

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cegain.common.arrays import Array
 from cegain.scaling_law import FLOP_PER_PARAM_TOKEN, Runs, Status
-from cegain.solver import Array
 
 _MIN_POINTS = 4
 """A parabola has three parameters: with one run more its error can be told."""

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cegain import algorithms, contrasts, forecast, ladder, own_runs, seed_ladder
+from cegain.common.text import number, span, wrap
 from cegain.contrasts import Used
 from cegain.evidence import PublishedGain, is_own
 from cegain.paired import Noise, Spread
 from cegain.run_fit import STEPS
 from cegain.seed_ladder import GainAt, Rung, StackRuns
-from cegain.text import number, span, wrap
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from cegain import algorithms, chain, contrasts, gain, prior
+from cegain.common import verdict
+from cegain.common.text import number, span, wrap
 from cegain.evidence import Evidence, is_own
-from cegain.text import number, span, wrap
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,7 +51,7 @@ def overview(evidence: Evidence) -> list[Overview]:
         else:
             curve = gain.fit_curve(asked, prior.frozen(), prior.frozen_weights(name, entry.replaces[0], "flop"))
             if curve is not None:
-                label, _ = gain.classify(curve.slope())
+                label, _ = verdict.classify(curve.slope())
         lines.append(
             Overview(
                 name,

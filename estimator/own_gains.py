@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cegain import algorithms, own_runs, paired, seed_ladder
+from cegain.common.text import number
 from cegain.evidence import COLUMNS, EvidenceError, Problem, PublishedGain
 from cegain.seed_ladder import GainAt, StackRuns
-from cegain.text import number
 
 CONTENT = 0.9
 

@@ -38,10 +38,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from cegain.hierarchy import Array
+from cegain.common.arrays import Array
+from cegain.common.text import number
 from cegain.ladder import Ladder
 from cegain.reading import compute_at
-from cegain.text import number
 
 PRIOR_FREEDOM = 4.0
 """Degrees of freedom that the pooled variance of a rung adds to an arm's own: that of arms whose noise (sd) differs by

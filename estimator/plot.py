@@ -15,10 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from cegain import algorithms, plot_style
+from cegain.common.arrays import Array
+from cegain.common.verdict import FAR_DECADES
 from cegain.conversion import convert
 from cegain.evidence import OWN, PublishedGain, kind_of
-from cegain.gain import FAR_DECADES, Estimate
-from cegain.hierarchy import Array
+from cegain.gain import Estimate
 from cegain.plot_style import BLACK, BLUE, DASHED, DOTTED, GREEN, GREY, ORANGE, PINK, RED, SKY, SMALL, STYLE, TINY
 
 POINTS_PER_DECADE = 8

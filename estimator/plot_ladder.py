@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from cegain import forecast, ladder, plot_style, seed_ladder
+from cegain.common.verdict import FAR_DECADES
 from cegain.evidence import OWN, is_own
-from cegain.gain import FAR_DECADES
 from cegain.ladder_report import Report
 from cegain.plot import look
 from cegain.plot_style import BLACK, BLUE, DASHED, GREY, HEADING, RED, STYLE

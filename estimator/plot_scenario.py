@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from cegain import algorithms, plot_style
+from cegain.common.text import budget, share
 from cegain.plot_style import BLUE, GREEN, GREY, NARROW_DARK, RED, STYLE, WIDE_PALE
 from cegain.scenario import GROWING, LITERATURE, Scenario
-from cegain.text import budget, share
 
 _PARTS = {
     "independent": (BLUE, ""),

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from cegain import plot_style
 from cegain.backtest import ENOUGH_POINTS
-from cegain.hierarchy import Array
+from cegain.common.arrays import Array
 from cegain.plot_style import BLACK, BLUE, DASHED, DOTTED, GREEN, GREY, ORANGE, PINK, RED, STYLE, TINY
 
 _CONTENT = 0.9

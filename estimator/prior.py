@@ -18,8 +18,9 @@ import numpy as np
 
 from cegain import algorithms, contrasts
 from cegain.chain import Chain, line_at_centre, link
+from cegain.common.arrays import Array
 from cegain.evidence import DATA, Evidence, PublishedGain
-from cegain.hierarchy import Array, Lines, Rows, Spread
+from cegain.hierarchy import Lines, Rows, Spread
 
 PRIOR_FILE = DATA / "prior.json"
 

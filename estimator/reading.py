@@ -12,10 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from cegain.hierarchy import Array
+from cegain.common.arrays import LN10, Array
 from cegain.ladder import TOLERANCE, Ladder
-
-LN10 = float(np.log(10))
 
 NOISE = 0.004
 """sd of ln loss of one run that is assumed where none is stated."""

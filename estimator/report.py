@@ -29,6 +29,7 @@ from cegain import (
     report_sections,
     report_steps,
 )
+from cegain.common import verdict
 from cegain.evidence import Evidence, PublishedGain, load
 
 SCHEMA_VERSION = 1
@@ -128,9 +129,9 @@ def page(algo: Sequence[str], flops: float) -> dict[str, Any]:
             for run in sorted(published_runs.RUNS, key=lambda run: run.reported_flops)
         ],
         "evidence_columns": list(PublishedGain._fields),
-        "far_decades": gain.FAR_DECADES,
-        "class_slope": gain.CLASS_SLOPE,
-        "undetermined": gain.UNDETERMINED,
+        "far_decades": verdict.FAR_DECADES,
+        "class_slope": verdict.CLASS_SLOPE,
+        "undetermined": verdict.UNDETERMINED,
         "normal_90": statistics.NormalDist().inv_cdf(0.95),
     }
 

@@ -14,12 +14,14 @@ from collections.abc import Collection
 
 import numpy as np
 
-from cegain import algorithms, chain, device_gain, gain, hierarchy, interaction, mixture
+from cegain import algorithms, chain, device_gain, gain, hierarchy, interaction
 from cegain.ask import CURRENCIES, THRESHOLDS
 from cegain.combinations import Member
+from cegain.common import mixture, verdict
+from cegain.common.arrays import Array
 from cegain.evidence import Evidence, PublishedGain
 from cegain.gain import Curve
-from cegain.hierarchy import Array, Spread
+from cegain.hierarchy import Spread
 
 BUDGETS = (15.0, 28.0, 131)
 """log10 FLOP of the first and last budget at which a page draws, and how many there are: ten in a decade."""
@@ -57,10 +59,10 @@ def _constants() -> dict[str, object]:
         "wander_sd": chain.WANDER_SD,
         "max_components": mixture.MAX_COMPONENTS,
         "unknown_decades": gain.UNKNOWN_DECADES,
-        "far_decades": gain.FAR_DECADES,
-        "far_width": gain.FAR_WIDTH,
-        "class_slope": gain.CLASS_SLOPE,
-        "undetermined": gain.UNDETERMINED,
+        "far_decades": verdict.FAR_DECADES,
+        "far_width": verdict.FAR_WIDTH,
+        "class_slope": verdict.CLASS_SLOPE,
+        "undetermined": verdict.UNDETERMINED,
         "mean_sd": interaction.MEAN_SD,
         "shares": list(interaction.SHARES),
         "other_setting_sd": device_gain.OTHER_SETTING_SD,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cegain.hierarchy import Array
+from cegain.common.arrays import Array
 from cegain.ladder import TOLERANCE, Ladder, RunTable, select
 from cegain.scaling_law import FLOP_PER_PARAM_TOKEN, FitResult, Runs, fit
 

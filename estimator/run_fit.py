@@ -9,12 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from cegain import forecast, ladder, rival, scaling_law
-from cegain.gain import FAR_DECADES
-from cegain.hierarchy import Array
+from cegain.common.arrays import LN10, Array
+from cegain.common.text import number, span
+from cegain.common.verdict import FAR_DECADES
 from cegain.ladder import Ladder, RunTable
-from cegain.reading import LN10
 from cegain.scaling_law import FitResult, Interval, Runs
-from cegain.text import number, span
 
 STEPS = (1.0, 10.0, 100.0)
 """Budgets of the gain when none are named: the largest of the treatment, and ten and a hundred times as much."""

@@ -23,8 +23,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cegain.common.arrays import Array
 from cegain.evidence import EvidenceError, Problem
-from cegain.solver import Array, Box, Flags, PowerSum, grid_starts, minimise, minimise_from_afar
+from cegain.solver import Box, Flags, PowerSum, grid_starts, minimise, minimise_from_afar
 
 Form = Literal["chinchilla", "frontier"]
 Status = Literal["converged", "bound_hit", "too_few_points", "degenerate_design", "not_converged"]

@@ -27,11 +27,12 @@ import numpy as np
 from scipy.special import ndtri
 
 from cegain import algorithms, gain, prior
+from cegain.common import verdict
+from cegain.common.arrays import Array
+from cegain.common.mixture import Mixture
+from cegain.common.verdict import FAR_DECADES
 from cegain.evidence import Evidence
-from cegain.gain import FAR_DECADES
-from cegain.hierarchy import Array
 from cegain.interaction import PAIR_SD
-from cegain.mixture import Mixture
 
 DRAWS = 20_000
 MOST_LN = 600.0
@@ -118,7 +119,7 @@ def population(tables: Evidence, freeze: float, names: Sequence[str] | None = No
         prepared = gain.prepare(tables.rows, [name], [baseline], currency="flop", spread=prior.frozen())
         if not prepared.missing:
             curve = prepared.curves[0]
-            found.append(Member(name, curve.mean(freeze), gain.classify(curve.slope())[1], curve.decades(freeze)))
+            found.append(Member(name, curve.mean(freeze), verdict.classify(curve.slope())[1], curve.decades(freeze)))
     return found
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cegain.gain import FAR_WIDTH
-from cegain.hierarchy import Array
+from cegain.common.arrays import Array
+from cegain.common.verdict import FAR_WIDTH
 
 DRAWS = 40_000
 FLOOR, FLOOR_SD = 1.6, 0.25
@@ -79,7 +79,7 @@ class Speedup:
         }
 
     def __str__(self) -> str:
-        from cegain.text import number, share, span
+        from cegain.common.text import number, share, span
 
         parts = ", ".join(f"{name} {share(part)}" for name, part in self.contributions.items())
         wide = self.interval[1] / self.interval[0] > FAR_WIDTH

@@ -13,8 +13,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from cegain import combinations, coverage, gain, interaction, mixture, prior
+from cegain import combinations, coverage, gain, interaction, prior
 from cegain.combinations import Observation
+from cegain.common import mixture
 from cegain.conversion import convert
 from cegain.coverage import Score, Summary
 from cegain.evidence import PublishedGain
@@ -114,7 +115,7 @@ def print_report(console: Console, report: Report) -> None:
     """Both questions by combination, and the summaries."""
     from rich.table import Table
 
-    from cegain.text import span
+    from cegain.common.text import span
 
     percent = f"{100 * report.content:g}%"
     for what, summary in report.summaries().items():

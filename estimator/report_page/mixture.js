@@ -1,6 +1,6 @@
 "use strict";
 
-/* Mixtures of normals: the distribution of ln CEG at one budget. Mirrors estimator/mixture.py. */
+/* Mixtures of normals: the distribution of ln CEG at one budget. Mirrors estimator/common/mixture.py. */
 
 globalThis.ceg ??= {};
 

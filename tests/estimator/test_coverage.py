@@ -10,7 +10,9 @@ import pytest
 from scipy.stats import binomtest, norm
 
 from cegain import coverage, prior
-from cegain.coverage import Score, binomial_range, interval_score, leave_one_study_out, summarise
+from cegain.common import scores
+from cegain.common.scores import binomial_range, interval_score
+from cegain.coverage import Score, leave_one_study_out, summarise
 from cegain.evidence import PublishedGain, load
 from cegain.evidence import published as only_published
 from cegain.hierarchy import X0, Spread
@@ -178,6 +180,6 @@ def test_write_stores_settings_and_check(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_what_is_stored_is_rounded_and_never_nan() -> None:
-    assert coverage.rounded({"a": [1 / 3, 2], "b": "0.123456789"}) == {"a": [0.333333, 2], "b": "0.123456789"}
+    assert scores.rounded({"a": [1 / 3, 2], "b": "0.123456789"}) == {"a": [0.333333, 2], "b": "0.123456789"}
     with pytest.raises(ValueError, match="JSON"):
-        coverage.rounded({"a": math.nan})
+        scores.rounded({"a": math.nan})

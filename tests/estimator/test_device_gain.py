@@ -5,9 +5,10 @@ import math
 import pytest
 from click.testing import CliRunner
 
-from cegain import estimate, hardware, mixture
+from cegain import estimate, hardware
 from cegain.ask import QuestionError
 from cegain.cli import estimate_command
+from cegain.common import mixture
 from cegain.device_gain import NoShapeError, Setting, speeds
 
 

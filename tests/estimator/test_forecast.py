@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from cegain import forecast, ladder, reading, rival, synthetic
-from cegain.hierarchy import Array
+from cegain.common import arrays
+from cegain.common.arrays import Array
 
 SETTINGS = forecast.Settings(0.15, 0.6, 0.003, 0.5, (0.2, 0.8), 0.2)
 
 
 def arm(name: str, losses: list[float], start: float = 17.0, step: float = 0.5) -> ladder.Ladder:
-    x: Array = (start + step * np.arange(len(losses), dtype=np.float64)) * reading.LN10
+    x: Array = (start + step * np.arange(len(losses), dtype=np.float64)) * arrays.LN10
     return ladder.build(name, np.zeros(len(losses)), x, np.log(losses))
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cegain import algorithms, chain, contrasts, estimate, gain, mixture, prior
+from cegain import algorithms, chain, contrasts, estimate, gain, prior
+from cegain.common import mixture, verdict
 from cegain.evidence import COLUMNS, PublishedGain, is_own, load
 from cegain.gain import Estimate
 from cegain.hierarchy import Rows
@@ -117,7 +118,7 @@ def test_class_probabilities_sum_to_one_and_decide_the_label(name: str, currency
     ("slope", "label"), [(0.3, "dependent"), (0.0, "independent"), (-0.3, "fading"), (0.1, "undetermined")]
 )
 def test_the_class_is_read_off_the_slope(slope: float, label: str) -> None:
-    assert gain.classify(mixture.point(slope).widened(0.02))[0] == label
+    assert verdict.classify(mixture.point(slope).widened(0.02))[0] == label
 
 
 def test_a_steep_ladder_is_dependent_and_a_flat_one_is_not() -> None:

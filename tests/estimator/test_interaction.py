@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from cegain import ask as api
-from cegain import combinations, contrasts, gain, interaction, mixture, prior
+from cegain import combinations, contrasts, gain, interaction, prior
+from cegain.common import mixture
 from cegain.evidence import PublishedGain
 from cegain.gain import Estimate
 from tests.estimator.test_contrasts import SPREAD, ask, published, width

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from cegain import ladder
+from cegain.common.arrays import Array
 from cegain.evidence import EvidenceError
-from cegain.hierarchy import Array
 
 HEADER = "variant,N,D,C,loss\n"
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from cegain import mixture
-from cegain.mixture import Mixture
+from cegain.common import mixture
+from cegain.common.mixture import Mixture
 
 PROBABILITIES = np.array([0.001, 0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.999])
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cegain import paired
-from cegain.hierarchy import Array
+from cegain.common.arrays import Array
 from cegain.ladder import Ladder
 from tests.estimator.made_ladder import RUNGS, TALL, log_loss
 

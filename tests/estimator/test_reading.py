@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from cegain import ladder, reading, synthetic
+from cegain.common import arrays
 
 
 def made(truth: str, rungs: int, noise: float = 0.0, seed: int = 0) -> synthetic.Truth:
@@ -80,7 +81,7 @@ def test_a_smooth_curve_is_nearer_the_truth_than_noisy_rungs() -> None:
 
 def test_a_bent_ladder_is_read_as_it_is() -> None:
     """A sudden fall that no noise explains: reading must go through the rungs."""
-    x = (17.0 + 0.5 * np.arange(8)) * reading.LN10
+    x = (17.0 + 0.5 * np.arange(8)) * arrays.LN10
     losses = np.array([4.0, 3.95, 3.9, 3.86, 2.6, 2.55, 2.5, 2.46])
     arm = ladder.build("jump", np.zeros(8), x, np.log(losses))
     curve = reading.smooth(arm)
@@ -96,6 +97,6 @@ def test_third_differences_vanish_for_parabolas_and_give_the_third_derivative() 
 
 
 def test_no_common_loss_gives_nothing() -> None:
-    x = (17.0 + 0.5 * np.arange(4)) * reading.LN10
+    x = (17.0 + 0.5 * np.arange(4)) * arrays.LN10
     arms = [ladder.build("a", np.zeros(4), x, np.log(losses)) for losses in ([4, 3.5, 3.1, 2.8], [2.5, 2.4, 2.3, 2.2])]
     assert reading.read_gains(*arms) is None

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cegain import ask, backtest, backtest_scores, coverage, gain, report, report_sections
+from cegain import ask, backtest, backtest_scores, coverage, report, report_sections
+from cegain.common import verdict
 from cegain.evidence import BASES, COLUMNS, OPTIONAL_COLUMNS, OWN
 from tests.estimator.calls import Calls
 
@@ -219,7 +220,7 @@ def test_what_the_scripts_call_by_name_is_what_python_calls_so() -> None:
     assert set(keys("chart.js", "KINDS")) == {OWN, *BASES}
     assert keys("trust.js", "METHODS") == list(backtest.METHODS)
     assert keys("sections.js", "USES") == [*report_sections.USES, "combination"]
-    assert keys("page.js", "STATUS") == list(gain.STATUSES)
+    assert keys("page.js", "STATUS") == list(verdict.STATUSES)
     assert keys("words.js", "MONEY") == list(ask.CURRENCIES)
     assert {currency for currency in ask.CURRENCIES if f"      {currency}: [" in script("words.js")} == {
         *ask.CURRENCIES

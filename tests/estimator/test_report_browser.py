@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cegain import algorithms, ask, report, text
+from cegain import algorithms, ask, report
+from cegain.common import text
 from cegain.evidence import COLUMNS, OPTIONAL_COLUMNS, load
 from tests.estimator.browser import browser
 from tests.estimator.calls import Calls

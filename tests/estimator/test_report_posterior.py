@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from cegain import algorithms, ask, chain, combinations, gain, interaction, prior, report_posterior
+from cegain.common.arrays import Array
 from cegain.evidence import Evidence, PublishedGain, load
 from cegain.gain import Curve
-from cegain.hierarchy import Array
 from tests.estimator.test_contrasts import published
 
 PAGE = Path(report_posterior.__file__).with_name("report_page")

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
 
-from cegain import algorithms, ask, mixture, prior, report_posterior, report_steps, text
+from cegain import algorithms, ask, prior, report_posterior, report_steps, text
+from cegain.common import mixture
+from cegain.common.mixture import Mixture
 from cegain.evidence import load
-from cegain.mixture import Mixture
 from tests.estimator.browser import page_of
 from tests.estimator.report_settings import CURRENCIES, ReportSetting, settings
 from tests.estimator.test_contrasts import published

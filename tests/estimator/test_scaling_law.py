@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import approx_fprime, minimize, minimize_scalar
 
+from cegain.common.arrays import Array
 from cegain.isoflop import frontier_runs, isoflop_minima
 from cegain.scaling_law import FitResult, Runs, RunsError, fit
-from cegain.solver import Array, Box, PowerSum, minimise
+from cegain.solver import Box, PowerSum, minimise
 
 TRUTH = {"A": 482.0, "B": 2085.0, "E": 1.817, "alpha": 0.348, "beta": 0.366}
 FRONTIER = {"E": 1.7, "K": 1500.0, "gamma": 0.16}

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cegain import evidence, mixture, scenario
+from cegain import evidence, scenario
+from cegain.common import mixture
 from cegain.scenario import CLASSES, GROWING, LITERATURE, REGISTRY, Assumptions, Member
 from tests.estimator.calls import Calls
 

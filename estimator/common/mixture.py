@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from cegain.hierarchy import Array
+from cegain.common.arrays import Array
 
 MAX_COMPONENTS = 25
 """A sum that would have more has those of like width merged."""

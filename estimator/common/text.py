@@ -1,0 +1,52 @@
+"""Numbers and lines as people read them."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+
+WIDTH = 110
+
+
+def number(value: float) -> str:
+    """A gain or a budget with two digits that matter: 5.8, 12, 0.93, 1.4e24."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if 0.095 <= value < 1:
+        return f"{value:.2f}"
+    if 0.00095 <= value < 0.095:
+        return f"{value:.2g}"
+    if 1 <= value < 9.95:
+        return f"{value:.1f}" if value >= 2 else f"{value:.2f}"
+    if value < 1e4 and value >= 9.95:
+        return f"{float(f'{value:.2g}'):.0f}"
+    return f"{value:.2g}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
+
+
+def span(ends: tuple[float, float], unit: str = "x") -> str:
+    """An interval: 1.4x - 24x."""
+    return f"{number(ends[0])}{unit} - {number(ends[1])}{unit}"
+
+
+def budget(flops: float) -> str:
+    """A budget as people write it: 1e25, 2.5e24."""
+    return f"{flops:g}".replace("e+0", "e").replace("e+", "e")
+
+
+def share(probability: float) -> str:
+    """A probability in whole percent, never rounded to certainty."""
+    probability = max(0.0, round(probability, 12))  # 1 - cdf may miss 0 in its last digit
+    if 0 < probability < 0.01:
+        return "<1%"
+    if 0.99 < probability < 1:
+        return ">99%"
+    return f"{probability:.0%}"
+
+
+def wrap(line: str, width: int = WIDTH) -> str:
+    """A long line folded at spaces; what follows keeps the line's indentation."""
+    indent = line[: len(line) - len(line.lstrip())]
+    fold = textwrap.TextWrapper(
+        width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(fold.wrap(line.strip())) if len(line) > width else line
