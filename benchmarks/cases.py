@@ -20,7 +20,7 @@ DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An operation and its sizes, named as the columns of `cegain.kernel_times`; 0 where it has no such size.
+    """An operation and its sizes, named as the columns of `cegain.tables.kernel_times`; 0 where it has no such size.
 
     `dtype` is a name such as float16; empty for the device's own (`DTYPES`).
     """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cegain.cli_input import BadInput, Command, Group, console, output_path, print_json, single
-from cegain.evidence import EvidenceError
+from cegain.tables.problems import EvidenceError
 
 if TYPE_CHECKING:
     from cegain.benchmarks.table import Comparison, Line
@@ -39,8 +39,8 @@ def collect_command(results: tuple[str, ...], out: str | None, commit: str | Non
 
     A case that stands there for the same device, versions and commit stays as it is.
     """
-    from cegain import kernel_times, provenance
     from cegain.benchmarks import collect
+    from cegain.tables import kernel_times, provenance
 
     problems: list[str] = []
     target = output_path("--out", out, problems, (".csv",)) or provenance.own_table(kernel_times.KERNEL_TIMES)
@@ -73,8 +73,8 @@ def table_command(times: str | None, device: str | None, as_json: bool) -> None:
     ceg bench table
     ceg bench table --device "AMD EPYC"
     """
-    from cegain import kernel_times
     from cegain.benchmarks import table
+    from cegain.tables import kernel_times
 
     path = Path(times) if times else kernel_times.KERNEL_TIMES
     try:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cegain import kernel_times
-from cegain.evidence import EvidenceError, Problem
-from cegain.kernel_times import COLUMNS, KernelTime
+from cegain.tables import kernel_times
+from cegain.tables.kernel_times import COLUMNS, KernelTime
+from cegain.tables.problems import EvidenceError, Problem
 
 _DIGITS = 6
 """Of times: far more than they are worth."""

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import click
 
-from cegain import provenance
 from cegain.benchmarks.gpu_processes import LADDERS, Place, ladder, says, steps, tests
 from cegain.cli_input import BadInput, Command
+from cegain.tables import provenance
 
 SECONDS = 540
 """Of a slice: a minute less than the ten that such machines often give a command."""

@@ -19,7 +19,7 @@ from cegain.benchmarks.cases import DTYPES, Case, Implementation, first_line
 from cegain.benchmarks.clock import Rounds
 from cegain.benchmarks.lab import Ceilings, Lab, Wanted
 from cegain.benchmarks.record import Document, Record
-from cegain.kernel_times import SESSION
+from cegain.tables.kernel_times import SESSION
 
 ROUNDS: Mapping[str, Rounds] = {"cuda": Rounds(0.2, least=20, most=100), "cpu": Rounds(0.0, least=2, most=2)}
 """By kind of device; a rehearsal has the fewest that have quantiles."""

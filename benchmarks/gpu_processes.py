@@ -16,11 +16,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cegain import provenance
 from cegain.benchmarks import record
 from cegain.benchmarks.record import Record
 from cegain.device_speed import REPORTED
 from cegain.kernels import tuned
+from cegain.tables import provenance
 
 ROOT = Path(__file__).parents[1]
 RESULTS, TABLE, RUNS, TESTS, LOG = "results.json", "tuned.json", "training_runs.csv", "tests.txt", "log.txt"

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cegain import provenance
 from cegain.benchmarks import peak_memory, suite
 from cegain.benchmarks.cases import Case, Implementation, Operation, PassName, first_line
 from cegain.benchmarks.check import Truth, WrongResultError
 from cegain.benchmarks.clock import Rounds, Run, Stopwatch, race, stopwatch
-from cegain.kernel_times import SIZES
 from cegain.kernels.costs import Cost
+from cegain.tables import provenance
+from cegain.tables.kernel_times import SIZES
 
 INPUT_SETS = 2
 """Inputs that rounds take in turn."""
@@ -157,7 +157,7 @@ class Lab:
         return implementation.skips.get(pass_, "")
 
     def row(self, operation: Operation, name: str, pass_: PassName) -> dict[str, Any]:
-        """The columns of `cegain.kernel_times`, and what can be derived from them; None for what is not known."""
+        """The columns of `tables.kernel_times`, and what can be derived from them; None for what is not known."""
         case, outcome = operation.case, self.found[operation.case][name, pass_]
         (implementation,) = (one for one in operation.implementations() if one.name == name)
         cost = implementation.cost(pass_)

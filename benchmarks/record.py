@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cegain.evidence import write_atomically
+from cegain.tables.files import write_atomically
 
 TRIES = 2
 """Of a case in which the process ended."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from cegain.kernel_times import ALL_SIZES, KernelTime
+from cegain.tables.kernel_times import ALL_SIZES, KernelTime
 
 OURS = ("flash", "mqa", "block_sparse", "moe_dispatch")
 RIVALS = {"sdpa_cudnn": "cuDNN", "sdpa_flash": "flash", "flex": "Flex", "grouped_mm": "grouped_mm"}

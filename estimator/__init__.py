@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cegain.ask import estimate as estimate
+    from cegain.gain.question import estimate as estimate
 
 __all__ = ["estimate"]
 
 
 def __getattr__(name: str) -> object:
-    # `import cegain.evidence` must not pay for scipy; the API is loaded when it is used.
+    # `import cegain.tables.published_gains` must not pay for scipy; the API is loaded when it is used.
     if name == "estimate":
-        from cegain.ask import estimate
+        from cegain.gain.question import estimate
 
         return estimate
     raise AttributeError(name)

@@ -28,9 +28,9 @@ from scipy.special import ndtr, ndtri
 from cegain import forecast, ladder, reading, rival
 from cegain.common.arrays import LN10, Array
 from cegain.common.scores import binomial_range
-from cegain.evidence import EvidenceError, Problem
 from cegain.forecast import Nodes, Settings
 from cegain.ladder import RunTable
+from cegain.tables.problems import EvidenceError, Problem
 
 if TYPE_CHECKING:
     from rich.console import Console

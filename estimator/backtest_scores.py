@@ -18,8 +18,9 @@ from typing import Any
 from cegain import backtest, forecast
 from cegain.backtest import Point, Skipped
 from cegain.common.scores import rounded
-from cegain.evidence import DATA, EvidenceError, Problem
-from cegain.provenance import version
+from cegain.tables.files import DATA
+from cegain.tables.problems import EvidenceError, Problem
+from cegain.tables.provenance import version
 
 SCORES = DATA / "backtest.json"
 SCHEMA = "ceg.backtest_scores"

@@ -14,13 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cegain import algorithms, contrasts, gain, prior
+from cegain import algorithms
 from cegain.common import verdict
 from cegain.common.arrays import Array
 from cegain.common.verdict import CLASS_SLOPE, UNDETERMINED
-from cegain.evidence import Evidence, PublishedGain, is_own
-from cegain.gain import Curve, Estimate
+from cegain.gain import contrasts, curves, method, prior
+from cegain.gain.answer import Estimate
+from cegain.gain.curves import Curve
 from cegain.paper_tables import Claim, load_table2
+from cegain.tables.published_gains import Evidence, PublishedGain, is_own
 
 LOW, HIGH = 1e18, 1e24
 """Budgets (FLOP) whose gains are compared: the paper's own, and a frontier run's."""
@@ -73,8 +75,8 @@ def classify(tables: Evidence, low: float = LOW, high: float = HIGH) -> list[Ver
 
 def _verdict(tables: Evidence, name: str, claim: Claim | None, low: float, high: float) -> Verdict:
     entry = algorithms.get(name)
-    prepared = gain.prepare(tables.rows, [name], [entry.replaces[0]], currency="flop", spread=prior.frozen())
-    ends = [gain.evaluate(prepared, c, interval=0.9, thresholds=(), sha256=tables.sha256) for c in (low, high)]
+    prepared = method.prepare(tables.rows, [name], [entry.replaces[0]], currency="flop", spread=prior.frozen())
+    ends = [method.evaluate(prepared, c, interval=0.9, thresholds=(), sha256=tables.sha256) for c in (low, high)]
     mean = covariance = settled = None
     if prepared.curves:
         mean, covariance = prepared.curves[0].together(low, high)
@@ -106,7 +108,9 @@ def settles(asked: contrasts.Question, curve: Curve, name: str) -> Settles | Non
         rungs = [_made_up(name, baseline, c, curve) for c in budgets]
         for n in _LADDERS:
             more = [row._replace(study=study) for study in map("ladder {}".format, range(n)) for row in rungs]
-            fitted = gain.fit_curve(contrasts.question([*rows, *more], name, baseline, "flop"), prior.frozen(), weights)
+            fitted = curves.fit_curve(
+                contrasts.question([*rows, *more], name, baseline, "flop"), prior.frozen(), weights
+            )
             if fitted is None:
                 continue
             label, classes = verdict.classify(fitted.slope())
@@ -165,8 +169,8 @@ _BANDS = (
 
 def _rests_on(fixing: Sequence[contrasts.Used]) -> str:
     """Studies, rows, budgets, and how much of them lies where a class is meant to hold."""
-    from cegain.chain import CORE
     from cegain.common.text import number
+    from cegain.gain.chain import CORE
 
     studies = {u.row.study for u in fixing}
     own = len({u.row.study for u in fixing if is_own(u.row)})

@@ -13,7 +13,7 @@ import click
 
 from cegain.cli_input import IMAGE_TYPES, Group, console, load_evidence, output_path, print_json, single, write
 from cegain.cli_question import answer, evidence_options, question_options
-from cegain.evidence import published
+from cegain.tables.published_gains import published
 
 _RUNS, _TRAIN = "cegain.cli_runs", "cegain.training.cli_train"
 
@@ -99,14 +99,14 @@ def estimate_command(as_json: bool, plot: str | None, **options: Any) -> None:
         budgets = sorted({e.flops for e in estimates} | {1e17, 1e26})
         curve = answer(options | {"flops": drawing.grid(budgets[0], budgets[-1])}, problems)
         write("--plot", picture, drawing.draw([curve], picture.suffix.lower()))
-    from cegain import text
+    from cegain.gain.answer import document, plain, print_table
 
     if as_json:
-        print_json(text.document(estimates, shared))
+        print_json(document(estimates, shared))
     elif len(estimates) == 1:
-        click.echo(text.plain(estimates[0], shared[0]))
+        click.echo(plain(estimates[0], shared[0]))
     else:
-        text.print_table(console(), estimates, shared)
+        print_table(console(), estimates, shared)
 
 
 @ceg.command("list")
@@ -130,12 +130,15 @@ def list_command(as_json: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def show_command(algo: str, currency: str, as_json: bool, **options: Any) -> None:
     """Every row behind an algorithm, with its source and its weight."""
-    from cegain import algorithms, ask, listing
+    from cegain import algorithms, listing
+    from cegain.gain import question
 
     problems: list[str] = []
     currency = currency.lower()
-    if currency not in ask.CURRENCIES:
-        problems.append(f"--currency: one of {', '.join(ask.CURRENCIES)} is needed (found {currency!r}). Try flop.")
+    if currency not in question.CURRENCIES:
+        problems.append(
+            f"--currency: one of {', '.join(question.CURRENCIES)} is needed (found {currency!r}). Try flop."
+        )
     name = ""
     try:
         name = algorithms.resolve(algo)
@@ -172,7 +175,8 @@ def coverage_command(stacks: bool, as_json: bool, store: bool, **options: Any) -
     from rich.console import Console
     from rich.progress import track
 
-    from cegain import coverage, prior
+    from cegain import coverage
+    from cegain.gain import prior
 
     problems = []
     if store and options["evidence"]:

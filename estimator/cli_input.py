@@ -15,7 +15,10 @@ from typing import Any
 
 import click
 
-from cegain.evidence import FLOPS_RANGE, Evidence, EvidenceError, load, write_atomically
+from cegain.gain.evidence import load
+from cegain.tables.files import write_atomically
+from cegain.tables.problems import EvidenceError
+from cegain.tables.published_gains import FLOPS_RANGE, Evidence
 
 IMAGE_TYPES = (".svg", ".pdf", ".png")
 _WIDTH = 120

@@ -18,7 +18,7 @@ from cegain.cli_input import (
     single,
     write,
 )
-from cegain.evidence import EvidenceError
+from cegain.tables.problems import EvidenceError
 
 if TYPE_CHECKING:
     from cegain import ladder_report
@@ -83,8 +83,9 @@ def ladder_command(at: tuple[str, ...], store: bool, as_json: bool, **options: A
 
 def _write_own_gains(problems: list[str]) -> None:
     """`ceg ladder --write`: the derived table beside the project's runs."""
-    from cegain import own_gains, training_runs
-    from cegain.evidence import OWN_GAINS
+    from cegain import own_gains
+    from cegain.tables import training_runs
+    from cegain.tables.published_gains import OWN_GAINS
 
     content = b""
     try:
@@ -99,7 +100,8 @@ def _write_own_gains(problems: list[str]) -> None:
 
 def _stacks(runs: str | None, problems: list[str]) -> dict[str, StackRuns]:
     """The stacks of a table, or none with problems added."""
-    from cegain import seed_ladder, training_runs
+    from cegain import seed_ladder
+    from cegain.tables import training_runs
 
     if runs is None and not training_runs.TRAINING_RUNS.exists():
         problems.append("--runs: this project has no runs of its own yet (found no training_runs.csv). Name a table.")
@@ -123,7 +125,8 @@ def _overview(
     of_stack: StackRuns | None, bare: StackRuns | None, runs: str | None, problems: list[str], as_json: bool
 ) -> None:
     """All arms of a stack at a glance."""
-    from cegain import ladder_overview, training_runs
+    from cegain import ladder_overview
+    from cegain.tables import training_runs
 
     if of_stack is None:  # the table says why
         raise BadInput(problems)
@@ -142,7 +145,8 @@ def _overview(
 
 def _report(algo: str, of_stack: StackRuns | None, budgets: list[float], problems: list[str]) -> ladder_report.Report:
     """Check what was asked of one algorithm, and read it off the runs."""
-    from cegain import algorithms, evidence, ladder_report, seed_ladder
+    from cegain import algorithms, ladder_report, seed_ladder
+    from cegain.gain import evidence
 
     name = None
     try:

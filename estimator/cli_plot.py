@@ -10,7 +10,7 @@ import click
 
 from cegain.cli_input import IMAGE_TYPES, BadInput, Command, number, output_path, parse_budgets, single, write
 from cegain.cli_question import answer, question_options
-from cegain.evidence import EvidenceError
+from cegain.tables.problems import EvidenceError
 
 # Options of `ceg plot --pattern`: default, and the most that a picture can show.
 _PATTERN_OPTIONS: dict[str, tuple[str | None, int | None]] = {
@@ -137,7 +137,8 @@ def _draw_runs(options: dict[str, Any], problems: list[str], ending: str) -> byt
 
 def _draw_kernels(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
     """Kernel times of one device: a family, or all under the roofline."""
-    from cegain import kernel_families, kernel_times, plot_kernels
+    from cegain import kernel_families, plot_kernels
+    from cegain.tables import kernel_times
 
     family, which = options["kernels"], "--kernels" if options["kernels"] is not None else "--roofline"
     if family is not None and family not in kernel_families.FAMILIES:

@@ -10,7 +10,7 @@ import click
 from cegain.cli_input import BadInput, joined, number, parse_budgets, single
 
 if TYPE_CHECKING:
-    from cegain.gain import Estimate
+    from cegain.gain.answer import Estimate
 
 
 def evidence_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -65,14 +65,14 @@ def answer(
 ) -> tuple[Estimate, ...]:
     """Answer the question that the shared options put, reporting `problems` found elsewhere with its own; a list
     `shared` receives the share of each kind of evidence at every budget."""
-    from cegain import ask
+    from cegain.gain import question
 
     interval = number("--interval", options["interval"], problems, "0.9")
     seed = number("--seed", options["seed"], problems, "0", int)
     thresholds = [number("--threshold", t, problems, "1e26") for t in options.get("threshold", ())]
     seq_len = None if options["seq_len"] is None else number("--seq-len", options["seq_len"], problems, "2048", int)
     try:
-        return ask.estimate_all(
+        return question.estimate_all(
             algo or options["algo"],
             parse_budgets(options["flops"], problems),
             currency=options["currency"].lower(),
@@ -84,12 +84,12 @@ def answer(
             evidence=options["evidence"],
             only_evidence=options["only_evidence"],
             slope_prior=not options["no_prior"],
-            thresholds=[*ask.THRESHOLDS, *(t for t in thresholds if t is not None)],
+            thresholds=[*question.THRESHOLDS, *(t for t in thresholds if t is not None)],
             seed=seed or 0,
             problems=problems,
             shared=shared,
         )
-    except ask.QuestionError as error:
+    except question.QuestionError as error:
         raise BadInput(error.problems) from None
 
 

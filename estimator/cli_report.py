@@ -9,7 +9,7 @@ import click
 
 from cegain.cli_input import BadInput, Command, joined, load_evidence, one_budget, output_path, single, write
 from cegain.cli_question import algorithm_names, evidence_options
-from cegain.evidence import EvidenceError
+from cegain.tables.problems import EvidenceError
 
 ENDINGS = (".html", ".htm")
 

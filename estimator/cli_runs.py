@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cegain.cli_input import BadInput, Command, console, number, output_path, parse_budgets, print_json, single, write
-from cegain.evidence import EvidenceError
+from cegain.tables.problems import EvidenceError
 
 if TYPE_CHECKING:
     from cegain import ladder

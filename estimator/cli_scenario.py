@@ -96,7 +96,7 @@ def scenario_command(only_evidence: bool, evidence: tuple[str, ...], as_json: bo
 def _assumptions(options: dict[str, Any], problems: list[str]) -> Assumptions:
     """The assumptions that the options state; their defaults where wrong, with problems added."""
     from cegain import scenario
-    from cegain.interaction import PAIR_SD
+    from cegain.gain.interaction import PAIR_SD
 
     freeze = math.nan
     if options["freeze"] is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from cegain.cli_input import BadInput, Command, console, number, print_json, single, write
-from cegain.evidence import EvidenceError
+from cegain.tables.problems import EvidenceError
 
 if TYPE_CHECKING:
     from cegain.architecture import ModelShape

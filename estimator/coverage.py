@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
-from cegain import algorithms, contrasts, gain, prior
+from cegain import algorithms
 from cegain.common.scores import binomial_range, interval_score, rounded
-from cegain.evidence import DATA, Evidence, EvidenceError, Problem, PublishedGain
-from cegain.hierarchy import X0
-from cegain.provenance import version
+from cegain.gain import contrasts, curves, prior
+from cegain.gain.study import X0
+from cegain.tables.files import DATA
+from cegain.tables.problems import EvidenceError, Problem
+from cegain.tables.provenance import version
+from cegain.tables.published_gains import Evidence, PublishedGain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,7 +100,7 @@ def leave_one_study_out(
             asked = contrasts.question(others, name, baseline, currency)
             if asked.rows is None:
                 continue
-            curve = gain.fit_curve(asked, spread, prior.fit_posterior(asked.rows, spread).weights)
+            curve = curves.fit_curve(asked, spread, prior.fit_posterior(asked.rows, spread).weights)
             if curve is not None:
                 found += _score(study, name, currency, held, curve, _rival(others, currency, content), content)
         scores += found
@@ -145,7 +148,7 @@ def _score(
     name: str,
     currency: str,
     held: contrasts.Question,
-    curve: gain.Curve,
+    curve: curves.Curve,
     rival: tuple[float, float],
     content: float,
 ) -> list[Score]:

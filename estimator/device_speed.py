@@ -12,11 +12,12 @@ import functools
 import math
 from collections.abc import Iterable, Mapping
 
-from cegain import hardware, kernel_times
+from cegain import hardware
 from cegain.hardware import Device, Precision
-from cegain.kernel_times import KERNEL_TIMES, KernelTime
 from cegain.kernels import costs, patterns
 from cegain.step_work import TILE
+from cegain.tables import kernel_times
+from cegain.tables.kernel_times import KERNEL_TIMES, KernelTime
 
 REPORTED: Mapping[str, str] = {
     "AMD EPYC, 2 threads": "cpu",

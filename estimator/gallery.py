@@ -14,7 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cegain import algorithms, contrasts, evidence, kernel_families, kernel_times, seed_ladder, training_runs
+from cegain import algorithms, kernel_families, seed_ladder
+from cegain.gain import contrasts, evidence
+from cegain.tables import kernel_times, training_runs
 
 INDEX = "README.md"
 _OPENING = "# Gallery\n\nMade by `ceg plot --gallery"

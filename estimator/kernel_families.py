@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from cegain.kernel_times import KernelTime
+from cegain.tables.kernel_times import KernelTime
 
 Test = Callable[[KernelTime], bool]
 OURS = ("flash", "block_sparse", "mqa", "moe_dispatch")

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cegain.common.arrays import Array
-from cegain.evidence import EvidenceError, Problem
+from cegain.tables.problems import EvidenceError, Problem
 
 TOLERANCE = 0.10
 """Budgets that differ by less than this share are one rung: published isoFLOP budgets scatter by a few percent."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cegain import own_gains, own_runs, paper_tables, seed_ladder
 from cegain.common.text import number, wrap
 from cegain.seed_ladder import GainAt, StackRuns
-from cegain.training_runs import TrainingRun
+from cegain.tables.training_runs import TrainingRun
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cegain import algorithms, contrasts, forecast, ladder, own_runs, seed_ladder
+from cegain import algorithms, forecast, ladder, own_runs, seed_ladder
 from cegain.common.text import number, span, wrap
-from cegain.contrasts import Used
-from cegain.evidence import PublishedGain, is_own
+from cegain.gain import contrasts
+from cegain.gain.contrasts import Used
 from cegain.paired import Noise, Spread
 from cegain.run_fit import STEPS
 from cegain.seed_ladder import GainAt, Rung, StackRuns
+from cegain.tables.published_gains import PublishedGain, is_own
 
 if TYPE_CHECKING:
     from rich.console import Console

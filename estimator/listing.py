@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from cegain import algorithms, chain, contrasts, gain, prior
+from cegain import algorithms
 from cegain.common import verdict
 from cegain.common.text import number, span, wrap
-from cegain.evidence import Evidence, is_own
+from cegain.gain import chain, contrasts, curves, prior
+from cegain.tables.published_gains import Evidence, is_own
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +50,7 @@ def overview(evidence: Evidence) -> list[Overview]:
         elif entry.exact_in_flop:
             label = "independent"
         else:
-            curve = gain.fit_curve(asked, prior.frozen(), prior.frozen_weights(name, entry.replaces[0], "flop"))
+            curve = curves.fit_curve(asked, prior.frozen(), prior.frozen_weights(name, entry.replaces[0], "flop"))
             if curve is not None:
                 label, _ = verdict.classify(curve.slope())
         lines.append(

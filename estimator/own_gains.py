@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 from cegain import algorithms, own_runs, paired, seed_ladder
 from cegain.common.text import number
-from cegain.evidence import COLUMNS, EvidenceError, Problem, PublishedGain
 from cegain.seed_ladder import GainAt, StackRuns
+from cegain.tables.problems import EvidenceError, Problem
+from cegain.tables.published_gains import COLUMNS, PublishedGain
 
 CONTENT = 0.9
 

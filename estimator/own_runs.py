@@ -18,7 +18,8 @@ from pathlib import Path
 
 from cegain import algorithms, arms, forecast, ladder
 from cegain.architecture import STACKS, ModelShape
-from cegain.evidence import EvidenceError, Problem, PublishedGain
+from cegain.tables.problems import EvidenceError, Problem
+from cegain.tables.published_gains import PublishedGain
 
 BASELINE = "baseline"
 WITHOUT = "no_"

@@ -17,10 +17,10 @@ from matplotlib.patches import Patch
 from cegain import algorithms, plot_style
 from cegain.common.arrays import Array
 from cegain.common.verdict import FAR_DECADES
-from cegain.conversion import convert
-from cegain.evidence import OWN, PublishedGain, kind_of
-from cegain.gain import Estimate
+from cegain.gain.answer import Estimate
+from cegain.gain.contrasts import convert
 from cegain.plot_style import BLACK, BLUE, DASHED, DOTTED, GREEN, GREY, ORANGE, PINK, RED, SKY, SMALL, STYLE, TINY
+from cegain.tables.published_gains import OWN, PublishedGain, kind_of
 
 POINTS_PER_DECADE = 8
 _KINDS = {

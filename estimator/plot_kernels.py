@@ -13,7 +13,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from cegain import plot_labels, plot_style
 from cegain.kernel_families import FAMILIES, OURS, Ceilings, Family, Test, ceilings, choose, panel_title
-from cegain.kernel_times import KernelTime
 from cegain.plot_labels import Named
 from cegain.plot_style import (  # fmt: skip
     BLACK,
@@ -29,6 +28,7 @@ from cegain.plot_style import (  # fmt: skip
     SMALL,
     STYLE,
 )
+from cegain.tables.kernel_times import KernelTime
 
 # Every line also has its name at its end.
 _COLOURS = {

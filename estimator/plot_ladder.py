@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 
 from cegain import forecast, ladder, plot_style, seed_ladder
 from cegain.common.verdict import FAR_DECADES
-from cegain.evidence import OWN, is_own
 from cegain.ladder_report import Report
 from cegain.plot import look
 from cegain.plot_style import BLACK, BLUE, DASHED, GREY, HEADING, RED, STYLE
 from cegain.reading import compute_at
 from cegain.seed_ladder import Rung
+from cegain.tables.published_gains import OWN, is_own
 
 _ARMS = ((BLACK, "o"), (RED, "D"))
 _POINTS = 60

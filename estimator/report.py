@@ -17,20 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cegain import (
-    algorithms,
-    ask,
-    device_gain,
-    gain,
-    prior,
-    provenance,
-    published_runs,
-    report_posterior,
-    report_sections,
-    report_steps,
-)
+from cegain import algorithms, published_runs, report_posterior, report_sections, report_steps
 from cegain.common import verdict
-from cegain.evidence import Evidence, PublishedGain, load
+from cegain.gain import answer, prior, question
+from cegain.gain.evidence import load
+from cegain.speed import two_models
+from cegain.tables import provenance
+from cegain.tables.published_gains import Evidence, PublishedGain
 
 SCHEMA_VERSION = 1
 START = "moe"
@@ -90,7 +83,7 @@ def document(
         "schema_version": SCHEMA_VERSION,
         "about": {
             "version": provenance.version("cegain"),
-            "method": gain.METHOD,
+            "method": answer.METHOD,
             "commit": provenance.commit(),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "evidence_sha256": tables.sha256,
@@ -120,10 +113,10 @@ def page(algo: Sequence[str], flops: float) -> dict[str, Any]:
             for name, entry in entries.items()
         ],
         "presets": [{"name": name, "algorithms": list(parts)} for name, parts in PRESETS.items()],
-        "currencies": list(ask.CURRENCIES),
-        "start": {"algorithms": sorted(algo), "flops": flops, "device": ask.DEVICE, "seq_len": device_gain.SEQ_LEN},
+        "currencies": list(question.CURRENCIES),
+        "start": {"algorithms": sorted(algo), "flops": flops, "device": question.DEVICE, "seq_len": two_models.SEQ_LEN},
         "flops_range": list(FLOPS),
-        "thresholds": [{"flops": t, "name": THRESHOLD_NAMES[t]} for t in ask.THRESHOLDS],
+        "thresholds": [{"flops": t, "name": THRESHOLD_NAMES[t]} for t in question.THRESHOLDS],
         "runs": [
             {"name": run.name, "flops": run.reported_flops, "source": run.source}
             for run in sorted(published_runs.RUNS, key=lambda run: run.reported_flops)

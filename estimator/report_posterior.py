@@ -14,14 +14,15 @@ from collections.abc import Collection
 
 import numpy as np
 
-from cegain import algorithms, chain, device_gain, gain, hierarchy, interaction
-from cegain.ask import CURRENCIES, THRESHOLDS
-from cegain.combinations import Member
+from cegain import algorithms
 from cegain.common import mixture, verdict
 from cegain.common.arrays import Array
-from cegain.evidence import Evidence, PublishedGain
-from cegain.gain import Curve
-from cegain.hierarchy import Spread
+from cegain.gain import chain, curves, in_currency, interaction, method, study
+from cegain.gain.combinations import Member
+from cegain.gain.curves import Curve
+from cegain.gain.question import CURRENCIES, THRESHOLDS
+from cegain.gain.study import Spread
+from cegain.tables.published_gains import Evidence, PublishedGain
 
 BUDGETS = (15.0, 28.0, 131)
 """log10 FLOP of the first and last budget at which a page draws, and how many there are: ten in a decade."""
@@ -53,19 +54,19 @@ def document(tables: Evidence, ours: Collection[PublishedGain] | None, spread: S
 def _constants() -> dict[str, object]:
     """The method's numbers, under their names in the modules."""
     return {
-        "x0": hierarchy.X0,
-        "level_sd": hierarchy.LEVEL_SD,
+        "x0": study.X0,
+        "level_sd": study.LEVEL_SD,
         "fading": chain.FADING,
         "wander_sd": chain.WANDER_SD,
         "max_components": mixture.MAX_COMPONENTS,
-        "unknown_decades": gain.UNKNOWN_DECADES,
+        "unknown_decades": curves.UNKNOWN_DECADES,
         "far_decades": verdict.FAR_DECADES,
         "far_width": verdict.FAR_WIDTH,
         "class_slope": verdict.CLASS_SLOPE,
         "undetermined": verdict.UNDETERMINED,
         "mean_sd": interaction.MEAN_SD,
         "shares": list(interaction.SHARES),
-        "other_setting_sd": device_gain.OTHER_SETTING_SD,
+        "other_setting_sd": in_currency.OTHER_SETTING_SD,
     }
 
 
@@ -74,7 +75,7 @@ def _part(
 ) -> dict[str, object]:
     """One algorithm in one currency: its curve, or what is missing for one."""
     name, baseline = member
-    prepared = gain.prepare(tables.rows, [name], [baseline], currency=currency, spread=spread, shipped=ours)
+    prepared = method.prepare(tables.rows, [name], [baseline], currency=currency, spread=spread, shipped=ours)
     curve = None if prepared.missing else _curve(prepared.curves[0])
     return {"missing": prepared.missing, "notes": list(prepared.notes), "curve": curve}
 

@@ -12,24 +12,21 @@ from typing import Any
 
 from cegain import (
     algorithms,
-    ask,
     backtest,
     backtest_scores,
     classify,
-    combinations,
-    contrasts,
     coverage,
     kernel_families,
-    kernel_times,
     ladder_overview,
     listing,
     seed_ladder,
-    training_runs,
 )
-from cegain.conversion import convert
-from cegain.evidence import Evidence, PublishedGain, kind_of, own_error
-from cegain.kernel_times import KernelTime
+from cegain.gain import combinations, contrasts, question
+from cegain.gain.contrasts import convert
 from cegain.seed_ladder import Rung, StackRuns
+from cegain.tables import kernel_times, training_runs
+from cegain.tables.kernel_times import KernelTime
+from cegain.tables.published_gains import Evidence, PublishedGain, kind_of, own_error
 
 USES = LEVEL, GROWTH, CHECK, UNUSED = "level", "growth", "check", "unused"
 """What a row does for a question: it fixes the level; it tells of growth only; it shows the noise of a gain that is
@@ -66,9 +63,9 @@ def evidence(tables: Evidence) -> Section:
         "remarks": list(tables.remarks),
         "rows": [_row(row) for row in tables.rows],
         "questions": [
-            _question(tables, name, currency, at) for name in algorithms.names() for currency in ask.CURRENCIES
+            _question(tables, name, currency, at) for name in algorithms.names() for currency in question.CURRENCIES
         ],
-        "combinations": [found for currency in ask.CURRENCIES for found in _combinations(tables, currency, at)],
+        "combinations": [found for currency in question.CURRENCIES for found in _combinations(tables, currency, at)],
     }
 
 

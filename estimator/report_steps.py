@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from cegain import algorithms, architecture, device_gain, device_speed, hardware, step_time, step_work
+from cegain import algorithms, architecture, device_speed, hardware, step_time, step_work
 from cegain.architecture import ModelShape
+from cegain.gain import in_currency
 from cegain.hardware import Device
 from cegain.kernels import costs
 
@@ -22,7 +23,7 @@ SEQ_LENS = tuple(2**i for i in range(9, 18))
 """Sequence lengths that the explorer offers; its model takes any other as well."""
 
 _CONSTANTS: Mapping[ModuleType, tuple[str, ...]] = {
-    device_gain: ("DECODE_BATCH", "MOST_FLOPS", "STACK"),
+    in_currency: ("DECODE_BATCH", "MOST_FLOPS", "STACK"),
     architecture: ("ASPECT_RATIO", "CHINCHILLA_A", "CHINCHILLA_ALPHA", "CHINCHILLA_B", "CHINCHILLA_BETA", "STACKS"),
     costs: ("ATTENTION_BACKWARD_MATMULS", "FLASH_BACKWARD_MATMULS"),
     step_work: (

@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cegain.common.arrays import Array
-from cegain.evidence import EvidenceError, Problem
 from cegain.solver import Box, Flags, PowerSum, grid_starts, minimise, minimise_from_afar
+from cegain.tables.problems import EvidenceError, Problem
 
 Form = Literal["chinchilla", "frontier"]
 Status = Literal["converged", "bound_hit", "too_few_points", "degenerate_design", "not_converged"]

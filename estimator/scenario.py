@@ -26,13 +26,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
-from cegain import algorithms, gain, prior
+from cegain import algorithms
 from cegain.common import verdict
 from cegain.common.arrays import Array
 from cegain.common.mixture import Mixture
 from cegain.common.verdict import FAR_DECADES
-from cegain.evidence import Evidence
-from cegain.interaction import PAIR_SD
+from cegain.gain import method, prior
+from cegain.gain.interaction import PAIR_SD
+from cegain.tables.published_gains import Evidence
 
 DRAWS = 20_000
 MOST_LN = 600.0
@@ -116,7 +117,7 @@ def population(tables: Evidence, freeze: float, names: Sequence[str] | None = No
     found = []
     for name in algorithms.names() if names is None else names:
         baseline = algorithms.get(name).replaces[0]
-        prepared = gain.prepare(tables.rows, [name], [baseline], currency="flop", spread=prior.frozen())
+        prepared = method.prepare(tables.rows, [name], [baseline], currency="flop", spread=prior.frozen())
         if not prepared.missing:
             curve = prepared.curves[0]
             found.append(Member(name, curve.mean(freeze), verdict.classify(curve.slope())[1], curve.decades(freeze)))
@@ -197,8 +198,8 @@ def _in_use(tables: Evidence, assumed: Assumptions) -> tuple[Array, list[float]]
         return np.zeros(DRAWS), []
     names = sorted(assumed.stack)
     baselines = [algorithms.get(name).replaces[0] for name in names]
-    prepared = gain.prepare(tables.rows, names, baselines, currency="flop", spread=prior.frozen())
-    mean, _ = gain.distributions(prepared, assumed.freeze)
+    prepared = method.prepare(tables.rows, names, baselines, currency="flop", spread=prior.frozen())
+    mean, _ = method.distributions(prepared, assumed.freeze)
     rng = np.random.default_rng([assumed.seed, 2])
     return _draw(mean, rng, DRAWS), [c.decades(assumed.freeze) for c in prepared.curves]
 

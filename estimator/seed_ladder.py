@@ -15,8 +15,8 @@ import numpy as np
 
 from cegain import ladder, own_runs, paired
 from cegain.common.text import number
-from cegain.evidence import EvidenceError, Problem
 from cegain.ladder import Ladder, RunTable
+from cegain.tables.problems import EvidenceError, Problem
 
 NEEDED = ("arm", "seed", "rung_flops", *list(ladder.OWN_COLUMNS.values())[1:])
 """Columns that a table of our own format must have; `stack` and `learning_rate` are used where they are there."""

@@ -13,12 +13,13 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from cegain import combinations, coverage, gain, interaction, prior
-from cegain.combinations import Observation
+from cegain import coverage
 from cegain.common import mixture
-from cegain.conversion import convert
 from cegain.coverage import Score, Summary
-from cegain.evidence import PublishedGain
+from cegain.gain import combinations, interaction, method, prior
+from cegain.gain.combinations import Observation
+from cegain.gain.contrasts import convert
+from cegain.tables.published_gains import PublishedGain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,13 +73,13 @@ def _gains(rows: Iterable[PublishedGain], held: Sequence[PublishedGain], label: 
     study, algorithm, baseline = held[0].study, held[0].algorithm, held[0].baseline
     others = [r for r in rows if (r.study, r.algorithm, r.baseline) != (study, algorithm, baseline)]
     names, baselines = zip(*sorted(zip(algorithm.split("+"), baseline.split("+"), strict=True)), strict=True)
-    prepared = gain.prepare(others, names, baselines, currency=CURRENCY, spread=prior.frozen())
+    prepared = method.prepare(others, names, baselines, currency=CURRENCY, spread=prior.frozen())
     if prepared.missing:
         return []
     found = []
     for row in held:
         value = math.log(row.ceg * convert(row, CURRENCY).factor)
-        predicted = gain.distributions(prepared, row.flops)[1].central(content)
+        predicted = method.distributions(prepared, row.flops)[1].central(content)
         plain = mixture.total(curve.predictive(row.flops) for curve in prepared.curves).central(content)
         found.append(Score(f"{study}: {label}", label, CURRENCY, value, *predicted, *plain))
     return found

@@ -21,10 +21,10 @@ from scipy.optimize import least_squares
 from cegain import architecture, hardware
 from cegain.architecture import ModelShape
 from cegain.common.arrays import Array
-from cegain.evidence import EvidenceError, Problem
 from cegain.step_shapes import GPT_VOCABULARY, shape_of
 from cegain.step_time import Calibration, Constants, parts_of
 from cegain.step_work import SHARDINGS, Plan, Work, problems, work
+from cegain.tables.problems import EvidenceError, Problem
 
 PRIORS: Mapping[str, tuple[float, float, str]] = {
     "matmul": (0.95, 0.10, "a whole step against the best shape; assumed"),

@@ -22,9 +22,9 @@ from typing import NamedTuple
 
 from cegain import architecture
 from cegain.architecture import ModelShape
-from cegain.evidence import DATA
 from cegain.hardware import Device
 from cegain.step_work import Kernel, Memory, Plan, Work, memory, problems, work
+from cegain.tables.files import DATA
 
 CONSTANTS_FILE = DATA / "step_time.json"
 

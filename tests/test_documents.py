@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cegain import coverage, evidence, prior
+from cegain import coverage
 from cegain.cli import ceg
+from cegain.gain import prior
+from cegain.tables import published_gains
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="installed without the repository")
@@ -92,7 +94,7 @@ def test_data_readme_shows_the_coverage() -> None:
 @pytest.mark.slow
 def test_frozen_settings_are_those_of_the_shipped_rows() -> None:
     stored = json.loads(prior.PRIOR_FILE.read_text())
-    fitted = json.loads(json.dumps(prior.document(evidence.published(evidence.load()))))
+    fitted = json.loads(json.dumps(prior.document(published_gains.published(published_gains.load()))))
     assert stored["evidence_sha256"] == fitted["evidence_sha256"]
     assert stored["spread"] == pytest.approx(fitted["spread"], rel=1e-3)
     for question, weights in fitted["scenario_weights"].items():
@@ -101,7 +103,9 @@ def test_frozen_settings_are_those_of_the_shipped_rows() -> None:
 
 def test_frozen_settings_know_the_shipped_rows() -> None:
     stored = json.loads(prior.PRIOR_FILE.read_text())
-    assert stored["evidence_sha256"] == evidence.published(evidence.load()).sha256, "run `ceg coverage --write`"
+    assert stored["evidence_sha256"] == published_gains.published(published_gains.load()).sha256, (
+        "run `ceg coverage --write`"
+    )
 
 
 def bring_up_to_date() -> None:

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 from cegain import architecture
 from cegain.architecture import Stack
+from cegain.tables.training_runs import TrainingRun
 from cegain.training import budget, config, data
 from cegain.training.config import Config
 from cegain.training.data import Corpus
-from cegain.training_runs import TrainingRun
 
 FACTOR = 2.0
 """Between neighbouring learning rates of a grid: the loss of small models changes by a few percent over it."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cegain.cli_input import BadInput, Command, console, number, output_path, parse_budgets, print_json, single
-from cegain.evidence import FLOPS_RANGE, EvidenceError
+from cegain.tables.problems import EvidenceError
+from cegain.tables.published_gains import FLOPS_RANGE
 from cegain.training.cli_train import need_torch
 
 if TYPE_CHECKING:
@@ -100,10 +101,11 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
     if problems:
         raise BadInput(problems)
 
-    from cegain import arms, provenance
+    from cegain import arms
+    from cegain.tables import provenance
+    from cegain.tables.training_runs import TRAINING_RUNS
     from cegain.training import ablate, run_dir, sweep
     from cegain.training.data import CorpusError, open_corpus
-    from cegain.training_runs import TRAINING_RUNS
 
     if price is not None:
         on_gpu = price.device.generation != "cpu"

@@ -25,7 +25,7 @@ from cegain.cli_input import (
     single,
     write,
 )
-from cegain.evidence import EvidenceError
+from cegain.tables.problems import EvidenceError
 from cegain.training.options import OPTIONS, SIZES
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ def curves_command(runs: tuple[str, ...], output: str) -> None:
 def collect_command(runs: str, out: str | None) -> None:
     """Add the runs that have ended, diverged ones too, to a training_runs.csv; one that is in it stays as it is."""
     need_torch()
-    from cegain import provenance, training_runs
+    from cegain.tables import provenance, training_runs
     from cegain.training import collect
     from cegain.training.run_dir import RunError
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from cegain import architecture, arms
+from cegain.tables.training_runs import TrainingRun
 from cegain.training import config, data, repeat
 from cegain.training.run_dir import RunDir, RunError
-from cegain.training_runs import TrainingRun
 
 
 def row(run: RunDir, role: str = "ladder") -> TrainingRun | None:

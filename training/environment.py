@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cegain import provenance
+from cegain.tables import provenance
 
 
 def describe(device: torch.device, processes: int) -> dict[str, Any]:

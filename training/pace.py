@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from cegain.training_runs import TrainingRun
+from cegain.tables.training_runs import TrainingRun
 
 if TYPE_CHECKING:
     import torch

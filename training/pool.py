@@ -20,8 +20,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
 
+from cegain.tables.training_runs import TrainingRun
 from cegain.training.ablate import Job
-from cegain.training_runs import TrainingRun
 
 PATIENCE = 10.0
 """Seconds to wait for a run that another process still holds, such as one whose sweep was killed a moment ago."""

@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from cegain.evidence import write_atomically
+from cegain.tables.files import write_atomically
+from cegain.tables.training_runs import TrainingRun
 from cegain.training import data, pool
 from cegain.training.ablate import Job, Ladders
 from cegain.training.data import Corpus, CorpusError
 from cegain.training.pace import Measured
 from cegain.training.pool import JobError
-from cegain.training_runs import TrainingRun
 
 RETRIES = 3
 """Times that a run is given to another process after its process or node was lost."""

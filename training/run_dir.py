@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cegain.evidence import write_atomically
+from cegain.tables.files import write_atomically
 
 CLOCK_FIELDS = ("seconds", "tokens_per_s", "mfu")
 """Of metrics and summary: what differs between two runs of one configuration on one machine."""

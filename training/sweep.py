@@ -12,12 +12,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import NamedTuple
 
-from cegain import training_runs
+from cegain.tables import training_runs
+from cegain.tables.training_runs import TrainingRun
 from cegain.training import repeat
 from cegain.training.ablate import Job, Ladders
 from cegain.training.pool import Engine, JobError
 from cegain.training.run_dir import RunDir, RunError
-from cegain.training_runs import TrainingRun
 
 LOOK_SECONDS = 2.0
 """Between looks at running jobs."""

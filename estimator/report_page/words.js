@@ -1,4 +1,4 @@
-/** Numbers and answers in words, as estimator/text.py says them. */
+/** Numbers and answers in words, as estimator/gain/answer.py says them. */
 "use strict";
 globalThis.ceg ??= {};
 

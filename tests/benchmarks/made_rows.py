@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from cegain.kernel_times import KernelTime
 from cegain.kernels import costs, patterns
+from cegain.tables.kernel_times import KernelTime
 
 DEVICE = "Made-up GPU"
 FLOPS_PER_S, BYTES_PER_S = 100e12, 1e12

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from cegain import kernel_times
 from cegain.benchmarks import suite
 from cegain.benchmarks.attention import Attention, Decode
 from cegain.benchmarks.cases import Case, Implementation, Operation
@@ -17,6 +16,7 @@ from cegain.benchmarks.clock import Rounds
 from cegain.benchmarks.lab import Lab
 from cegain.kernels import costs, patterns
 from cegain.kernels.flash import flash_attention
+from cegain.tables import kernel_times
 
 CPU = torch.device("cpu")
 CAUSAL = Case("attention", "causal", batch=1, heads_q=2, heads_kv=2, seq_q=100, seq_kv=100, head_dim=16)

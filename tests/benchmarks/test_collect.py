@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from cegain import kernel_times
 from cegain.benchmarks import collect
 from cegain.cli import ceg
-from cegain.evidence import EvidenceError
-from cegain.kernel_times import KernelTime
+from cegain.tables import kernel_times
+from cegain.tables.kernel_times import KernelTime
+from cegain.tables.problems import EvidenceError
 from tests.benchmarks.made_rows import attention, session
 
 

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from cegain import kernel_times, provenance
 from cegain.benchmarks import collect, gpu, gpu_kernels, gpu_processes, table
 from cegain.benchmarks.gpu_processes import LADDERS, Place
 from cegain.benchmarks.record import Record
 from cegain.cli import ceg
-from cegain.evidence import EvidenceError
+from cegain.tables import kernel_times, provenance
+from cegain.tables.problems import EvidenceError
 from tests.benchmarks.made_rows import DEVICE, decode, mixture, session
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from cegain import kernel_families, kernel_times, plot_kernels
+from cegain import kernel_families, plot_kernels
 from cegain.cli import ceg
+from cegain.tables import kernel_times
 from tests.benchmarks.made_rows import BYTES_PER_S, DEVICE, FLOPS_PER_S, attention, mixture, session
 
 

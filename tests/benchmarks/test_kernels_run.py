@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cegain import kernel_times
 from cegain.benchmarks import collect
+from cegain.tables import kernel_times
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cegain import algorithms
-from cegain.training_runs import COLUMNS, TrainingRun
+from cegain.tables.training_runs import COLUMNS, TrainingRun
 
 RUNGS = (3e11, 1e12, 3e12)
 TALL = (*RUNGS, 1e13, 3e13)

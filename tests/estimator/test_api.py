@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 
 import cegain
-from cegain import estimate, text
-from cegain.ask import QuestionError, estimate_all
-from cegain.evidence import PUBLISHED_GAINS, shipped_files
-from cegain.gain import Estimate
+from cegain import estimate
+from cegain.gain.answer import Estimate, document
+from cegain.gain.evidence import shipped_files
+from cegain.gain.question import QuestionError, estimate_all
+from cegain.tables.published_gains import PUBLISHED_GAINS
 
 
 def told(answer: Estimate) -> dict[str, object]:
     """All that is reported of an answer, to compare two of them."""
-    return text.document([answer])
+    return document([answer])
 
 
 def test_the_result_has_fields_and_prints_a_report() -> None:
@@ -53,7 +54,7 @@ def test_against_itself_is_one() -> None:
 
 def test_several_budgets_are_single_answers() -> None:
     single = [estimate("moe", flops) for flops in (1e20, 1e24)]
-    assert text.document(estimate_all("moe", [1e20, 1e24])) == text.document(single)
+    assert document(estimate_all("moe", [1e20, 1e24])) == document(single)
 
 
 def test_evidence_as_one_path_or_several() -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from cegain import backtest, forecast, ladder, synthetic
 from cegain.backtest import Pair
-from cegain.evidence import EvidenceError
+from cegain.tables.problems import EvidenceError
 
 SETTINGS = forecast.Settings(0.15, 0.6, 0.003, 0.5, (0.2, 0.8), 0.2)
 PAIR = Pair("made", "baseline", "treatment")

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cegain.chain import CORE, FADING, WANDER_SD, joint, line_at_centre, link, row_weights, state
 from cegain.common.arrays import Array
-from cegain.hierarchy import LEVEL_SD, X0, Rows
+from cegain.gain.chain import CORE, FADING, WANDER_SD, joint, line_at_centre, link, row_weights, state
+from cegain.gain.study import LEVEL_SD, X0, Rows
 from tests.estimator.test_hierarchy import SCATTER, SEEDS, SLOPE, SPREAD, TREES, covariance_of_gains, random_rows
 
 ONE = np.ones(1)

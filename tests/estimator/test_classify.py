@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as Polygon
 
-from cegain import classify, contrasts, evidence, gain, prior
-from cegain.chain import joint
-from cegain.gain import Curve
-from cegain.hierarchy import X0
+from cegain import classify
+from cegain.gain import contrasts, curves, evidence, method, prior
+from cegain.gain.chain import joint
+from cegain.gain.curves import Curve
+from cegain.gain.study import X0
 from cegain.plot_classes import ellipse
+from cegain.tables import published_gains
 from tests.estimator.calls import Calls
 from tests.estimator.test_contrasts import published
 
@@ -25,7 +27,7 @@ def verdicts() -> dict[str, classify.Verdict]:
 
 def curve_of(name: str, baseline: str) -> Curve:
     asked = contrasts.question(evidence.load().rows, name, baseline, "flop")
-    curve = gain.fit_curve(asked, prior.frozen(), prior.frozen_weights(name, baseline, "flop"))
+    curve = curves.fit_curve(asked, prior.frozen(), prior.frozen_weights(name, baseline, "flop"))
     assert curve is not None
     return curve
 
@@ -89,13 +91,13 @@ def test_every_algorithm_has_a_verdict_and_disagreement_a_reason(verdicts: dict[
     assert not exact.covariance.any()
 
 
-def steep(study: str, slope: float) -> list[evidence.PublishedGain]:
+def steep(study: str, slope: float) -> list[published_gains.PublishedGain]:
     return [published(study=study, flops=10.0**x, ceg=math.exp(0.5 + slope * (x - 18))) for x in (18, 20, 22, 24)]
 
 
 def test_the_verdict_and_its_reason_follow_the_data() -> None:
-    def of(*rows: evidence.PublishedGain) -> classify.Verdict:
-        tables = evidence.Evidence(rows, "", ())
+    def of(*rows: published_gains.PublishedGain) -> classify.Verdict:
+        tables = published_gains.Evidence(rows, "", ())
         return next(v for v in classify.classify(tables) if v.name == "rope")
 
     flat = of(*(r for i in range(5) for r in steep(f"s{i}", 0.0)))
@@ -110,7 +112,9 @@ def test_the_verdict_and_its_reason_follow_the_data() -> None:
 
 def test_the_ladders_that_would_settle_a_class_do() -> None:
     rows = steep("s", 0.05)[:2]
-    curve = gain.fit_curve(contrasts.question(rows, *ROPE, "flop"), prior.frozen(), prior.frozen_weights(*ROPE, "flop"))
+    curve = curves.fit_curve(
+        contrasts.question(rows, *ROPE, "flop"), prior.frozen(), prior.frozen_weights(*ROPE, "flop")
+    )
     assert curve is not None
     found = classify.settles(contrasts.question(rows, *ROPE, "flop"), curve, "rope")
     assert found is not None
@@ -118,8 +122,8 @@ def test_the_ladders_that_would_settle_a_class_do() -> None:
         for half in range(2 * found.decades + 1):
             c = 1e18 * 10 ** (half / 2)
             rows.append(published(study=f"new {i}", flops=c, ceg=math.exp(curve.mean(c).quantile(0.5))))
-    prepared = gain.prepare(rows, ["rope"], ["learned_positions"], currency="flop", spread=prior.frozen())
-    answer = gain.evaluate(prepared, 1e20, interval=0.9, thresholds=())
+    prepared = method.prepare(rows, ["rope"], ["learned_positions"], currency="flop", spread=prior.frozen())
+    answer = method.evaluate(prepared, 1e20, interval=0.9, thresholds=())
     assert answer.label == found.label
     assert answer.classes is not None
     assert answer.classes[found.label] == pytest.approx(found.probability, abs=1e-6)

@@ -13,8 +13,9 @@ from click.testing import CliRunner, Result
 
 from cegain import algorithms, plot_pattern
 from cegain.cli import ceg, estimate_command
-from cegain.evidence import COLUMNS, PUBLISHED_GAINS, load
+from cegain.gain.evidence import load
 from cegain.kernels.patterns import HeadPattern
+from cegain.tables.published_gains import COLUMNS, PUBLISHED_GAINS
 
 ROW = {
     "algorithm": "moe", "treatment": "8 experts", "baseline": "dense", "study": "s1", "flops": "1e22",

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from cegain import contrasts, gain
-from cegain.evidence import PublishedGain
-from cegain.gain import Estimate
-from cegain.hierarchy import X0, Rows, Spread
+from cegain.gain import contrasts, method
+from cegain.gain.answer import Estimate
+from cegain.gain.study import X0, Rows, Spread
+from cegain.tables.published_gains import PublishedGain
 
 SPREAD = Spread(
     study_level=0.3, study_slope=0.08, contrast_level=0.2, contrast_slope=0.03, slope_mean=0.0, slope_sd=0.1
@@ -49,8 +49,8 @@ def ask(
     spread: Spread = SPREAD,
 ) -> Estimate:
     """An answer from `rows` and nothing else."""
-    prepared = gain.prepare(list(rows), names, baselines, currency=currency, spread=spread)
-    return gain.evaluate(prepared, flops, interval=interval, thresholds=())
+    prepared = method.prepare(list(rows), names, baselines, currency=currency, spread=spread)
+    return method.evaluate(prepared, flops, interval=interval, thresholds=())
 
 
 def width(interval: tuple[float, float] | None) -> float:

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from cegain import conversion
-from cegain.conversion import convert
-from cegain.evidence import CURRENCIES
+from cegain.gain.contrasts import convert
+from cegain.gain.method import contrasts
+from cegain.tables.published_gains import CURRENCIES
 from tests.estimator.test_contrasts import FIRST, ask, mean_width, median, published
 
 ASKED = ("flop", "time", "usd", "decode")
@@ -44,7 +44,7 @@ def test_flop_never_becomes_time() -> None:
 def test_steps_count_as_flop_where_a_step_costs_the_same() -> None:
     rope = convert(published(currency="steps"), "flop")
     assert rope.factor == 1.0
-    assert rope.sd == conversion.EXCHANGE_SD["steps"] > 0
+    assert rope.sd == contrasts.EXCHANGE_SD["steps"] > 0
 
 
 @pytest.mark.parametrize(("algorithm", "baseline"), [("mqa", "mha"), ("sparse_attention", "dense_attention")])
@@ -71,7 +71,7 @@ def test_iterations_times_mfu_need_the_ratio_of_mfu() -> None:
     assert math.isnan(convert(row, "flop").factor)
     found = convert(row._replace(flop_factor=15.0 / 11.3), "flop")
     assert row.ceg * found.factor == pytest.approx(1.075, abs=1e-3)
-    assert found.sd == conversion.EXCHANGE_SD["iters_mfu"] > 0
+    assert found.sd == contrasts.EXCHANGE_SD["iters_mfu"] > 0
 
 
 def test_params_count_only_with_a_factor_and_widened_most() -> None:
@@ -79,7 +79,7 @@ def test_params_count_only_with_a_factor_and_widened_most() -> None:
     assert math.isnan(convert(row, "flop").factor)
     found = convert(row._replace(flop_factor=1.0), "flop")
     assert found.factor == 1.0
-    assert found.sd >= 0.3 > conversion.EXCHANGE_SD["steps"]
+    assert found.sd >= 0.3 > contrasts.EXCHANGE_SD["steps"]
 
 
 def test_time_is_money_at_one_price() -> None:

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
 
-from cegain import coverage, prior
+from cegain import coverage
 from cegain.common import scores
 from cegain.common.scores import binomial_range, interval_score
 from cegain.coverage import Score, leave_one_study_out, summarise
-from cegain.evidence import PublishedGain, load
-from cegain.evidence import published as only_published
-from cegain.hierarchy import X0, Spread
+from cegain.gain import prior
+from cegain.gain.evidence import load
+from cegain.gain.study import X0, Spread
+from cegain.tables.published_gains import PublishedGain
+from cegain.tables.published_gains import published as only_published
 from tests.estimator.calls import Calls
 from tests.estimator.test_contrasts import published
 

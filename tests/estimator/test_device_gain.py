@@ -6,10 +6,10 @@ import pytest
 from click.testing import CliRunner
 
 from cegain import estimate, hardware
-from cegain.ask import QuestionError
 from cegain.cli import estimate_command
 from cegain.common import mixture
-from cegain.device_gain import NoShapeError, Setting, speeds
+from cegain.gain.question import QuestionError
+from cegain.speed.two_models import NoShapeError, Setting, speeds
 
 
 def on(device: str, seq_len: int = 2048, other: str | None = None) -> Setting:

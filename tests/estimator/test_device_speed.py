@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from cegain import device_speed, hardware, kernel_times, step_time, step_work
+from cegain import device_speed, hardware, step_time, step_work
 from cegain.device_speed import measured
-from cegain.kernel_times import KernelTime
 from cegain.step_shapes import shape_of
+from cegain.tables import kernel_times
+from cegain.tables.kernel_times import KernelTime
 
 GEMM, COPY = 90e9, 20e9
 CPU = hardware.find("cpu")

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from cegain import evidence
-from cegain.evidence import COLUMNS, PUBLISHED_GAINS, EvidenceError, load, read_published_gains, write_atomically
+from cegain.gain.evidence import load
+from cegain.tables import problems
+from cegain.tables.files import write_atomically
+from cegain.tables.problems import EvidenceError
+from cegain.tables.published_gains import COLUMNS, PUBLISHED_GAINS, read_published_gains
 
 GOOD = {
     "algorithm": "moe", "treatment": "8 experts", "baseline": "dense", "study": "s1", "flops": "1e22",
@@ -42,7 +45,7 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 Save = Callable[..., Path]
 
 
-def problems(path: Path) -> tuple[evidence.Problem, ...]:
+def problems(path: Path) -> tuple[problems.Problem, ...]:
     with pytest.raises(EvidenceError) as caught:
         load([path], shipped=False)
     for problem in caught.value.problems:

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cegain import algorithms, chain, contrasts, estimate, gain, prior
+from cegain import algorithms, estimate
 from cegain.common import mixture, verdict
-from cegain.evidence import COLUMNS, PublishedGain, is_own, load
-from cegain.gain import Estimate
-from cegain.hierarchy import Rows
+from cegain.gain import chain, contrasts, curves, prior
+from cegain.gain.answer import Estimate
+from cegain.gain.evidence import load
+from cegain.gain.study import Rows
+from cegain.tables.published_gains import COLUMNS, PublishedGain, is_own
 from tests.estimator.test_contrasts import FIRST, SPREAD, ask, published, width
 
 SHIPPED = load().rows
@@ -249,7 +251,7 @@ def ten_rows(
     rows: Sequence[PublishedGain], budgets: Sequence[float], treatments: int, noise: float
 ) -> list[PublishedGain]:
     """One new MoE study that finds what `rows` expect, in `treatments` different treatments."""
-    curve = gain.fit_curve(
+    curve = curves.fit_curve(
         contrasts.question(rows, "moe", "dense", "flop"), prior.frozen(), prior.frozen_weights("moe", "dense", "flop")
     )
     assert curve is not None
@@ -448,7 +450,7 @@ def test_intervals_hold_what_they_promise_when_the_model_is_true() -> None:
         posterior = prior.fit_posterior(rows, SPREAD)
         scatter = np.array([s.scatter for s in scenarios])
         new = np.hypot(scatter * math.hypot(SPREAD.study_level, SPREAD.contrast_level), sd)
-        curve = gain.Curve(posterior.weights, posterior.chain, new, x + 20)
+        curve = curves.Curve(posterior.weights, posterior.chain, new, x + 20)
         found = truth + rng.normal(0, study_sd) + rng.normal(0, sd)
         for kind, value in (("predictive", found), ("mean", truth)):
             below = getattr(curve, kind)(1e22).cdf(value)

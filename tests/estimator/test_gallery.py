@@ -11,9 +11,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cegain import backtest_scores, gallery, plot_scores, provenance
+from cegain import backtest_scores, gallery, plot_scores
 from cegain.cli import ceg
 from cegain.gallery import Picture
+from cegain.tables import provenance
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "docs" / "gallery"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cegain.common.arrays import Array
-from cegain.hierarchy import LEVEL_SD, OTHER_BASELINE_SD, Lines, Messages, Rows, Spread, posterior, study_messages
+from cegain.gain.study import LEVEL_SD, OTHER_BASELINE_SD, Lines, Messages, Rows, Spread, posterior, study_messages
 
 SPREAD = Spread(
     study_level=0.3, study_slope=0.08, contrast_level=0.2, contrast_slope=0.03, slope_mean=0.02, slope_sd=0.1

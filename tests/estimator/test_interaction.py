@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from cegain import ask as api
-from cegain import combinations, contrasts, gain, interaction, prior
 from cegain.common import mixture
-from cegain.evidence import PublishedGain
-from cegain.gain import Estimate
+from cegain.gain import combinations, contrasts, curves, interaction, prior
+from cegain.gain import question as api
+from cegain.gain.answer import Estimate
+from cegain.tables.published_gains import PublishedGain
 from tests.estimator.test_contrasts import SPREAD, ask, published, width
 
 NORM, ROPE = ("layernorm", "no_norm"), ("rope", "learned_positions")
@@ -50,7 +50,7 @@ def test_an_unknown_interaction_widens_the_product_and_leaves_its_centre() -> No
     assert answer.median == pytest.approx((norm.median or 0) * (rope.median or 0), rel=0.01)
     independent = math.hypot(width(norm.mean_interval), width(rope.mean_interval))
     assert width(answer.mean_interval) > 1.05 * independent
-    curves = [gain.fit_curve(q, SPREAD, prior.frozen_weights(*pair, "flop")) for q, pair in asked(NORM, ROPE)]
+    curves = [curves.fit_curve(q, SPREAD, prior.frozen_weights(*pair, "flop")) for q, pair in asked(NORM, ROPE)]
     low, high = mixture.total(c.predictive(1e20) for c in curves if c).central(0.9)
     assert width(answer.predictive) > 1.01 * (high - low)
     assert answer.interaction is not None
@@ -240,14 +240,14 @@ def test_a_long_table_of_combinations_is_answered() -> None:
 
 
 def test_the_answer_and_its_json_show_the_interaction() -> None:
-    from cegain import text
+    from cegain.gain.answer import document
 
     answer = stack([*SINGLES, together(NORM, ROPE, ceg=2.0, study="a")], NORM, ROPE)
     assert "layernorm + rope against its parts: a 0.67x." in str(answer)
-    (one,) = text.document([answer])["estimates"]  # type: ignore[misc]
+    (one,) = document([answer])["estimates"]  # type: ignore[misc]
     shown = one["interaction"]
     low, high = shown["stack_over_product_interval"]
     assert low < shown["stack_over_product_median"] < high
     assert shown["measured"][0]["over_product_of_parts"] == pytest.approx(2 / 3)
-    (alone,) = text.document([stack(SINGLES, ROPE)])["estimates"]  # type: ignore[misc]
+    (alone,) = document([stack(SINGLES, ROPE)])["estimates"]  # type: ignore[misc]
     assert alone["interaction"] is None

@@ -6,7 +6,7 @@ import pytest
 
 from cegain import ladder
 from cegain.common.arrays import Array
-from cegain.evidence import EvidenceError
+from cegain.tables.problems import EvidenceError
 
 HEADER = "variant,N,D,C,loss\n"
 

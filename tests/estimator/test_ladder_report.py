@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cegain import training_runs
+from cegain.tables import training_runs
 from tests.estimator import made_ladder
 from tests.estimator.calls import Calls
 from tests.estimator.made_ladder import GAINS, RUNGS, runs, write

@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from cegain import estimate, evidence, own_gains, seed_ladder, training_runs
+from cegain import estimate, own_gains, seed_ladder
 from cegain.cli import ceg
-from cegain.evidence import EvidenceError, is_own, load, own_error, read_published_gains
+from cegain.gain.evidence import load
+from cegain.tables import published_gains, training_runs
+from cegain.tables.problems import EvidenceError
+from cegain.tables.published_gains import is_own, own_error, read_published_gains
 from tests.estimator import made_ladder
 
 
@@ -27,8 +30,8 @@ def call(*words: object) -> Result:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A made-up data folder with a table of runs, and no derived table yet."""
     made_ladder.write(tmp_path / "training_runs.csv", made_ladder.runs())
-    monkeypatch.setattr(evidence, "DATA", tmp_path)
-    monkeypatch.setattr(evidence, "OWN_GAINS", tmp_path / "own_gains.csv")
+    monkeypatch.setattr(published_gains, "DATA", tmp_path)
+    monkeypatch.setattr(published_gains, "OWN_GAINS", tmp_path / "own_gains.csv")
     monkeypatch.setattr(training_runs, "TRAINING_RUNS", tmp_path / "training_runs.csv")
     return tmp_path
 
@@ -40,10 +43,10 @@ def test_the_shipped_table_is_what_the_command_makes() -> None:
             made = own_gains.content(training_runs.TRAINING_RUNS)
         except EvidenceError:  # too few runs for any gain yet
             made = b""
-        there = evidence.OWN_GAINS.read_bytes() if evidence.OWN_GAINS.exists() else b""
+        there = published_gains.OWN_GAINS.read_bytes() if published_gains.OWN_GAINS.exists() else b""
         assert there == made, "run `ceg ladder --write`"
     else:
-        assert not evidence.OWN_GAINS.exists()
+        assert not published_gains.OWN_GAINS.exists()
         assert not any(map(is_own, load().rows))
 
 
@@ -80,9 +83,9 @@ def test_a_combination_states_the_error_of_its_excess(project: Path) -> None:
     for flops in made_ladder.RUNGS:
         both = rows["layernorm+rope", flops]
         independent = math.hypot(*(own_error(rows[name, flops]) for name in ("layernorm", "rope", "layernorm+rope")))
-        assert 0.3 < evidence.own_excess_error(both) / independent < 1.5
-        assert evidence.own_excess_error(both) != pytest.approx(independent, rel=0.01)
-        assert math.isnan(evidence.own_excess_error(rows["rope", flops]))
+        assert 0.3 < published_gains.own_excess_error(both) / independent < 1.5
+        assert published_gains.own_excess_error(both) != pytest.approx(independent, rel=0.01)
+        assert math.isnan(published_gains.own_excess_error(rows["rope", flops]))
 
 
 def test_excesses_over_parts_and_pairs_are_what_was_put_in(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from cegain import estimate, synthetic
-from cegain.evidence import EvidenceError, load
+from cegain.gain.evidence import load
 from cegain.own_runs import gains
+from cegain.tables.problems import EvidenceError
 
 
 def table(path: Path, treatment: str = "moe", baseline: str = "dense", truth: str = "constant") -> Path:

@@ -12,9 +12,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from cegain import plot
-from cegain.ask import estimate_all
-from cegain.evidence import COLUMNS
-from cegain.gain import Estimate
+from cegain.gain.answer import Estimate
+from cegain.gain.question import estimate_all
+from cegain.tables.published_gains import COLUMNS
 
 SIGNATURES = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".pdf": b"%PDF-"}
 

@@ -7,7 +7,8 @@ from itertools import groupby
 import pytest
 
 from cegain.architecture import ModelShape, flop_ratio
-from cegain.evidence import DATA, PUBLISHED_GAINS, PublishedGain, read_published_gains
+from cegain.tables.files import DATA
+from cegain.tables.published_gains import PUBLISHED_GAINS, PublishedGain, read_published_gains
 
 ROWS = read_published_gains(PUBLISHED_GAINS)
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cegain import ask, backtest, backtest_scores, coverage, report, report_sections
+from cegain import backtest, backtest_scores, coverage, report, report_sections
 from cegain.common import verdict
-from cegain.evidence import BASES, COLUMNS, OPTIONAL_COLUMNS, OWN
+from cegain.gain import question
+from cegain.tables.published_gains import BASES, COLUMNS, OPTIONAL_COLUMNS, OWN
 from tests.estimator.calls import Calls
 
 REPORT = Calls("report")
@@ -221,9 +222,9 @@ def test_what_the_scripts_call_by_name_is_what_python_calls_so() -> None:
     assert keys("trust.js", "METHODS") == list(backtest.METHODS)
     assert keys("sections.js", "USES") == [*report_sections.USES, "combination"]
     assert keys("page.js", "STATUS") == list(verdict.STATUSES)
-    assert keys("words.js", "MONEY") == list(ask.CURRENCIES)
-    assert {currency for currency in ask.CURRENCIES if f"      {currency}: [" in script("words.js")} == {
-        *ask.CURRENCIES
+    assert keys("words.js", "MONEY") == list(question.CURRENCIES)
+    assert {currency for currency in question.CURRENCIES if f"      {currency}: [" in script("words.js")} == {
+        *question.CURRENCIES
     } - {"flop"}
 
 

@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cegain import algorithms, ask, report
+from cegain import algorithms, report
 from cegain.common import text
-from cegain.evidence import COLUMNS, OPTIONAL_COLUMNS, load
+from cegain.gain import question
+from cegain.gain.evidence import load
+from cegain.tables.published_gains import COLUMNS, OPTIONAL_COLUMNS
 from tests.estimator.browser import browser
 from tests.estimator.calls import Calls
 from tests.estimator.report_settings import ReportSetting, settings
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.slow
 CLOSE = 0.01
 SETTINGS, REFUSALS = 20, 5
 """How many random questions with an answer are compared, and how many without one."""
-SINGLES = len(algorithms.names()) * len(ask.CURRENCIES)
+SINGLES = len(algorithms.names()) * len(question.CURRENCIES)
 """The first settings: one algorithm each."""
 PATIENCE_S = 60.0
 ESTIMATE = Calls("estimate")
@@ -216,7 +218,7 @@ def test_numbers_are_those_of_the_command(opened: Opened, files: tuple[Path, Pat
             worst = max(worst, abs(float(found[name]) / value - 1))
     assert len(answered) == SETTINGS
     assert refused >= REFUSALS
-    assert {s.currency for s in answered} == set(ask.CURRENCIES)
+    assert {s.currency for s in answered} == set(question.CURRENCIES)
     assert sum(len(s.algorithms) > 1 for s in answered) >= SETTINGS / 4
     print(f"largest difference from the command at {SETTINGS} answered settings: {worst:.1e}; {refused} refused alike")
 

@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cegain import algorithms, ask, chain, combinations, gain, interaction, prior, report_posterior
+from cegain import algorithms, report_posterior
 from cegain.common.arrays import Array
-from cegain.evidence import Evidence, PublishedGain, load
-from cegain.gain import Curve
+from cegain.gain import chain, combinations, curves, interaction, method, prior, question
+from cegain.gain.curves import Curve
+from cegain.gain.evidence import load
+from cegain.tables.published_gains import Evidence, PublishedGain
 from tests.estimator.test_contrasts import published
 
 PAGE = Path(report_posterior.__file__).with_name("report_page")
 SHIPPED = load()
-QUESTIONS = [(name, currency) for currency in ask.CURRENCIES for name in algorithms.names()]
+QUESTIONS = [(name, currency) for currency in question.CURRENCIES for name in algorithms.names()]
 NORM = {"algorithm": "layernorm", "treatment": "LayerNorm", "baseline": "no_norm"}
 BOTH = {"algorithm": "layernorm+rope", "treatment": "both", "baseline": "no_norm+learned_positions"}
 
@@ -44,7 +46,7 @@ def numbers(packed: str, *shape: int) -> Array:
 def curve_of(data: dict[str, Any]) -> Curve:
     """The curve that a document's data are of."""
     if data["exact"]:
-        return gain.exact_curve()
+        return curves.exact_curve()
     said, weights = data["chain"], np.array(data["weights"])
     triangles = numbers(said["precision"], len(weights), len(said["low"]), 3)
     studies = chain.Chain(
@@ -60,9 +62,9 @@ def curve_of(data: dict[str, Any]) -> Curve:
     return Curve(weights, studies, np.array(data["new_study_sds"]), np.array(data["reach"]))
 
 
-def prepared(name: str, currency: str, tables: Evidence = SHIPPED) -> gain.Prepared:
+def prepared(name: str, currency: str, tables: Evidence = SHIPPED) -> method.Prepared:
     baselines = [algorithms.get(name).replaces[0]]
-    return gain.prepare(
+    return method.prepare(
         tables.rows, [name], baselines, currency=currency, spread=prior.frozen(), remarks=tables.remarks
     )
 
@@ -99,7 +101,7 @@ def inverses(data: dict[str, Any]) -> list[Array]:
     return [rotation.T / (1 + sd**2 * np.array(data["spread"])) @ rotation for sd in data["sds"]]
 
 
-@pytest.mark.parametrize("currency", ask.CURRENCIES)
+@pytest.mark.parametrize("currency", question.CURRENCIES)
 def test_the_interaction_of_any_stack_can_be_had(currency: str) -> None:
     data = document()["interaction"][currency]
     members = [(name, algorithms.get(name).replaces[0]) for name in ("layernorm", "rope", "swiglu")]

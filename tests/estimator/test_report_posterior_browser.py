@@ -1,4 +1,4 @@
-"""Answers of the page in a browser, against those of `cegain.ask`, which they mirror."""
+"""Answers of the page in a browser, against those of `cegain.gain.question`, which they mirror."""
 
 import functools
 import itertools
@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
 
-from cegain import algorithms, ask, prior, report_posterior, report_steps, text
+from cegain import algorithms, report_posterior, report_steps
 from cegain.common import mixture
 from cegain.common.mixture import Mixture
-from cegain.evidence import load
+from cegain.gain import prior
+from cegain.gain.answer import document as answer_document
+from cegain.gain.evidence import load
+from cegain.gain.question import estimate
 from tests.estimator.browser import page_of
 from tests.estimator.report_settings import CURRENCIES, ReportSetting, settings
 from tests.estimator.test_contrasts import published
@@ -87,7 +90,7 @@ def expected(question: dict[str, Any], paths: Sequence[Path] = (), only_evidence
     where = {} if question["currency"] == "flop" else {
         "device": question["device"], "baseline_device": question["baselineDevice"], "seq_len": question["seqLen"],
     }  # fmt: skip
-    answer = ask.estimate(
+    answer = estimate(
         question["algorithms"],
         question["flops"],
         currency=question["currency"],
@@ -96,7 +99,7 @@ def expected(question: dict[str, Any], paths: Sequence[Path] = (), only_evidence
         only_evidence=only_evidence,
         **where,
     )
-    found: dict[str, Any] = json.loads(json.dumps(text.document([answer])))["estimates"][0]
+    found: dict[str, Any] = json.loads(json.dumps(answer_document([answer])))["estimates"][0]
     return {key: value for key, value in found.items() if key not in UNKNOWN}
 
 

@@ -15,22 +15,22 @@ import pytest
 
 from cegain import (
     algorithms,
-    ask,
     backtest,
     backtest_scores,
     coverage,
     estimate,
     forecast,
     kernel_families,
-    kernel_times,
     listing,
     report_sections,
     seed_ladder,
-    text,
-    training_runs,
 )
 from cegain.coverage import Score
-from cegain.evidence import COLUMNS, Evidence, load, published
+from cegain.gain.answer import document
+from cegain.gain.evidence import load
+from cegain.gain.question import CURRENCIES
+from cegain.tables import kernel_times, training_runs
+from cegain.tables.published_gains import COLUMNS, Evidence, published
 from tests.benchmarks.made_rows import BYTES_PER_S, DEVICE, FLOPS_PER_S, session
 from tests.estimator.calls import Calls
 from tests.estimator.made_ladder import runs, write
@@ -84,7 +84,7 @@ def test_every_row_is_there_as_it_was_given(tables: Evidence, shown: dict[str, A
     assert all((row["kind"] == "own") == (row["ln_ceg_se"] is not None) for row in rows)
 
 
-@pytest.mark.parametrize("currency", ask.CURRENCIES)
+@pytest.mark.parametrize("currency", CURRENCIES)
 def test_weights_and_conversions_are_those_of_ceg_show(tables: Evidence, shown: dict[str, Any], currency: str) -> None:
     at = {tuple(cells[c] for c in COLUMNS): i for i, cells in enumerate(shown["evidence"]["rows"])}
     for name in algorithms.names():
@@ -102,7 +102,7 @@ def test_weights_and_conversions_are_those_of_ceg_show(tables: Evidence, shown: 
 def test_what_rows_are_used_for_is_what_an_answer_counts(shown: dict[str, Any]) -> None:
     for name in algorithms.names():
         answer = estimate(name, flops=1e22)
-        (said,) = plain(text.document([answer]))["estimates"]
+        (said,) = plain(document([answer]))["estimates"]
         uses = Counter(row["use"] for row in question(shown, name, "flop")["rows"])
         if answer.status != "no_evidence":
             assert uses["level"] == said["evidence"]["rows_level"], name

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from cegain import device_gain, device_speed, report_steps
+from cegain import device_speed, report_steps
+from cegain.speed import two_models
 from tests.estimator.browser import page_of
 from tests.estimator.report_settings import ReportSetting, settings, timed
 
@@ -46,19 +47,19 @@ ASK = """
 
 def _expected(asked: ReportSetting) -> dict[str, Any]:
     devices = device_speed.find(asked.device), device_speed.find(asked.baseline_device)
-    setting = device_gain.Setting(*devices, asked.seq_len)
+    setting = two_models.Setting(*devices, asked.seq_len)
     try:
-        found = device_gain.speeds(
+        found = two_models.speeds(
             asked.algorithms, asked.baselines, asked.currency, asked.flops, asked.in_flop, setting
         )
-    except device_gain.NoShapeError as error:
+    except two_models.NoShapeError as error:
         return {"refused": str(error)}
     return {
         "lnFactor": found.ln_factor,
         "variance": found.variance,
         "price": found.price,
-        "treatment": device_gain.side_document(found.treatment),
-        "baseline": device_gain.side_document(found.baseline),
+        "treatment": two_models.side_document(found.treatment),
+        "baseline": two_models.side_document(found.baseline),
     }
 
 

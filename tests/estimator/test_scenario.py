@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cegain import evidence, scenario
+from cegain import scenario
 from cegain.common import mixture
+from cegain.gain import evidence
 from cegain.scenario import CLASSES, GROWING, LITERATURE, REGISTRY, Assumptions, Member
+from cegain.tables import published_gains
 from tests.estimator.calls import Calls
 
 SCENARIO = Calls("scenario")
-NONE = evidence.Evidence((), "", ())
+NONE = published_gains.Evidence((), "", ())
 CERTAIN = {"dependent": 0.2, "independent": 0.7, "fading": 0.1}
 
 
@@ -83,7 +85,9 @@ def test_shares_sum_to_one_and_follow_the_gains() -> None:
     assert found.without[0] == "moe"
     assert found.without[1] == pytest.approx(0.75, abs=0.02)
     assert found.without[2] < found.years[-1].median
-    shipped = scenario.run(evidence.load(), Assumptions(1e26, 3, REGISTRY), scenario.population(evidence.load(), 1e26))
+    shipped = scenario.run(
+        evidence.load(), Assumptions(1e26, 3, REGISTRY), scenario.population(published_gains.load(), 1e26)
+    )
     assert sum(shipped.shares.values()) == pytest.approx(1)
     assert shipped.status == "far_extrapolation"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cegain import ladder, own_runs, seed_ladder
-from cegain.evidence import EvidenceError
+from cegain.tables.problems import EvidenceError
 from tests.estimator import made_ladder
 from tests.estimator.made_ladder import RUNGS, runs, write
 

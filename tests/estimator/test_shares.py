@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from cegain import prior, shares
-from cegain.evidence import PublishedGain
+from cegain.gain import prior, shares
+from cegain.tables.published_gains import PublishedGain
 
 
 def row(

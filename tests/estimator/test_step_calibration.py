@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from cegain import architecture, step_calibration, step_time
-from cegain.evidence import EvidenceError
 from cegain.step_calibration import COLUMNS, MPT_SIZES
 from cegain.step_shapes import GPT_VOCABULARY, shape_of
 from cegain.step_time import Constants
+from cegain.tables.problems import EvidenceError
 
 TRUTH = Constants(
     matmul=0.85, attention=0.55, hopper_attention=0.45, softmax=20.0, elementwise=1.6, cross_entropy=40.0, link=0.7,

@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from cegain import text as answer_text
-from cegain.ask import estimate, estimate_all
 from cegain.common import text
+from cegain.gain import answer as answers
+from cegain.gain.question import estimate, estimate_all
 
 
 @pytest.mark.parametrize(
@@ -59,33 +59,31 @@ def test_wrap_keeps_words_and_indentation(width: int) -> None:
 @pytest.mark.parametrize("name", ["moe", "layernorm,rope,fa", "flash_attention", "gqa", "zero", "transformer"])
 def test_an_answer_fits_one_screen(name: str, currency: str) -> None:
     answer = estimate(name, 1e24, currency=currency)
-    lines = answer_text.plain(answer).splitlines()
-    assert str(answer) == answer_text.plain(answer)
+    lines = answers.plain(answer).splitlines()
+    assert str(answer) == answers.plain(answer)
     assert len(lines) <= 26
     assert max(map(len, lines)) <= text.WIDTH
-    assert not any(word in answer_text.plain(answer) for word in ("nan", "None", "-0%"))
+    assert not any(word in answers.plain(answer) for word in ("nan", "None", "-0%"))
     assert any(line.startswith(f"status: {answer.status}") for line in lines)
 
 
 def test_far_answers_put_the_interval_first() -> None:
     far = estimate("moe", 1e40)
     assert far.status == "far_extrapolation"
-    (headline,) = [line for line in answer_text.plain(far).splitlines() if line.startswith("  one new study")]
+    (headline,) = [line for line in answers.plain(far).splitlines() if line.startswith("  one new study")]
     assert headline.index("90%") < headline.index("median")
-    assert "Extrapolated" in answer_text.plain(far)
+    assert "Extrapolated" in answers.plain(far)
 
 
 def test_what_is_exact_claims_no_rows() -> None:
-    words = answer_text.plain(estimate("flash_attention", 1e24))
+    words = answers.plain(estimate("flash_attention", 1e24))
     assert "by construction" in " ".join(words.split())
     assert "Evidence:" not in words
 
 
 def test_conversions_are_named_with_the_algorithm_that_has_them() -> None:
     answer = estimate("flash_attention,moe", 1e20)
-    (line,) = [
-        line for line in answer_text.plain(answer).replace("\n  ", " ").splitlines() if "Converted to flop" in line
-    ]
+    (line,) = [line for line in answers.plain(answer).replace("\n  ", " ").splitlines() if "Converted to flop" in line]
     for q in answer.questions:
         converted = any(u.fixes_level and u.conversion.how for u in q.used)
         name = next(u.row.algorithm for u in q.used)
@@ -94,7 +92,7 @@ def test_conversions_are_named_with_the_algorithm_that_has_them() -> None:
 
 def test_document_is_the_answer() -> None:
     answers = estimate_all("moe", [1e20, 1e24], thresholds=[1e25, 1.0000001e25])
-    document = json.loads(json.dumps(answer_text.document(answers), allow_nan=False))
+    document = json.loads(json.dumps(answers.document(answers), allow_nan=False))
     for answer, entry in zip(answers, document["estimates"], strict=True):
         assert entry["ceg_median"] == answer.median
         assert entry["ceg_predictive_interval"] == list(answer.predictive or ())
@@ -105,7 +103,7 @@ def test_document_is_the_answer() -> None:
 
 
 def test_the_status_of_several_is_the_worst() -> None:
-    assert answer_text.document(estimate_all("moe", [1e22, 1e40]))["status"] == "far_extrapolation"
+    assert answers.document(estimate_all("moe", [1e22, 1e40]))["status"] == "far_extrapolation"
 
 
 def test_small_gains_keep_two_digits() -> None:

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from cegain import training_runs
-from cegain.evidence import EvidenceError
-from cegain.training_runs import COLUMNS, TrainingRun
+from cegain.tables import training_runs
+from cegain.tables.problems import EvidenceError
+from cegain.tables.training_runs import COLUMNS, TrainingRun
 
 RUN = TrainingRun(
     run_id="a", stack="bare", algorithm="rope", arm="rope", seed=0, rung_flops=1e12, n_params_active=10,

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from cegain import architecture, training_runs
+from cegain import architecture
 from cegain.cli import ceg
+from cegain.tables import training_runs
+from cegain.tables.training_runs import TrainingRun
 from cegain.training import ablate, config, data, pool, repeat, sweep
 from cegain.training.ablate import Job, Ladders
 from cegain.training.data import Corpus
-from cegain.training_runs import TrainingRun
 
 OPTIONS = {"sizes": {"seq_len": 32}, "eval_tokens": 2048}
 

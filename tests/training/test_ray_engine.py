@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from cegain import training_runs
 from cegain.cli import ceg
+from cegain.tables import training_runs
+from cegain.tables.training_runs import TrainingRun
 from cegain.training import pool, ray_engine, sweep
 from cegain.training.ablate import Ladders
 from cegain.training.data import Corpus
 from cegain.training.run_dir import RunDir
-from cegain.training_runs import TrainingRun
 from tests.training.test_ablate import ablation, ladders, losses
 
 CLOCK = ("wall_s", "tokens_per_s", "date")

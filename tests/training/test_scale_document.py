@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cegain import device_speed, training_runs
+from cegain import device_speed
+from cegain.tables import training_runs
 from cegain.training import config, data
 from cegain.training.ablate import Job
 from cegain.training.pace import Modelled

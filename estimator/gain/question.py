@@ -10,13 +10,16 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, SupportsFloat
 
-from cegain import algorithms, gain, prior, shares
-from cegain.evidence import FLOPS_RANGE, Evidence, EvidenceError, load
-from cegain.gain import Estimate
+from cegain import algorithms
+from cegain.gain import method, prior, shares
+from cegain.gain.answer import Estimate
+from cegain.gain.evidence import load
+from cegain.tables.problems import EvidenceError
+from cegain.tables.published_gains import FLOPS_RANGE, Evidence
 
 if TYPE_CHECKING:
-    from cegain.device_gain import Setting
     from cegain.hardware import Device
+    from cegain.speed.two_models import Setting
 
 CURRENCIES = ("flop", "time", "usd", "decode")
 DEVICE = "h100"
@@ -150,9 +153,9 @@ def estimate_all(
             spread = spread._replace(slope_sd=math.inf, slope_mean=0.0)
         ours = frozenset(load().rows) if paths else None
 
-        def prepared_in(counted: str) -> gain.Prepared:
+        def prepared_in(counted: str) -> method.Prepared:
             known = ours if only_evidence else None
-            return gain.prepare(
+            return method.prepare(
                 tables.rows, parts, replaced, currency=counted, spread=spread, shipped=known, remarks=tables.remarks
             )
 
@@ -162,17 +165,17 @@ def estimate_all(
                 tables.rows, parts, replaced, budgets, currency=currency, spread=spread, shipped=ours
             )
         if setting is not None:
-            from cegain import device_gain
+            from cegain.gain import in_currency
 
             in_flop = None if currency == "decode" else prepared_in("flop")
             return tuple(
-                device_gain.answer(
+                in_currency.answer(
                     in_flop, prepared, budget, setting, interval=interval, sha256=tables.sha256, seed=seed
                 )
                 for budget in budgets
             )
     return tuple(
-        gain.evaluate(prepared, budget, interval=interval, thresholds=limits, sha256=tables.sha256, seed=seed)
+        method.evaluate(prepared, budget, interval=interval, thresholds=limits, sha256=tables.sha256, seed=seed)
         for budget in budgets
     )
 
@@ -181,7 +184,8 @@ def _setting(
     device: str | None, baseline_device: str | None, seq_len: int | None, problems: list[str]
 ) -> Setting | None:
     """Devices and sequence length of a question, or None with problems added."""
-    from cegain import device_gain, device_speed
+    from cegain import device_speed
+    from cegain.speed import two_models
 
     found: list[Device] = []
     named = {"device": device or DEVICE}
@@ -192,10 +196,10 @@ def _setting(
             found.append(device_speed.find(name))
         except ValueError as error:
             problems.append(str(error).replace("device", option, 1))
-    length = device_gain.SEQ_LEN if seq_len is None else seq_len
+    length = two_models.SEQ_LEN if seq_len is None else seq_len
     if length < 1:
         problems.append(f"seq_len: a whole number of at least 1 is needed (found {seq_len}). Try 2048.")
-    return device_gain.Setting(found[0], found[-1], length) if len(found) == len(named) else None
+    return two_models.Setting(found[0], found[-1], length) if len(found) == len(named) else None
 
 
 @contextlib.contextmanager

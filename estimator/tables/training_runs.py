@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, get_type_hints
 
-from cegain import record_table
-from cegain.evidence import DATA, EvidenceError, Problem
+from cegain.tables import records
+from cegain.tables.files import DATA
+from cegain.tables.problems import EvidenceError, Problem
 
 TRAINING_RUNS = DATA / "training_runs.csv"
 STATUSES = ("finished", "diverged")
@@ -61,7 +62,7 @@ def load(path: Path) -> list[TrainingRun]:
     Raises:
         EvidenceError: with file, line, column, rule and remedy of everything that is wrong.
     """
-    found, problems = record_table.read(path, COLUMNS)
+    found, problems = records.read(path, COLUMNS)
     rows: list[TrainingRun] = []
     seen: dict[str, int] = {}
     for line, cells in found:
@@ -87,7 +88,7 @@ def append(path: Path, new: Iterable[TrainingRun]) -> int:
         EvidenceError: the table that is there is bad, or a new row is; nothing is written.
         OSError: the file cannot be written.
     """
-    with record_table.locked(path.parent):
+    with records.locked(path.parent):
         there = {row.run_id: row for row in (load(path) if path.exists() else [])}
         before = dict(there)
         for row in new:
@@ -99,7 +100,7 @@ def append(path: Path, new: Iterable[TrainingRun]) -> int:
         if problems:
             raise EvidenceError(problems)
         if there != before or not path.exists():
-            record_table.write(path, COLUMNS, map(_cells, there.values()))
+            records.write(path, COLUMNS, map(_cells, there.values()))
     return len(added)
 
 

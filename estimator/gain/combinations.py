@@ -20,12 +20,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cegain import algorithms, arms, contrasts
+from cegain import algorithms, arms
 from cegain.architecture import STACKS
 from cegain.common.arrays import Array
-from cegain.conversion import convert
-from cegain.evidence import PublishedGain, is_own, own_excess_error
-from cegain.hierarchy import X0
+from cegain.gain import contrasts
+from cegain.gain.contrasts import convert
+from cegain.gain.study import X0
+from cegain.tables.published_gains import PublishedGain, is_own, own_excess_error
 
 NEAR_DECADES = 1.0
 """Published parts are compared with a stack at most this far away in compute."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
-from cegain import gain
-from cegain.evidence import PublishedGain, is_own
-from cegain.hierarchy import Spread
+from cegain.gain import method
+from cegain.gain.answer import GIVEN, OWN
+from cegain.gain.study import Spread
+from cegain.tables.published_gains import PublishedGain, is_own
 
-OWN, GIVEN = "own runs", "given by --evidence"
 MAX_ROWS = 20_000
 """Of an algorithm; with more, leaving out each kind in turn would take seconds, and no share is given."""
 _CONTENT = 0.9
@@ -55,7 +55,7 @@ def shares(
 
     def information(without: str | None) -> list[float]:
         kept = [row for row in about if kind(row, shipped) != without]
-        prepared = gain.prepare(kept, names, baselines, currency=currency, spread=spread)
+        prepared = method.prepare(kept, names, baselines, currency=currency, spread=spread)
         return [_information(prepared, budget) for budget in budgets]
 
     whole = information(None)
@@ -71,9 +71,9 @@ def shares(
     return found
 
 
-def _information(prepared: gain.Prepared, budget: float) -> float:
+def _information(prepared: method.Prepared, budget: float) -> float:
     """1 / width^2; 0 without an answer, and where the answer is exact and rests on no rows."""
-    answer = gain.evaluate(prepared, budget, interval=_CONTENT, thresholds=())
+    answer = method.evaluate(prepared, budget, interval=_CONTENT, thresholds=())
     if answer.mean_interval is None:
         return 0.0
     width = math.log(answer.mean_interval[1] / answer.mean_interval[0])

@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from cegain.evidence import EvidenceError, Problem, write_atomically
+from cegain.tables.files import write_atomically
+from cegain.tables.problems import EvidenceError, Problem
 
 
 def read(path: Path, columns: Sequence[str]) -> tuple[list[tuple[int, dict[str, str]]], list[Problem]]:

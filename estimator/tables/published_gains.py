@@ -7,22 +7,20 @@ value, rule and remedy, and never drops a row silently.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import difflib
 import hashlib
 import io
 import math
-import os
 import re
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from cegain import algorithms
+from cegain.tables.files import DATA
+from cegain.tables.problems import EvidenceError, Problem
 
-DATA = Path(__file__).parent / "data"
 PUBLISHED_GAINS = DATA / "published_gains.csv"
 OWN_GAINS = DATA / "own_gains.csv"
 """Gains of this project's own runs, made from `training_runs.csv` by `ceg ladder --write`; loaded where it exists."""
@@ -78,27 +76,6 @@ class PublishedGain(NamedTuple):
 COLUMNS = PublishedGain._fields
 
 
-class Problem(NamedTuple):
-    """One thing wrong with a table: where it is, what the rule says, what was found, and what to do."""
-
-    where: str
-    rule: str
-    value: str
-    remedy: str
-
-    def __str__(self) -> str:
-        found = f" (found {self.value})" if self.value else ""
-        return f"{self.where}: {self.rule}{found}. {self.remedy}"
-
-
-class EvidenceError(ValueError):
-    """A table that cannot be used; `problems` holds all that is wrong with it, in file order."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(str(p) for p in self.problems))
-
-
 class Evidence(NamedTuple):
     """Rows in file order, the SHA-256 of their sorted content, and remarks the reader should see."""
 
@@ -135,84 +112,6 @@ def own_excess_error(row: PublishedGain) -> float:
     states, seeds in common counted; NaN where it states none."""
     found = _OWN_EXCESS_ERROR.search(row.note) if is_own(row) else None
     return float(found[1]) if found else math.nan
-
-
-def shipped_files() -> list[Path]:
-    """The tables that come with the package."""
-    return [PUBLISHED_GAINS, *([OWN_GAINS] if OWN_GAINS.exists() else [])]
-
-
-def load(paths: Iterable[str | os.PathLike[str]] = (), *, shipped: bool = True) -> Evidence:
-    """Read the shipped tables (unless `shipped` is false) and the user's tables.
-
-    Args:
-        paths: files, or folders whose `*.csv` files are all read.
-        shipped: start from the tables that come with the package.
-
-    Returns:
-        the rows; a row that stands in two *files* counts once, and a remark says so.
-
-    Raises:
-        EvidenceError: with every problem of every file.
-    """
-    files = shipped_files() if shipped else []
-    problems: list[Problem] = []
-    for path in paths:
-        try:
-            files += _files(path)
-        except EvidenceError as error:
-            problems += error.problems
-    rows: dict[PublishedGain, None] = {}
-    repeated = 0
-    remarks = []
-    for file in files:
-        if OWN_GAINS in files and _is_same(file, DATA / "training_runs.csv"):
-            remarks.append(f"{file} counts already: {OWN_GAINS.name} is made from it")
-            continue
-        try:
-            table = _gains(file)
-        except EvidenceError as error:
-            problems += error.problems
-            continue
-        problems += _not_ours(file, table)
-        before = len(rows)
-        rows.update(dict.fromkeys(table))
-        repeated += before + len(table) - len(rows)
-    if problems:
-        raise EvidenceError(tuple(dict.fromkeys(problems)))  # a file may be named twice
-    if repeated:
-        remarks.append(f"{repeated} row(s) stand in more than one table and count once")
-    return Evidence(tuple(rows), digest(rows), tuple(remarks))
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:  # none, or a link to itself
-        return False
-
-
-def _not_ours(file: Path, table: Iterable[PublishedGain]) -> list[Problem]:
-    """Rows of somebody's table that would pass for this project's own runs."""
-    claimed = [row for row in table if is_own(row)]
-    if not claimed or file == OWN_GAINS:
-        return []
-    ours = set(read_published_gains(OWN_GAINS)) if OWN_GAINS.exists() else set()
-    strange = sorted({row.study for row in claimed if row not in ours})
-    rule = "studies called 'own ... ladder' are this project's own runs"
-    return [Problem(str(file), rule, repr(study), "Give the study another name.") for study in strange]
-
-
-def _gains(file: Path) -> list[PublishedGain]:
-    """Rows of a table of gains, or the gains that a table of runs shows."""
-    header: set[str] = set()
-    with contextlib.suppress(OSError, UnicodeDecodeError), file.open(encoding="utf-8-sig") as stream:
-        header = {name.strip() for name in stream.readline(10_000).split(",")}
-    if "ceg" not in header and ({"variant", "C"} <= header or {"arm", "rung_flops"} <= header):
-        from cegain import own_runs
-
-        return own_runs.gains(file)
-    return read_published_gains(file)
 
 
 def digest(rows: Iterable[PublishedGain]) -> str:
@@ -288,49 +187,6 @@ def read_published_gains(path: Path) -> list[PublishedGain]:
 
 def _without_apostrophe(cell: str) -> str:
     return cell[1:] if _QUOTED_FORMULA.match(cell) else cell
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never half of it.
-
-    Raises:
-        OSError: when the folder is missing or not writable.
-    """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())  # or a power cut could leave the new name with nothing in it
-        # mkstemp makes files private; a result file gets the permissions any new file would.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _files(named: str | os.PathLike[str]) -> list[Path]:
-    path = Path(named)
-
-    def problem(rule: str, value: str, remedy: str) -> EvidenceError:
-        return EvidenceError([Problem(f"evidence {str(path)!r}", rule, value, remedy)])
-
-    if not os.fspath(named):  # Path("") is the current folder
-        raise EvidenceError([Problem("evidence", "the path is not empty", "''", "Name a file or folder.")])
-    try:
-        path.stat()
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() == ".csv") if path.is_dir() else [path]
-    except FileNotFoundError:
-        raise problem("the path exists", "nothing there", "Check the spelling.") from None
-    except (OSError, ValueError) as error:
-        found = getattr(error, "strerror", None) or str(error)
-        raise problem("the path can be read", found, "Check its spelling and permissions.") from None
-    if not files:
-        raise problem("a folder holds .csv files", "none", "Name a file, or add one there.")
-    return files
 
 
 def _read_text(path: Path) -> str:

@@ -5,17 +5,73 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cegain import algorithms, contrasts
+from cegain import algorithms
 from cegain.common.text import budget, number, share, span, wrap
 from cegain.common.verdict import STATUSES
-from cegain.evidence import is_own, own_error
-from cegain.gain import METHOD, Estimate
-from cegain.shares import OWN
+from cegain.gain import contrasts
+from cegain.gain.interaction import Interaction
+from cegain.speed.two_models import Speeds
+from cegain.tables.published_gains import is_own, own_error
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+METHOD = "meta-regression/2"
+"""Name and version of the method, written into every JSON answer."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Answer to one question. Gains are factors; intervals are (low, high); flops in FLOP; slopes per decade.
+
+    `predictive` has probability `interval` and is what a new, independent study would find; `mean_interval`
+    has the same probability and is about the average setting. All are None when `status` is "no_evidence".
+    """
+
+    algorithms: tuple[str, ...]
+    baselines: tuple[str, ...]
+    currency: str
+    flops: float
+    status: str
+    reason: str
+    interval: float
+    median: float | None
+    predictive: tuple[float, float] | None
+    predictive_50: tuple[float, float] | None
+    predictive_90: tuple[float, float] | None
+    mean_median: float | None
+    mean_interval: tuple[float, float] | None
+    growth_per_decade: float | None
+    growth_interval: tuple[float, float] | None
+    label: str | None
+    classes: dict[str, float] | None
+    above: dict[float, float] | None
+    decades: float | None
+    questions: tuple[contrasts.Question, ...] = field(compare=False, repr=False)
+    notes: tuple[str, ...]
+    evidence_sha256: str
+    seed: int
+    speeds: Speeds | None = None
+    """In time, dollars and per token: the two models whose speeds are compared, None where rows alone answer."""
+    gain_in_flop: float | None = None
+    """What `speeds` are multiplied with: the median of the average setting."""
+    interaction: Interaction | None = field(default=None, compare=False, repr=False)
+    """Of a combination: ln(stack / product of parts) at `flops`; None for one part, or where all but one are exact."""
+
+    @property
+    def equivalent_flops(self) -> float | None:
+        """Compute (FLOP) that the run is worth without the algorithm: C x median."""
+        return None if self.median is None or self.currency != "flop" else self.flops * self.median
+
+    def __str__(self) -> str:
+        return plain(self)
+
+
+OWN, GIVEN = "own runs", "given by --evidence"
+
 
 SCHEMA_VERSION = 1
 LEAST_SHARE = 0.005
@@ -96,7 +152,8 @@ def _speeds(estimate: Estimate) -> list[str]:
     found = estimate.speeds
     if found is None:
         return []
-    from cegain import device_gain, step_text
+    from cegain import step_text
+    from cegain.speed import two_models
 
     price = math.exp(found.price)
     speed = math.exp(found.ln_factor - found.price)
@@ -108,7 +165,7 @@ def _speeds(estimate: Estimate) -> list[str]:
         lines = [f"  Gain in FLOP {in_flop}x, times achieved FLOP/s {speed:.2f}x (modelled, sd of ln {sd:.2f})"]
         lines[0] += f", times price per hour {price:.2f}x." if estimate.currency == "usd" else "."
     for what, side in (("with it", found.treatment), ("without", found.baseline)):
-        lines.append(f"  {what + ':':9}{device_gain.described(side)}")
+        lines.append(f"  {what + ':':9}{two_models.described(side)}")
     # On one device a gain in dollars is one in time.
     kinds = ("time", "usd") if estimate.currency == "usd" else (estimate.currency,)
     measured = [u for q in estimate.questions for u in q.used if u.contrast >= 0 and u.row.currency in kinds]
@@ -315,15 +372,15 @@ def _setting(e: Estimate) -> dict[str, object] | None:
     """What was modelled in other currencies than flop."""
     if e.speeds is None:
         return None
-    from cegain import device_gain
+    from cegain.speed import two_models
 
     return {
         "gain_in_flop_median": e.gain_in_flop,
         "factor": math.exp(e.speeds.ln_factor),
         "price_factor": math.exp(e.speeds.price),
         "ln_factor_sd": math.sqrt(e.speeds.variance),
-        "with": device_gain.side_document(e.speeds.treatment),
-        "without": device_gain.side_document(e.speeds.baseline),
+        "with": two_models.side_document(e.speeds.treatment),
+        "without": two_models.side_document(e.speeds.baseline),
     }
 
 

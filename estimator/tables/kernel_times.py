@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from cegain import record_table
-from cegain.evidence import DATA, EvidenceError, Problem
+from cegain.tables import records
+from cegain.tables.files import DATA
+from cegain.tables.problems import EvidenceError, Problem
 
 KERNEL_TIMES = DATA / "kernel_times.csv"
 PASSES = ("fwd", "bwd", "fwd_bwd", "decode")
@@ -99,7 +100,7 @@ def load(path: Path) -> list[KernelTime]:
     Raises:
         EvidenceError: with file, line, column, rule and remedy of everything that is wrong.
     """
-    found, problems = record_table.read(path, COLUMNS)
+    found, problems = records.read(path, COLUMNS)
     rows: list[KernelTime] = []
     seen: dict[tuple[object, ...], int] = {}
     for line, row_cells in found:
@@ -128,7 +129,7 @@ def append(path: Path, new: Iterable[KernelTime]) -> int:
         EvidenceError: the table that is there is bad, or a new row is; nothing is written.
         OSError: the file cannot be written.
     """
-    with record_table.locked(path.parent):
+    with records.locked(path.parent):
         there = {row.key(): row for row in (load(path) if path.exists() else [])}
         before = len(there)
         for row in new:
@@ -138,7 +139,7 @@ def append(path: Path, new: Iterable[KernelTime]) -> int:
         if problems:
             raise EvidenceError(problems)
         if added or not path.exists():
-            record_table.write(path, COLUMNS, map(cells, there.values()))
+            records.write(path, COLUMNS, map(cells, there.values()))
     return len(added)
 
 

@@ -20,14 +20,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cegain import combinations
-from cegain.chain import FADING
-from cegain.combinations import Member, Observation, Pair
 from cegain.common import mixture
 from cegain.common.arrays import Array
 from cegain.common.mixture import Mixture
-from cegain.evidence import PublishedGain
-from cegain.hierarchy import X0
+from cegain.gain import combinations
+from cegain.gain.chain import FADING
+from cegain.gain.combinations import Member, Observation, Pair
+from cegain.gain.study import X0
+from cegain.tables.published_gains import PublishedGain
 
 PAIR_SD = 0.25
 """Median of sd, before any combination is seen. Assumed: a quarter either way for two algorithms together."""

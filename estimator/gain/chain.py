@@ -23,9 +23,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cegain import hierarchy
 from cegain.common.arrays import Array
-from cegain.hierarchy import X0, Lines, Messages, Rows, Spread, invert, posterior, study_messages
+from cegain.gain import study
+from cegain.gain.study import X0, Lines, Messages, Rows, Spread, invert, posterior, study_messages
 
 FADING = 0.4
 """Rate (per decade) at which the slope forgets the evidence: growth goes on for about 1 / FADING decades past it and
@@ -174,7 +174,7 @@ def row_weights(rows: Rows, spread: Spread) -> Array:
                 there = side * (at - x) == points.t[i]
                 towards[there] = points.views[i] @ moves
     _, group = _groups(rows)
-    return hierarchy.row_weights(rows, spread, towards[group])
+    return study.row_weights(rows, spread, towards[group])
 
 
 def _groups(rows: Rows) -> tuple[Array, NDArray[np.intp]]:

@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cegain import algorithms, contrasts
-from cegain.chain import Chain, line_at_centre, link
+from cegain import algorithms
 from cegain.common.arrays import Array
-from cegain.evidence import DATA, Evidence, PublishedGain
-from cegain.hierarchy import Lines, Rows, Spread
+from cegain.gain import contrasts
+from cegain.gain.chain import Chain, line_at_centre, link
+from cegain.gain.study import Lines, Rows, Spread
+from cegain.tables.files import DATA
+from cegain.tables.published_gains import Evidence, PublishedGain
 
 PRIOR_FILE = DATA / "prior.json"
 

@@ -1,0 +1,1 @@
+"""Evidence -> CEG(C): contrasts, studies, prior, combinations, the answer in every currency."""

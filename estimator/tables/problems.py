@@ -1,0 +1,27 @@
+"""What is wrong with a table: all of it, with rule, value and remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Problem(NamedTuple):
+    """One thing wrong with a table: where it is, what the rule says, what was found, and what to do."""
+
+    where: str
+    rule: str
+    value: str
+    remedy: str
+
+    def __str__(self) -> str:
+        found = f" (found {self.value})" if self.value else ""
+        return f"{self.where}: {self.rule}{found}. {self.remedy}"
+
+
+class EvidenceError(ValueError):
+    """A table that cannot be used; `problems` holds all that is wrong with it, in file order."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(p) for p in self.problems))
