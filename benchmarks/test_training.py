@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cegain import architecture
+from cegain.shapes import architecture
 from cegain.training import model, optim, train
 
 SHAPE = architecture.stack(

@@ -13,7 +13,7 @@ from cegain.cli_input import BadInput, Command, console, number, print_json, sin
 from cegain.tables.problems import EvidenceError
 
 if TYPE_CHECKING:
-    from cegain.architecture import ModelShape
+    from cegain.shapes.architecture import ModelShape
 
 _FLAGS = {
     "n_layers": "--layers", "d_model": "--width", "n_heads": "--heads", "gqa_group": "--kv-heads", "d_ff": "--ff",
@@ -134,7 +134,7 @@ def _time(options: dict[str, Any], problems: list[str], as_json: bool) -> None:
 
 def _read_shape(options: dict[str, Any], problems: list[str]) -> ModelShape | None:
     """The shape that the options give, or None with problems added."""
-    from cegain import step_shapes
+    from cegain.shapes import sizes
 
     before = len(problems)
     given = {n: options[n] for n in (*_SHAPE, "vocab", "seq_len") if options[n] is not None}
@@ -173,10 +173,10 @@ def _read_shape(options: dict[str, Any], problems: list[str]) -> ModelShape | No
         fields |= {"heads": "gqa", "gqa_group": heads // kv}
     try:
         if parameters is not None and len(problems) == before:
-            return step_shapes.shape_with(parameters, sizes["vocab"], sizes["seq_len"], block, **fields)
+            return sizes.shape_with(parameters, sizes["vocab"], sizes["seq_len"], block, **fields)
         # without a size of its own, the rest is still checked
         layers = sizes.get("layers", 1)
-        shape = step_shapes.shape_of(layers, width, heads, sizes["vocab"], sizes["seq_len"], block, **fields)
+        shape = sizes.shape_of(layers, width, heads, sizes["vocab"], sizes["seq_len"], block, **fields)
     except ValueError as error:
         problems += _flagged(line for line in str(error).splitlines() if not line.startswith("ModelShape has"))
         return None

@@ -16,8 +16,9 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cegain import algorithms, arms, forecast, ladder
-from cegain.architecture import STACKS, ModelShape
+from cegain import algorithms, forecast, ladder
+from cegain.shapes import arms
+from cegain.shapes.architecture import STACKS, ModelShape
 from cegain.tables.problems import EvidenceError, Problem
 from cegain.tables.published_gains import PublishedGain
 

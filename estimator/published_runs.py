@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from cegain import architecture, hardware
-from cegain.architecture import ModelShape
+from cegain import hardware
+from cegain.shapes import architecture
+from cegain.shapes.architecture import ModelShape
 from cegain.step_time import Calibration, log_variance, shipped, step_parts
 from cegain.step_work import Kernel, Plan
 

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from cegain import algorithms, architecture, device_speed, hardware, step_time, step_work
-from cegain.architecture import ModelShape
+from cegain import algorithms, device_speed, hardware, step_time, step_work
 from cegain.gain import in_currency
 from cegain.hardware import Device
 from cegain.kernels import costs
+from cegain.shapes import architecture
+from cegain.shapes.architecture import ModelShape
 
 SEQ_LENS = tuple(2**i for i in range(9, 18))
 """Sequence lengths that the explorer offers; its model takes any other as well."""

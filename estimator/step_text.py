@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cegain import architecture
 from cegain.hardware import Device
+from cegain.shapes import architecture
 from cegain.step_time import StepTime, TokenTime
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
 
-from cegain import architecture
-from cegain.architecture import ModelShape
 from cegain.hardware import Device
+from cegain.shapes import architecture
+from cegain.shapes.architecture import ModelShape
 from cegain.step_work import Kernel, Memory, Plan, Work, memory, problems, work
 from cegain.tables.files import DATA
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from cegain import architecture
-from cegain.architecture import ModelShape
 from cegain.hardware import DEVICES, VALUE_BYTES, Device, Precision
 from cegain.kernels import costs, patterns
+from cegain.shapes import architecture
+from cegain.shapes.architecture import ModelShape
 
 Sharding = Literal["none", "optimizer", "gradients", "full", "hybrid"]
 Kernel = Literal["materialised", "flash-triton", "flash1", "flash2", "flash3"]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from cegain.architecture import ModelShape
 from cegain.kernels import patterns
+from cegain.shapes.architecture import ModelShape
 
 
 def make_norm(shape: ModelShape) -> nn.Module:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from cegain import architecture
-from cegain.architecture import Stack
+from cegain.shapes import architecture
+from cegain.shapes.architecture import Stack
 from cegain.tables.training_runs import TrainingRun
 from cegain.training import budget, config, data
 from cegain.training.config import Config

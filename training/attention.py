@@ -10,12 +10,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cegain.architecture import ModelShape
 from cegain.kernels.backend import Backend
 from cegain.kernels.block_sparse import sparse_attention, token_mask
 from cegain.kernels.flash import flash_attention
 from cegain.kernels.mqa import mqa_attention
 from cegain.kernels.patterns import HeadPattern, head_patterns
+from cegain.shapes.architecture import ModelShape
 
 ROPE_BASE = 10_000.0
 """Longest wavelength of rotary positions over 2 pi, in tokens (Su et al. 2021, arXiv 2104.09864, section 3.3)."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from cegain import architecture
-from cegain.architecture import ModelShape, Stack
+from cegain.shapes import architecture
+from cegain.shapes.architecture import ModelShape, Stack
 
 SMALL_WIDTHS = range(32, 256, 16)
 """d_model of small models, where `architecture.compute_optimal_shape` has too coarse a grid (heads of 64, width 100

@@ -101,7 +101,7 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
     if problems:
         raise BadInput(problems)
 
-    from cegain import arms
+    from cegain.shapes import arms
     from cegain.tables import provenance
     from cegain.tables.training_runs import TRAINING_RUNS
     from cegain.training import ablate, run_dir, sweep
@@ -297,7 +297,7 @@ def _above_zero(option: str, text: str | None, problems: list[str], example: str
 
 
 def _canonical(stack: Any, names: tuple[str, ...], problems: list[str]) -> list[str]:
-    from cegain import arms
+    from cegain.shapes import arms
 
     found = []
     for name in names:
@@ -358,7 +358,7 @@ def _plan(ladders: Ladders, ledger: Ledger, pace: Pace, slots: int, as_json: boo
 
 def _bytes(job: Job) -> int:
     """Of a run's folder: two checkpoints of weights and AdamW's two moments in float32, and what is text or picture."""
-    from cegain import architecture
+    from cegain.shapes import architecture
 
     return 2 * 3 * 4 * architecture.parameters(job.config.shape).total + 200_000
 

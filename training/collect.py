@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from cegain import architecture, arms
+from cegain.shapes import architecture, arms
 from cegain.tables.training_runs import TrainingRun
 from cegain.training import config, data, repeat
 from cegain.training.run_dir import RunDir, RunError

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from cegain import architecture, arms
-from cegain.architecture import ModelShape, Stack
+from cegain.shapes import architecture, arms
+from cegain.shapes.architecture import ModelShape, Stack
 from cegain.training import budget, run_dir
 from cegain.training.data import Batches, Corpus, CorpusError, validation_rows
 
@@ -155,7 +155,7 @@ def fill_in(
         tokenizer: of the corpus.
         vocab_size: of the tokenizer.
         stack: what every arm shares.
-        arm: see `cegain.arms`.
+        arm: see `cegain.shapes.arms`.
         flops: the budget (useful FLOP); None where `steps` and a size are given.
         seed: of weights, batches and dropout.
         batch: sequences per step.

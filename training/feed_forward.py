@@ -10,11 +10,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cegain.architecture import ModelShape
 from cegain.kernels import reference
 from cegain.kernels.backend import Backend, choose
 from cegain.kernels.costs import Activation
 from cegain.kernels.moe_dispatch import moe_experts, route, triton_unfit
+from cegain.shapes.architecture import ModelShape
 
 BALANCE_COEFFICIENT = 0.01
 """Of every mixture's balance loss (Fedus et al. 2021, arXiv 2101.03961, section 2.2)."""

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from cegain.architecture import ModelShape, flop_parts
+from cegain.shapes.architecture import ModelShape, flop_parts
 from cegain.training.model import LanguageModel
 from cegain.training.optim import optimizers
 

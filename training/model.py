@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cegain.architecture import ModelShape
 from cegain.kernels.backend import Backend
+from cegain.shapes.architecture import ModelShape
 from cegain.training import attention
 from cegain.training.feed_forward import FeedForward, Mixture
 from cegain.training.lstm import LSTM

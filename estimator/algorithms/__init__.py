@@ -24,7 +24,7 @@ MIN_SIMILARITY = 0.65  # of difflib; at its default of 0.6 unrelated names come 
 class Algorithm:
     """What is known of one algorithm before any run or measurement: its place in the model and its costs.
 
-    Symbols in `costs` are the fields of `cegain.architecture.ModelShape`; the numbers are computed there.
+    Symbols in `costs` are the fields of `cegain.shapes.architecture.ModelShape`; the numbers are computed there.
     An algorithm has an arm if `arm` or `baseline_arm` is not empty: the ablation trains the `stack` with
     `baseline_arm` against the same stack with `arm`. `tests/estimator/test_algorithms.py` holds these rules.
     """

@@ -20,12 +20,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cegain import algorithms, arms
-from cegain.architecture import STACKS
+from cegain import algorithms
 from cegain.common.arrays import Array
 from cegain.gain import contrasts
 from cegain.gain.contrasts import convert
 from cegain.gain.study import X0
+from cegain.shapes import arms
+from cegain.shapes.architecture import STACKS
 from cegain.tables.published_gains import PublishedGain, is_own, own_excess_error
 
 NEAR_DECADES = 1.0

@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cegain import algorithms, architecture, arms, step_time, step_work
-from cegain.architecture import ModelShape
+from cegain import algorithms, step_time, step_work
 from cegain.hardware import Device
+from cegain.shapes import architecture, arms
+from cegain.shapes.architecture import ModelShape
 from cegain.step_time import StepTime, TokenTime
 from cegain.step_work import MOST_DEVICES
 

@@ -12,7 +12,7 @@ import pytest
 
 from cegain import algorithms
 from cegain.algorithms import Algorithm, UnknownAlgorithm
-from cegain.architecture import ModelShape, flops_per_token, parameters, stack
+from cegain.shapes.architecture import ModelShape, flops_per_token, parameters, stack
 
 NAMES = algorithms.names()
 PAPER_DEPENDENT = {"transformer", "sparse_attention", "moe", "mqa"}

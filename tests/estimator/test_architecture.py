@@ -1,4 +1,4 @@
-"""Formulas of estimator/architecture.py against real torch modules, brute-force masks and published sizes."""
+"""Formulas of estimator/shapes/architecture.py against real torch modules, brute-force masks and published sizes."""
 
 import dataclasses
 import subprocess
@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cegain import architecture
-from cegain.architecture import (
+from cegain.kernels import patterns
+from cegain.shapes import architecture
+from cegain.shapes.architecture import (
     ModelShape,
     compute_optimal,
     compute_optimal_shape,
@@ -23,7 +24,6 @@ from cegain.architecture import (
     stack,
     train_flops,
 )
-from cegain.kernels import patterns
 
 SMALL: dict[str, Any] = {"n_layers": 2, "d_model": 48, "n_heads": 8, "vocab_size": 97, "seq_len": 40}
 
@@ -339,6 +339,6 @@ def test_stack_names_the_nearest_field() -> None:
 
 def test_the_import_is_light() -> None:
     heavy = ("torch", "scipy", "pandas", "matplotlib")
-    code = f"import sys, cegain.architecture; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, cegain.shapes.architecture; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -2,8 +2,9 @@
 
 import pytest
 
-from cegain import algorithms, arms
-from cegain.architecture import STACKS, Stack, stack
+from cegain import algorithms
+from cegain.shapes import arms
+from cegain.shapes.architecture import STACKS, Stack, stack
 
 SIZE = {"n_layers": 1, "d_model": 32, "n_heads": 4, "vocab_size": 61, "seq_len": 24}
 

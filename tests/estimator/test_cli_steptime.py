@@ -11,7 +11,7 @@ import pytest
 
 from cegain import step_time
 from cegain.hardware import find
-from cegain.step_shapes import shape_of
+from cegain.shapes.sizes import shape_of
 from cegain.step_work import Plan
 from tests.estimator import test_step_calibration
 from tests.estimator.calls import Calls

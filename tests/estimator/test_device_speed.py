@@ -11,7 +11,7 @@ import pytest
 
 from cegain import device_speed, hardware, step_time, step_work
 from cegain.device_speed import measured
-from cegain.step_shapes import shape_of
+from cegain.shapes.sizes import shape_of
 from cegain.tables import kernel_times
 from cegain.tables.kernel_times import KernelTime
 

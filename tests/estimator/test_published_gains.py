@@ -6,7 +6,7 @@ from itertools import groupby
 
 import pytest
 
-from cegain.architecture import ModelShape, flop_ratio
+from cegain.shapes.architecture import ModelShape, flop_ratio
 from cegain.tables.files import DATA
 from cegain.tables.published_gains import PUBLISHED_GAINS, PublishedGain, read_published_gains
 

@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from cegain import architecture, published_runs
+from cegain import published_runs
 from cegain.published_runs import ASSUMPTIONS, RUNS, PublishedRun, predict
+from cegain.shapes import architecture
 
 PREDICTIONS = {run.name: predict(run) for run in RUNS}
 

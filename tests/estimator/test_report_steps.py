@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cegain import algorithms, architecture, device_speed, hardware, report_steps, step_time, step_work
+from cegain import algorithms, device_speed, hardware, report_steps, step_time, step_work
+from cegain.shapes import architecture
 from tests.estimator.report_settings import CURRENCIES, settings, timed
 
 DOCUMENT = report_steps.document()

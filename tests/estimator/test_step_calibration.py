@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cegain import architecture, step_calibration, step_time
+from cegain import step_calibration, step_time
+from cegain.shapes import architecture
+from cegain.shapes.sizes import GPT_VOCABULARY, shape_of
 from cegain.step_calibration import COLUMNS, MPT_SIZES
-from cegain.step_shapes import GPT_VOCABULARY, shape_of
 from cegain.step_time import Constants
 from cegain.tables.problems import EvidenceError
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cegain import architecture, step_time
-from cegain.architecture import ModelShape
+from cegain import step_time
 from cegain.hardware import DEVICES, find
-from cegain.step_shapes import shape_of
+from cegain.shapes import architecture
+from cegain.shapes.architecture import ModelShape
+from cegain.shapes.sizes import shape_of
 from cegain.step_time import decoded_token, log_variance_of_ratio, step_parts, training_step
 from cegain.step_work import Kernel, Plan, default_plan
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from cegain import architecture, step_work
-from cegain.architecture import ModelShape
+from cegain import step_work
 from cegain.hardware import find
-from cegain.step_shapes import shape_of, shape_with
+from cegain.shapes import architecture
+from cegain.shapes.architecture import ModelShape
+from cegain.shapes.sizes import shape_of, shape_with
 from cegain.step_work import Plan, default_plan, memory, problems, work
 
 GPT = shape_of(4, 512, 8, 1000, 256)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from cegain import arms
-from cegain.architecture import STACKS, ModelShape, stack
+from cegain.shapes import arms
+from cegain.shapes.architecture import STACKS, ModelShape, stack
 from tests.estimator.test_architecture import SWITCHES
 
 SIZE: dict[str, Any] = {"n_layers": 2, "d_model": 32, "n_heads": 4, "vocab_size": 61, "seq_len": 24}

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from cegain import architecture
 from cegain.cli import ceg
+from cegain.shapes import architecture
 from cegain.tables import training_runs
 from cegain.tables.training_runs import TrainingRun
 from cegain.training import ablate, config, data, pool, repeat, sweep

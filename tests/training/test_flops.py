@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from cegain import arms
-from cegain.architecture import ModelShape, flop_parts, optimizer_flops, stack
+from cegain.shapes import arms
+from cegain.shapes.architecture import ModelShape, flop_parts, optimizer_flops, stack
 from cegain.training import flops
 from cegain.training.cli_flops import flops_command
 from cegain.training.flops import count, fvcore_flops, torch_flops, torch_optimizer_flops

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cegain import arms
-from cegain.architecture import STACKS, ModelShape, flop_parts, parameters, stack
 from cegain.kernels import patterns, reference
+from cegain.shapes import arms
+from cegain.shapes.architecture import STACKS, ModelShape, flop_parts, parameters, stack
 from cegain.training import attention, feed_forward, model
 from cegain.training.model import LanguageModel, build
 from tests.training.cases import ARMS, CASES, SIZE

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cegain.architecture import ModelShape
+from cegain.shapes.architecture import ModelShape
 from cegain.step_work import SCORE_BYTES
 from cegain.training.attention import Scores, score_mask
 

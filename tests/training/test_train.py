@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
-from cegain import arms
+from cegain.shapes import arms
 from cegain.training import model, train
 from cegain.training.cli_train import train_command
 from cegain.training.data import Batches, Corpus, open_corpus

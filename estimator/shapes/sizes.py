@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from cegain import architecture
-from cegain.architecture import ASPECT_RATIO, ModelShape
+from cegain.shapes import architecture
+from cegain.shapes.architecture import ASPECT_RATIO, ModelShape
 
 Block = Literal["gpt", "llama"]
 

@@ -19,7 +19,7 @@ from typing import Any, get_args
 
 from cegain import algorithms
 from cegain.algorithms import UnknownAlgorithm
-from cegain.architecture import STACKS, ExpertActivation, ModelShape, Stack
+from cegain.shapes.architecture import STACKS, ExpertActivation, ModelShape, Stack
 
 BASELINE = "baseline"
 WITHOUT = "no_"

@@ -1,0 +1,1 @@
+"""Shapes of models: parameters, FLOP, arms by name, sizes."""
