@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 from cegain.benchmarks import record
 from cegain.benchmarks.record import Record
-from cegain.device_speed import REPORTED
 from cegain.kernels import tuned
+from cegain.speed.measured_device import REPORTED
 from cegain.tables import provenance
 
 ROOT = Path(__file__).parents[1]

@@ -95,7 +95,7 @@ def steptime_command(
 
 def _time(options: dict[str, Any], problems: list[str], as_json: bool) -> None:
     """One training step or one decoded token."""
-    from cegain import device_speed, hardware, step_text, step_time, step_work
+    from cegain.speed import hardware, measured_device, step_text, step_time, step_work
 
     shape = _read_shape(options, problems)
     device = None
@@ -103,7 +103,7 @@ def _time(options: dict[str, Any], problems: list[str], as_json: bool) -> None:
         problems.append(f"--device: one of {', '.join(hardware.DEVICES)} is needed (found none). Try h100.")
     else:
         try:
-            device = device_speed.find(options["device"])
+            device = measured_device.find(options["device"])
         except ValueError as error:
             problems += _flagged([str(error)])
     fields = _read_plan(options, problems)
@@ -185,7 +185,7 @@ def _read_shape(options: dict[str, Any], problems: list[str]) -> ModelShape | No
 
 def _read_plan(options: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     """Fields of a Plan that the options give."""
-    from cegain.step_work import SHARDINGS
+    from cegain.speed.step_work import SHARDINGS
 
     fields: dict[str, Any] = {}
     for name, example in _PLAN.items():
@@ -238,27 +238,27 @@ def _flagged(lines: Iterable[str]) -> list[str]:
 
 
 def _published(as_json: bool) -> None:
-    from cegain import published_runs
+    from cegain.speed import device_hours
 
-    predictions = [published_runs.predict(run) for run in published_runs.RUNS]
+    predictions = [device_hours.predict(run) for run in device_hours.RUNS]
     if as_json:
-        print_json(published_runs.document(predictions))
+        print_json(device_hours.document(predictions))
     else:
-        published_runs.render(console(), predictions)
+        device_hours.render(console(), predictions)
 
 
 def _calibrate(table: str, store: bool, as_json: bool) -> None:
-    from cegain import step_calibration, step_time
+    from cegain.speed import calibration, step_time
 
     try:
-        rows = step_calibration.read_table(table)
+        rows = calibration.read_table(table)
     except EvidenceError as error:
         raise BadInput([f"--calibrate: {problem}" for problem in error.problems]) from None
-    fitted, scores = step_calibration.calibrate(rows)
-    document = step_calibration.document(table, rows, fitted, scores)
+    fitted, scores = calibration.calibrate(rows)
+    document = calibration.document(table, rows, fitted, scores)
     if store:
         write("--write", step_time.CONSTANTS_FILE, (json.dumps(document, indent=1) + "\n").encode())
     if as_json:
         print_json(document)
     else:
-        step_calibration.render(console(), document)
+        calibration.render(console(), document)

@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cegain import algorithms, published_runs, report_posterior, report_sections, report_steps
+from cegain import algorithms, report_posterior, report_sections, report_steps
 from cegain.common import verdict
 from cegain.gain import answer, prior, question
 from cegain.gain.evidence import load
-from cegain.speed import two_models
+from cegain.speed import device_hours, two_models
 from cegain.tables import provenance
 from cegain.tables.published_gains import Evidence, PublishedGain
 
@@ -119,7 +119,7 @@ def page(algo: Sequence[str], flops: float) -> dict[str, Any]:
         "thresholds": [{"flops": t, "name": THRESHOLD_NAMES[t]} for t in question.THRESHOLDS],
         "runs": [
             {"name": run.name, "flops": run.reported_flops, "source": run.source}
-            for run in sorted(published_runs.RUNS, key=lambda run: run.reported_flops)
+            for run in sorted(device_hours.RUNS, key=lambda run: run.reported_flops)
         ],
         "evidence_columns": list(PublishedGain._fields),
         "far_decades": verdict.FAR_DECADES,

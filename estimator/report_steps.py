@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from cegain import algorithms, device_speed, hardware, step_time, step_work
+from cegain import algorithms
 from cegain.gain import in_currency
-from cegain.hardware import Device
 from cegain.kernels import costs
 from cegain.shapes import architecture
 from cegain.shapes.architecture import ModelShape
+from cegain.speed import hardware, measured_device, step_time, step_work
+from cegain.speed.hardware import Device
 
 SEQ_LENS = tuple(2**i for i in range(9, 18))
 """Sequence lengths that the explorer offers; its model takes any other as well."""
@@ -53,7 +54,7 @@ def document() -> dict[str, object]:
     found["costs"]["NEWTON_SCHULZ_STEPS"] = _default(costs.muon_step, "newton_schulz_steps")
     found["step_work"]["GRADIENT_BYTES"] = _default(step_work.Plan, "gradient_bytes")
     calibration = step_time.shipped()
-    devices = [device_speed.find(name) for name in hardware.DEVICES]
+    devices = [measured_device.find(name) for name in hardware.DEVICES]
     return {
         "seq_lens": list(SEQ_LENS),
         **found,

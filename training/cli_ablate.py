@@ -19,7 +19,7 @@ from cegain.tables.published_gains import FLOPS_RANGE
 from cegain.training.cli_train import need_torch
 
 if TYPE_CHECKING:
-    from cegain.hardware import Price
+    from cegain.speed.hardware import Price
     from cegain.training.ablate import Job, Ladders, Ledger
     from cegain.training.pace import Modelled, Pace
     from cegain.training.pool import Engine
@@ -175,7 +175,7 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
 
 def _priced(name: str | None, dry_run: bool, problems: list[str]) -> Modelled | None:
     """The pace of `--on`."""
-    from cegain import device_speed
+    from cegain.speed import measured_device
     from cegain.training.pace import Modelled
 
     if name is None:
@@ -183,7 +183,7 @@ def _priced(name: str | None, dry_run: bool, problems: list[str]) -> Modelled | 
     if not dry_run:
         problems.append("--on: it goes with --dry-run. Add --dry-run, or leave it out.")
     try:
-        return Modelled(device_speed.find(name))
+        return Modelled(measured_device.find(name))
     except ValueError as error:
         problems.append(f"--on: {error}")
         return None

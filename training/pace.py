@@ -12,7 +12,7 @@ from cegain.tables.training_runs import TrainingRun
 if TYPE_CHECKING:
     import torch
 
-    from cegain.hardware import Device
+    from cegain.speed.hardware import Device
     from cegain.training.ablate import Job, Ladders
     from cegain.training.config import Config
     from cegain.training.data import Corpus
@@ -61,7 +61,7 @@ class Modelled(NamedTuple):
 
     def seconds(self, job: Job) -> float:
         """See `Pace`. The held-out text at the end is not counted."""
-        from cegain import step_time, step_work
+        from cegain.speed import step_time, step_work
 
         made = job.config
         plan = step_work.Plan(

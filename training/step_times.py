@@ -110,11 +110,11 @@ def measure(made: Config, device_name: str, seconds: float, ready: Any = None) -
 
 def predicted(made: Config, model: str) -> float:
     """Seconds of a step by the step-time model, on a device by its name there."""
-    from cegain import device_speed
+    from cegain.speed import measured_device
     from cegain.training.ablate import Job
     from cegain.training.pace import Modelled
 
-    return Modelled(device_speed.find(model)).seconds(Job(made, "ladder")) / made.steps
+    return Modelled(measured_device.find(model)).seconds(Job(made, "ladder")) / made.steps
 
 
 def together(made: Config, device: str, count: int, seconds: float) -> list[dict[str, Any]]:

@@ -152,8 +152,7 @@ def _speeds(estimate: Estimate) -> list[str]:
     found = estimate.speeds
     if found is None:
         return []
-    from cegain import step_text
-    from cegain.speed import two_models
+    from cegain.speed import step_text, two_models
 
     price = math.exp(found.price)
     speed = math.exp(found.ln_factor - found.price)

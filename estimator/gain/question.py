@@ -18,7 +18,7 @@ from cegain.tables.problems import EvidenceError
 from cegain.tables.published_gains import FLOPS_RANGE, Evidence
 
 if TYPE_CHECKING:
-    from cegain.hardware import Device
+    from cegain.speed.hardware import Device
     from cegain.speed.two_models import Setting
 
 CURRENCIES = ("flop", "time", "usd", "decode")
@@ -184,8 +184,7 @@ def _setting(
     device: str | None, baseline_device: str | None, seq_len: int | None, problems: list[str]
 ) -> Setting | None:
     """Devices and sequence length of a question, or None with problems added."""
-    from cegain import device_speed
-    from cegain.speed import two_models
+    from cegain.speed import measured_device, two_models
 
     found: list[Device] = []
     named = {"device": device or DEVICE}
@@ -193,7 +192,7 @@ def _setting(
         named["baseline_device"] = baseline_device
     for option, name in named.items():
         try:
-            found.append(device_speed.find(name))
+            found.append(measured_device.find(name))
         except ValueError as error:
             problems.append(str(error).replace("device", option, 1))
     length = two_models.SEQ_LEN if seq_len is None else seq_len

@@ -1,6 +1,6 @@
 /**
  * Seconds of a training step and of a decoded token, in the browser: what `estimator/gain/in_currency.py: speeds` computes,
- * with the parts of `estimator/step_work.py` and `estimator/step_time.py` that it calls, in their order and under their
+ * with the parts of `estimator/speed/step_work.py` and `estimator/speed/step_time.py` that it calls, in their order and under their
  * names (camelCase for functions and locals; fields of plans, devices and answers as in Python). `data` is always
  * `report_steps.document()`, from which every named constant comes; numbers inside a formula are the Python formula's.
  *

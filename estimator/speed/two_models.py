@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cegain import algorithms, step_time, step_work
-from cegain.hardware import Device
+from cegain import algorithms
 from cegain.shapes import architecture, arms
 from cegain.shapes.architecture import ModelShape
-from cegain.step_time import StepTime, TokenTime
-from cegain.step_work import MOST_DEVICES
+from cegain.speed import step_time, step_work
+from cegain.speed.hardware import Device
+from cegain.speed.step_time import StepTime, TokenTime
+from cegain.speed.step_work import MOST_DEVICES
 
 MOST_FLOPS = 1e30
 """Budgets above are not timed: far past any model that devices of today could train."""

@@ -5,8 +5,9 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from cegain import algorithms, hardware
+from cegain import algorithms
 from cegain.report_steps import SEQ_LENS
+from cegain.speed import hardware
 
 CURRENCIES = ("flop", "time", "usd", "decode")
 LOG10_FLOPS = (15.0, 28.0)

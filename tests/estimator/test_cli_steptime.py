@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cegain import step_time
-from cegain.hardware import find
 from cegain.shapes.sizes import shape_of
-from cegain.step_work import Plan
+from cegain.speed import step_time
+from cegain.speed.hardware import find
+from cegain.speed.step_work import Plan
 from tests.estimator import test_step_calibration
 from tests.estimator.calls import Calls
 

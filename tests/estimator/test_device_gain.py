@@ -5,10 +5,11 @@ import math
 import pytest
 from click.testing import CliRunner
 
-from cegain import estimate, hardware
+from cegain import estimate
 from cegain.cli import estimate_command
 from cegain.common import mixture
 from cegain.gain.question import QuestionError
+from cegain.speed import hardware
 from cegain.speed.two_models import NoShapeError, Setting, speeds
 
 

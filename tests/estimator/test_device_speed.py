@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cegain import device_speed, hardware, step_time, step_work
-from cegain.device_speed import measured
 from cegain.shapes.sizes import shape_of
+from cegain.speed import hardware, measured_device, step_time, step_work
+from cegain.speed.measured_device import measured
 from cegain.tables import kernel_times
 from cegain.tables.kernel_times import KernelTime
 
@@ -158,6 +158,6 @@ def mixture_shape() -> Any:
 
 
 def test_what_the_shipped_table_calls_its_devices_is_known() -> None:
-    shipped: Sequence[KernelTime] = device_speed._shipped()
-    assert {row.device for row in shipped} <= set(device_speed.REPORTED)
-    assert set(device_speed.REPORTED.values()) == set(hardware.DEVICES)
+    shipped: Sequence[KernelTime] = measured_device._shipped()
+    assert {row.device for row in shipped} <= set(measured_device.REPORTED)
+    assert set(measured_device.REPORTED.values()) == set(hardware.DEVICES)

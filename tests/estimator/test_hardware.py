@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from cegain import hardware
-from cegain.hardware import DEVICES
+from cegain.speed import hardware
+from cegain.speed.hardware import DEVICES
 
 
 @pytest.mark.parametrize("device", DEVICES.values(), ids=str)

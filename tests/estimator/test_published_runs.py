@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from cegain import published_runs
-from cegain.published_runs import ASSUMPTIONS, RUNS, PublishedRun, predict
 from cegain.shapes import architecture
+from cegain.speed import device_hours
+from cegain.speed.device_hours import ASSUMPTIONS, RUNS, PublishedRun, predict
 
 PREDICTIONS = {run.name: predict(run) for run in RUNS}
 
@@ -59,7 +59,7 @@ def test_hours_follow_the_formula() -> None:
 
 
 def test_document_is_the_predictions() -> None:
-    document = published_runs.document(list(PREDICTIONS.values()))
+    document = device_hours.document(list(PREDICTIONS.values()))
     assert document["inside"] == 3
     for entry, p in zip(document["runs"], PREDICTIONS.values(), strict=True):
         assert entry["device_hours"]["median"] == p.hours

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cegain import algorithms, device_speed, hardware, report_steps, step_time, step_work
+from cegain import algorithms, report_steps
 from cegain.shapes import architecture
+from cegain.speed import hardware, measured_device, step_time, step_work
 from tests.estimator.report_settings import CURRENCIES, settings, timed
 
 DOCUMENT = report_steps.document()
@@ -45,7 +46,7 @@ def test_every_algorithm_travels_with_its_arms() -> None:
 def test_every_device_travels_as_an_answer_uses_it(name: str) -> None:
     found = DOCUMENT["devices"]
     assert isinstance(found, dict)
-    device, entry = device_speed.find(name), found[name]
+    device, entry = measured_device.find(name), found[name]
     for field in dataclasses.fields(device):
         value = getattr(device, field.name)
         if field.name == "price":
@@ -78,7 +79,7 @@ def test_the_calibration_travels_in_the_order_of_its_covariance() -> None:
 def test_the_slowest_of_any_number_of_devices_is_there() -> None:
     found = DOCUMENT["largest_normal"]
     assert isinstance(found, dict)
-    for device in map(device_speed.find, hardware.DEVICES):
+    for device in map(measured_device.find, hardware.DEVICES):
         for flops in (1e20, 1e23, 1e26, 1e28):
             plan = step_work.default_plan(architecture.compute_optimal_shape(flops, "modern"), device)
             assert found[str(plan.devices)] == step_time.largest_normal(plan.devices)

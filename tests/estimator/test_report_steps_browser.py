@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cegain import device_speed, report_steps
-from cegain.speed import two_models
+from cegain import report_steps
+from cegain.speed import measured_device, two_models
 from tests.estimator.browser import page_of
 from tests.estimator.report_settings import ReportSetting, settings, timed
 
@@ -46,7 +46,7 @@ ASK = """
 
 
 def _expected(asked: ReportSetting) -> dict[str, Any]:
-    devices = device_speed.find(asked.device), device_speed.find(asked.baseline_device)
+    devices = measured_device.find(asked.device), measured_device.find(asked.baseline_device)
     setting = two_models.Setting(*devices, asked.seq_len)
     try:
         found = two_models.speeds(

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cegain import step_calibration, step_time
 from cegain.shapes import architecture
 from cegain.shapes.sizes import GPT_VOCABULARY, shape_of
-from cegain.step_calibration import COLUMNS, MPT_SIZES
-from cegain.step_time import Constants
+from cegain.speed import calibration, step_time
+from cegain.speed.calibration import COLUMNS, MPT_SIZES
+from cegain.speed.step_time import Constants
 from cegain.tables.problems import EvidenceError
 
 TRUTH = Constants(
@@ -39,7 +39,7 @@ def lines(noise: float = 0.0) -> list[dict[str, Any]]:
                         "tokens_per_s_per_gpu": 1.0,
                     }
                 )  # fmt: skip
-    rows = [step_calibration._row({k: str(v) for k, v in line.items()}) for line in found]
+    rows = [calibration._row({k: str(v) for k, v in line.items()}) for line in found]
     for line, row in zip(found, rows, strict=True):
         line["tokens_per_s_per_gpu"] = row.predicted(TRUTH) * math.exp(noise * rng.standard_normal())
     return found
@@ -54,8 +54,8 @@ def table(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def test_known_constants_come_back(tmp_path: Path) -> None:
-    rows = step_calibration.read_table(table(tmp_path / "t.csv", lines(noise=0.003)))
-    fitted = step_calibration.fit(rows)
+    rows = calibration.read_table(table(tmp_path / "t.csv", lines(noise=0.003)))
+    fitted = calibration.fit(rows)
     deviations = np.sqrt(np.diag(np.array(fitted.covariance)))
     for name, sd in zip(Constants._fields, deviations, strict=True):
         off = abs(math.log(getattr(fitted.constants, name) / getattr(TRUTH, name)))
@@ -64,48 +64,48 @@ def test_known_constants_come_back(tmp_path: Path) -> None:
     for name in ("matmul", "attention", "hopper_attention"):
         assert getattr(fitted.constants, name) == pytest.approx(getattr(TRUTH, name), rel=0.08)
     assert fitted.residual_sd < 0.01
-    assert step_calibration.fit(rows) == fitted
+    assert calibration.fit(rows) == fitted
 
 
 def test_one_broken_run_does_not_bend_the_fit(tmp_path: Path) -> None:
     found = lines()
-    clean = step_calibration.fit(step_calibration.read_table(table(tmp_path / "a.csv", found)))
+    clean = calibration.fit(calibration.read_table(table(tmp_path / "a.csv", found)))
     found[10]["tokens_per_s_per_gpu"] *= 0.5
-    bent = step_calibration.fit(step_calibration.read_table(table(tmp_path / "b.csv", found)))
+    bent = calibration.fit(calibration.read_table(table(tmp_path / "b.csv", found)))
     assert np.abs(np.log(np.array(bent.constants) / np.array(clean.constants)))[:2].max() < 0.01
 
 
 def test_the_model_beats_its_rivals_on_rows_it_has_not_seen(tmp_path: Path) -> None:
-    rows = step_calibration.read_table(table(tmp_path / "t.csv", lines(noise=0.01)))
+    rows = calibration.read_table(table(tmp_path / "t.csv", lines(noise=0.01)))
     for key in (lambda r: r.model, lambda r: r.shape.seq_len):
-        scores = {n: step_calibration.score(step_calibration.leave_out(rows, key, p)) for n, p in RIVALS.items()}
+        scores = {n: calibration.score(calibration.leave_out(rows, key, p)) for n, p in RIVALS.items()}
         model = scores.pop("step-time model")
         assert model.rows == len(rows)
         assert model.median < 0.03
         assert all(model.median < rival.median / 2 for rival in scores.values())
 
 
-RIVALS = step_calibration.PREDICTORS
+RIVALS = calibration.PREDICTORS
 
 
 def test_hidden_rows_are_hidden() -> None:
-    rows = [step_calibration._row({k: str(v) for k, v in line.items()}) for line in lines()[:12]]
+    rows = [calibration._row({k: str(v) for k, v in line.items()}) for line in lines()[:12]]
     seen: list[set[str]] = []
 
     def spy(train: Any, test: Any) -> list[float]:
         seen.append({r.model for r in train} & {r.model for r in test})
         return [2 * row.measured for row in test]
 
-    off = step_calibration.leave_out(rows, lambda r: r.model, spy)
+    off = calibration.leave_out(rows, lambda r: r.model, spy)
     assert seen == [set(), set()]
     assert off == pytest.approx(np.ones(12))
 
 
 def test_a_document_holds_the_calibration(tmp_path: Path) -> None:
     path = table(tmp_path / "t.csv", lines(noise=0.01)[::2])
-    rows = step_calibration.read_table(path)
-    fitted, scores = step_calibration.calibrate(rows)
-    document = json.loads(json.dumps(step_calibration.document(path, rows, fitted, scores)))
+    rows = calibration.read_table(path)
+    fitted, scores = calibration.calibrate(rows)
+    document = json.loads(json.dumps(calibration.document(path, rows, fitted, scores)))
     again = step_time.calibration_of(document)
     assert again.constants == pytest.approx(fitted.constants, rel=1e-4)
     assert np.array(again.covariance) == pytest.approx(np.array(fitted.covariance), rel=1e-2)
@@ -116,7 +116,7 @@ def test_a_document_holds_the_calibration(tmp_path: Path) -> None:
 
 def test_what_ships_is_whole_and_meets_its_bars() -> None:
     document = json.loads(step_time.CONSTANTS_FILE.read_text())
-    assert set(document["constants"]) == set(Constants._fields) == set(step_calibration.PRIORS)
+    assert set(document["constants"]) == set(Constants._fields) == set(calibration.PRIORS)
     for task in ("one size left out", "one length left out"):
         scores = document["errors"][task]
         assert scores["step-time model"]["median"] <= 0.04
@@ -145,17 +145,17 @@ def test_bad_rows_are_named(tmp_path: Path, change: dict[str, Any], words: str) 
     found = lines()[:2]
     found[1] |= change
     with pytest.raises(EvidenceError, match=words):
-        step_calibration.read_table(table(tmp_path / "t.csv", found))
+        calibration.read_table(table(tmp_path / "t.csv", found))
 
 
 def test_all_bad_rows_at_once_and_no_table(tmp_path: Path) -> None:
     found = lines()[:3]
     found[0]["model"], found[2]["gpu"] = "8b", "abacus"
     with pytest.raises(EvidenceError) as refusal:
-        step_calibration.read_table(table(tmp_path / "t.csv", found))
+        calibration.read_table(table(tmp_path / "t.csv", found))
     assert len(refusal.value.problems) == 2
     with pytest.raises(EvidenceError, match="a readable file is needed"):
-        step_calibration.read_table(tmp_path / "none.csv")
+        calibration.read_table(tmp_path / "none.csv")
     (tmp_path / "empty.csv").write_text("model,seq_len\n")
     with pytest.raises(EvidenceError, match=r"the columns model, seq_len, n_gpus.* are needed"):
-        step_calibration.read_table(tmp_path / "empty.csv")
+        calibration.read_table(tmp_path / "empty.csv")

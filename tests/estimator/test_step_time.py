@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cegain import step_time
-from cegain.hardware import DEVICES, find
 from cegain.shapes import architecture
 from cegain.shapes.architecture import ModelShape
 from cegain.shapes.sizes import shape_of
-from cegain.step_time import decoded_token, log_variance_of_ratio, step_parts, training_step
-from cegain.step_work import Kernel, Plan, default_plan
+from cegain.speed import step_time
+from cegain.speed.hardware import DEVICES, find
+from cegain.speed.step_time import decoded_token, log_variance_of_ratio, step_parts, training_step
+from cegain.speed.step_work import Kernel, Plan, default_plan
 
 GPT = shape_of(24, 2048, 16, 50368, 2048)
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from cegain import step_work
-from cegain.hardware import find
 from cegain.shapes import architecture
 from cegain.shapes.architecture import ModelShape
 from cegain.shapes.sizes import shape_of, shape_with
-from cegain.step_work import Plan, default_plan, memory, problems, work
+from cegain.speed import step_work
+from cegain.speed.hardware import find
+from cegain.speed.step_work import Plan, default_plan, memory, problems, work
 
 GPT = shape_of(4, 512, 8, 1000, 256)
 

@@ -159,7 +159,7 @@ def test_a_pool_ends_its_own_processes_and_no_others(tiny_corpus: Corpus, tmp_pa
 
 
 def test_a_plan_for_a_gpu_that_is_not_here(tiny_corpus: Corpus, tmp_path: Path) -> None:
-    from cegain import hardware, step_time, step_work
+    from cegain.speed import hardware, step_time, step_work
 
     arguments = [*ablation(tiny_corpus, tmp_path), "--dry-run", "--json", "--on", "h100"]
     arguments[arguments.index("--rungs") + 1] = "1e15"

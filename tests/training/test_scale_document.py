@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cegain import device_speed
+from cegain.speed import measured_device
 from cegain.tables import training_runs
 from cegain.training import config, data
 from cegain.training.ablate import Job
@@ -30,7 +30,7 @@ def test_the_cost_of_a_ladder_is_what_its_command_prints(tmp_path: Path, monkeyp
 
 def test_what_our_own_runs_took_over_the_model() -> None:
     """The document's sentences: medians by stack and budget."""
-    pace = Modelled(device_speed.find("cpu"))
+    pace = Modelled(measured_device.find("cpu"))
     ratios: dict[tuple[str, float], list[float]] = defaultdict(list)
     for row in training_runs.load(training_runs.TRAINING_RUNS):
         if row.status == "finished":

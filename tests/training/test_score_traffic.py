@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cegain.shapes.architecture import ModelShape
-from cegain.step_work import SCORE_BYTES
+from cegain.speed.step_work import SCORE_BYTES
 from cegain.training.attention import Scores, score_mask
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cegain.hardware import Device
 from cegain.shapes import architecture
-from cegain.step_time import StepTime, TokenTime
+from cegain.speed.hardware import Device
+from cegain.speed.step_time import StepTime, TokenTime
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
 

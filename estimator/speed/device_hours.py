@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from cegain import hardware
 from cegain.shapes import architecture
 from cegain.shapes.architecture import ModelShape
-from cegain.step_time import Calibration, log_variance, shipped, step_parts
-from cegain.step_work import Kernel, Plan
+from cegain.speed import hardware
+from cegain.speed.step_time import Calibration, log_variance, shipped, step_parts
+from cegain.speed.step_work import Kernel, Plan
 
 
 class Assumption(NamedTuple):

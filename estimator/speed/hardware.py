@@ -82,7 +82,7 @@ class Device:
     def with_ceilings(
         self, matmul: Mapping[Precision, float], copy: float, source: str, *, spread: float = 0.0
     ) -> Device:
-        """This device with ceilings measured on it, as `cegain.device_speed` reads them from kernel times.
+        """This device with ceilings measured on it, as `cegain.speed.measured_device` reads them from kernel times.
 
         Args:
             matmul: FLOP/s by precision; precisions that are not named keep what they had.

@@ -12,10 +12,10 @@ import functools
 import math
 from collections.abc import Iterable, Mapping
 
-from cegain import hardware
-from cegain.hardware import Device, Precision
 from cegain.kernels import costs, patterns
-from cegain.step_work import TILE
+from cegain.speed import hardware
+from cegain.speed.hardware import Device, Precision
+from cegain.speed.step_work import TILE
 from cegain.tables import kernel_times
 from cegain.tables.kernel_times import KERNEL_TIMES, KernelTime
 

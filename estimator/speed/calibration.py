@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import least_squares
 
-from cegain import hardware
 from cegain.common.arrays import Array
 from cegain.shapes import architecture
 from cegain.shapes.architecture import ModelShape
 from cegain.shapes.sizes import GPT_VOCABULARY, shape_of
-from cegain.step_time import Calibration, Constants, parts_of
-from cegain.step_work import SHARDINGS, Plan, Work, problems, work
+from cegain.speed import hardware
+from cegain.speed.step_time import Calibration, Constants, parts_of
+from cegain.speed.step_work import SHARDINGS, Plan, Work, problems, work
 from cegain.tables.problems import EvidenceError, Problem
 
 PRIORS: Mapping[str, tuple[float, float, str]] = {

@@ -1,6 +1,6 @@
 """What one training step asks of one device: matrix products, scores, bytes to memory and over links, memory held.
 
-Counts only; `cegain.step_time` turns them into seconds. A plan says on what a shape is trained, and how.
+Counts only; `cegain.speed.step_time` turns them into seconds. A plan says on what a shape is trained, and how.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from cegain.hardware import DEVICES, VALUE_BYTES, Device, Precision
 from cegain.kernels import costs, patterns
 from cegain.shapes import architecture
 from cegain.shapes.architecture import ModelShape
+from cegain.speed.hardware import DEVICES, VALUE_BYTES, Device, Precision
 
 Sharding = Literal["none", "optimizer", "gradients", "full", "hybrid"]
 Kernel = Literal["materialised", "flash-triton", "flash1", "flash2", "flash3"]
