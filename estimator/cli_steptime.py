@@ -134,7 +134,7 @@ def _time(options: dict[str, Any], problems: list[str], as_json: bool) -> None:
 
 def _read_shape(options: dict[str, Any], problems: list[str]) -> ModelShape | None:
     """The shape that the options give, or None with problems added."""
-    from cegain.shapes import sizes
+    from cegain.shapes.sizes import shape_of, shape_with
 
     before = len(problems)
     given = {n: options[n] for n in (*_SHAPE, "vocab", "seq_len") if options[n] is not None}
@@ -173,10 +173,10 @@ def _read_shape(options: dict[str, Any], problems: list[str]) -> ModelShape | No
         fields |= {"heads": "gqa", "gqa_group": heads // kv}
     try:
         if parameters is not None and len(problems) == before:
-            return sizes.shape_with(parameters, sizes["vocab"], sizes["seq_len"], block, **fields)
+            return shape_with(parameters, sizes["vocab"], sizes["seq_len"], block, **fields)
         # without a size of its own, the rest is still checked
         layers = sizes.get("layers", 1)
-        shape = sizes.shape_of(layers, width, heads, sizes["vocab"], sizes["seq_len"], block, **fields)
+        shape = shape_of(layers, width, heads, sizes["vocab"], sizes["seq_len"], block, **fields)
     except ValueError as error:
         problems += _flagged(line for line in str(error).splitlines() if not line.startswith("ModelShape has"))
         return None

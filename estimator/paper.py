@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from cegain.paper_findings import findings
 from cegain.paper_tables import (
@@ -34,31 +34,8 @@ CURRENCY_WORDS = {"flop": "FLOP", "time": "time", "steps": "steps", "params": "p
 }
 
 
-class Answer(Protocol):
-    """What this module reads of an estimate: the gain is a ratio of FLOP, `predictive` its 90% interval."""
-
-    @property
-    def status(self) -> str: ...  # noqa: D102
-
-    @property
-    def median(self) -> float | None: ...  # noqa: D102
-
-    @property
-    def predictive(self) -> tuple[float, float] | None: ...  # noqa: D102
-
-    @property
-    def reason(self) -> str | None: ...  # noqa: D102
-
-
-Estimate = Callable[..., Answer]
-"""Called as `estimate(algorithm, flops=C, currency="flop")`; a combination is names joined by `+`."""
-
-
-def _our_estimate() -> Estimate:
-    # Loaded only when asked: reading the evidence needs scipy, the paper's own columns do not.
-    from cegain import estimate
-
-    return estimate
+Estimate = Callable[..., Any]
+"""`cegain.estimate`, called as `estimate(algorithm, flops=C, currency="flop")`; a combination is names joined by `+`."""
 
 
 def beside(algorithm: str, flops: float, estimate: Estimate) -> dict[str, Any]:
@@ -76,7 +53,7 @@ def beside(algorithm: str, flops: float, estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def as_dict(estimate: Estimate | None = None) -> dict[str, Any]:
+def as_dict(estimate: Estimate) -> dict[str, Any]:
     """Everything that `render` shows, as plain data for JSON.
 
     Keys:
@@ -91,13 +68,12 @@ def as_dict(estimate: Estimate | None = None) -> dict[str, Any]:
         reason.
 
     Args:
-        estimate: the function that answers; `estimator.estimate` if not given.
+        estimate: the function that answers; `cegain.estimate`, handed in.
     """
-    ask = estimate or _our_estimate()
     table = load_table3()
 
     def ours(algorithm: str) -> list[dict[str, Any]]:
-        return [beside(algorithm, flops, ask) for flops in (paper_flops(), FRONTIER_FLOPS)] if algorithm else []
+        return [beside(algorithm, flops, estimate) for flops in (paper_flops(), FRONTIER_FLOPS)] if algorithm else []
 
     def gains(arm: Arm) -> dict[str, dict[str, float] | None]:
         found = {which: table.gain(arm.key, which) for which in GAINS}
@@ -135,12 +111,12 @@ def _given(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def render(console: Console, estimate: Estimate | None = None) -> None:
+def render(console: Console, estimate: Estimate) -> None:
     """Print the paper's tables, what they say, and our answers; readable in 100 columns and without colour.
 
     Args:
         console: where to print.
-        estimate: the function that answers; `estimator.estimate` if not given.
+        estimate: the function that answers; `cegain.estimate`, handed in.
     """
     from rich.table import Table
     from rich.text import Text

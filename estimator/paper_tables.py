@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 GAINS = ("25k", "50k", "final")
 """Columns of gains in Table III."""
 CHECKPOINTS = {"25k": 50, "50k": 100}

@@ -2,7 +2,7 @@
 
 - `chinchilla`: L = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022, arXiv 2203.15556), fitted as Besiroglu et al.
   2024 (arXiv 2404.10102) do: Huber loss of the log residual, delta 1e-3, *summed* over runs.
-- `frontier`: L = E + K C^-gamma through the best runs of each budget; `isoflop_minima` reads those off isoFLOP runs.
+- `frontier`: L = E + K C^-gamma through the best runs of each budget.
 
 >>> from cegain.scaling_law import Runs, fit
 >>> result = fit(Runs(loss=loss, N=n_params, D=tokens))
@@ -61,7 +61,7 @@ class Runs:
     """Training runs, one entry per run in every array given.
 
     loss: [n] nats per token; N: [n] parameters; D: [n] tokens; C: [n] training FLOP (`chinchilla` needs N and D,
-    `frontier` C, isoFLOP minima N and C); cluster: [n] labels of runs that share a curve or a seed and so are
+    `frontier` C); cluster: [n] labels of runs that share a curve or a seed and so are
     resampled together; weight: [n] relative weights (only ratios matter to the parameters).
     """
 

@@ -5,7 +5,7 @@
     CEG(decode)  = device-seconds per token without it / with it, at equal shape, each on as few devices as hold it
 
 Both models are the compute-optimal shape of the `modern` stack at their own budget, the one with the algorithm at C and
-the one without it at C x CEG(flop), so it is larger and achieves another speed. Speeds come from `cegain.speed.step_time`,
+the one without it at C x CEG(flop), so it is larger and achieves another speed. Speeds come from `speed.step_time`,
 useful FLOP over modelled seconds. The variance of the logarithm is that of the gain in FLOP plus that of the ratio of
 speeds, in which the model's constants cancel as far as both sides share them.
 """

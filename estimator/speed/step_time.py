@@ -4,9 +4,9 @@
     micro   = max(compute, collectives) + exposed x min(compute, collectives)
     step    = accumulate x micro x (1 + jitter x E[largest of `devices` standard normals]) + optimizer
 
-with each part a count of `cegain.speed.step_work` over a ceiling of `cegain.speed.hardware`, times one of ten constants with
+with each part a count of `step_work` over a ceiling of `hardware`, times one of ten constants with
 a physical meaning. None belongs to a model size or a sequence length. The constants and their covariance are in
-`data/step_time.json`; `cegain.speed.calibration` made them from end-to-end measurements.
+`data/step_time.json`; `calibration` made them from end-to-end measurements.
 """
 
 from __future__ import annotations

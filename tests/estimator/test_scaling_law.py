@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from scipy.optimize import approx_fprime, minimize, minimize_scalar
 
 from cegain.common.arrays import Array
-from cegain.isoflop import frontier_runs, isoflop_minima
 from cegain.scaling_law import FitResult, Runs, RunsError, fit
 from cegain.solver import Box, PowerSum, minimise
 
@@ -418,54 +417,3 @@ def test_report_and_dictionary_say_the_same() -> None:
         assert f"{name:8}{value:12.6g}" in text
     for part in ("status converged", "40 resamples, seed 5", "120 runs", f"{result.objective:.10g}"):
         assert part in text
-
-
-# IsoFLOP minima
-
-
-def isoflop(noise: float = 0.0, seed: int = 0) -> Runs:
-    rng = np.random.default_rng(seed)
-    budgets = np.repeat(10 ** np.array([18.0, 19, 20, 21]), 15)
-    a, b, alpha, beta = (TRUTH[name] for name in ("A", "B", "alpha", "beta"))
-    best = (alpha * a / (beta * b)) ** (1 / (alpha + beta)) * (budgets / 6) ** (beta / (alpha + beta))
-    n_params = best * np.tile(np.exp(np.linspace(-1.5, 1.7, 15)), 4)
-    tokens = budgets / 6 / n_params
-    loss = chinchilla_loss(n_params, tokens) * np.exp(rng.normal(0, noise, 60))
-    return Runs(loss, n_params, tokens, budgets * rng.uniform(1, 1.02, 60))
-
-
-def test_isoflop_minima_lie_on_the_law() -> None:
-    law = fit(isoflop(), resamples=0)
-    minima = isoflop_minima(isoflop(), span=3)
-    assert [round(math.log10(m.flops)) for m in minima] == [18, 19, 20, 21]
-    for minimum in minima:
-        best = law.compute_optimal(minimum.flops)
-        assert minimum.status == "converged"
-        assert minimum.n_params == pytest.approx(float(best.n_params.value), rel=0.05)
-        assert minimum.loss == pytest.approx(float(best.loss.value), rel=2e-3)
-        assert minimum.tokens * minimum.n_params * 6 == pytest.approx(minimum.flops, rel=0.02)
-    assert len(frontier_runs(minima).checked(("N", "D", "C"))["loss"]) == 4
-
-
-def test_isoflop_errors_agree_with_the_scatter() -> None:
-    sets = [isoflop_minima(isoflop(0.002, seed)) for seed in range(60)]
-    for rung in range(4):
-        places = [np.log(minima[rung].n_params) for minima in sets]
-        losses = [np.log(minima[rung].loss) for minima in sets]
-        assert 0.7 < np.median([m[rung].ln_n_params_error for m in sets]) / np.std(places) < 1.4
-        assert 0.7 < np.median([m[rung].ln_loss_error for m in sets]) / np.std(losses) < 1.4
-
-
-def test_isoflop_minimum_that_is_not_there() -> None:
-    sizes = 10 ** np.linspace(7, 8, 8)
-    falling = isoflop_minima(Runs(3 * sizes**-0.01, N=sizes, C=np.full(8, 1e19)))
-    assert [m.status for m in falling] == ["bound_hit"]
-    assert math.isnan(falling[0].loss)
-    few = isoflop_minima(Runs([3.0, 2.9, 3.1], N=sizes[:3], C=[1e19] * 3))
-    assert few[0].status == "too_few_points"
-    same = isoflop_minima(Runs([3.0, 2.9, 3.1, 3.0], N=[1e8] * 4, C=[1e19] * 4))
-    assert same[0].status == "degenerate_design"
-    with pytest.raises(ValueError, match="no isoFLOP minimum"):
-        frontier_runs(few)
-    with pytest.raises(ValueError, match="span > 1"):
-        isoflop_minima(isoflop(), span=1.0)
