@@ -21,8 +21,8 @@ import pytest
 from scipy.optimize import minimize
 
 from cegain.common.arrays import Array
-from cegain.scaling_law import DELTA, Runs, fit
-from cegain.solver import Box, PowerSum, minimise
+from cegain.ladders.scaling_law import DELTA, Runs, fit
+from cegain.ladders.solver import Box, PowerSum, minimise
 
 RESAMPLES = 200
 

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from cegain import forecast, ladder, reading, rival
 from cegain.common.arrays import LN10, Array
 from cegain.common.scores import binomial_range
-from cegain.forecast import Nodes, Settings
-from cegain.ladder import RunTable
+from cegain.ladders import forecast, frontier_ratio, ladder, reading
+from cegain.ladders.forecast import Nodes, Settings
+from cegain.ladders.ladder import RunTable
 from cegain.tables.problems import EvidenceError, Problem
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def _cells(
             for law in ("frontier", "chinchilla"):
                 of_base = _law(law, runs, directed.baseline, seen_base, limits[directed.baseline], resamples)
                 of_treat = _law(law, runs, directed.treatment, seen_treat, limits[directed.treatment], resamples)
-                quantiles.append(rival.gains(of_base, of_treat, x, PROBABILITIES))
+                quantiles.append(frontier_ratio.gains(of_base, of_treat, x, PROBABILITIES))
             last = float(reads.y[-1])
             cells.append(
                 Cell(
@@ -277,21 +277,21 @@ def _cells(
     return pair, cells, skipped
 
 
-_fitted: dict[tuple[object, ...], rival.Laws | None] = {}
+_fitted: dict[tuple[object, ...], frontier_ratio.Laws | None] = {}
 """Laws already fitted by this process: an arm takes part in many pairs."""
 
 
 def _law(
     law: str, runs: RunTable, arm: str, visible: ladder.Ladder, max_flops: float, resamples: int
-) -> rival.Laws | None:
+) -> frontier_ratio.Laws | None:
     if not resamples:
         return None
     key = (law, arm, resamples, visible.x.tobytes(), visible.y.tobytes())
     if key not in _fitted:
         if law == "frontier":
-            _fitted[key] = rival.frontier(visible, resamples)
+            _fitted[key] = frontier_ratio.frontier(visible, resamples)
         else:
-            _fitted[key] = rival.chinchilla(runs, arm, max_flops, resamples)
+            _fitted[key] = frontier_ratio.chinchilla(runs, arm, max_flops, resamples)
     return _fitted[key]
 
 
@@ -514,7 +514,7 @@ def document(
 
 
 def _factor(log_gain: float) -> float | None:
-    return math.exp(log_gain) if abs(log_gain) < rival.UNBOUNDED else None
+    return math.exp(log_gain) if abs(log_gain) < frontier_ratio.UNBOUNDED else None
 
 
 def print_report(console: Console, points: Sequence[Point], skipped: Sequence[Skipped]) -> None:

@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cegain import backtest, forecast
+from cegain import backtest
 from cegain.backtest import Point, Skipped
 from cegain.common.scores import rounded
+from cegain.ladders import forecast
 from cegain.tables.files import DATA
 from cegain.tables.problems import EvidenceError, Problem
 from cegain.tables.provenance import version

@@ -22,7 +22,7 @@ from cegain.tables.problems import EvidenceError
 
 if TYPE_CHECKING:
     from cegain import ladder_report
-    from cegain.seed_ladder import StackRuns
+    from cegain.ladders.seed_ladder import StackRuns
 
 
 @click.command("ladder", cls=Command)
@@ -83,7 +83,7 @@ def ladder_command(at: tuple[str, ...], store: bool, as_json: bool, **options: A
 
 def _write_own_gains(problems: list[str]) -> None:
     """`ceg ladder --write`: the derived table beside the project's runs."""
-    from cegain import own_gains
+    from cegain.ladders import own_gains
     from cegain.tables import training_runs
     from cegain.tables.published_gains import OWN_GAINS
 
@@ -100,7 +100,7 @@ def _write_own_gains(problems: list[str]) -> None:
 
 def _stacks(runs: str | None, problems: list[str]) -> dict[str, StackRuns]:
     """The stacks of a table, or none with problems added."""
-    from cegain import seed_ladder
+    from cegain.ladders import seed_ladder
     from cegain.tables import training_runs
 
     if runs is None and not training_runs.TRAINING_RUNS.exists():
@@ -145,8 +145,9 @@ def _overview(
 
 def _report(algo: str, of_stack: StackRuns | None, budgets: list[float], problems: list[str]) -> ladder_report.Report:
     """Check what was asked of one algorithm, and read it off the runs."""
-    from cegain import algorithms, ladder_report, seed_ladder
+    from cegain import algorithms, ladder_report
     from cegain.gain import evidence
+    from cegain.ladders import seed_ladder
 
     name = None
     try:

@@ -14,7 +14,7 @@ from cegain.cli_input import BadInput, Command, console, number, output_path, pa
 from cegain.tables.problems import EvidenceError
 
 if TYPE_CHECKING:
-    from cegain import ladder
+    from cegain.ladders import ladder
 
 
 def _positive(option: str, text: str | None, problems: list[str], example: str) -> float | None:
@@ -59,7 +59,7 @@ def fit_command(runs: str, at: tuple[str, ...], as_json: bool, **options: Any) -
     ceg fit runs.csv --variant gpt
     ceg fit runs.csv --baseline lstm --variant gpt --at 1e20,1e22
     """
-    from cegain import ladder, run_fit
+    from cegain.ladders import fit_report, ladder
 
     problems: list[str] = []
     budgets = parse_budgets(",".join(at), problems, "--at") if at else []
@@ -73,7 +73,7 @@ def fit_command(runs: str, at: tuple[str, ...], as_json: bool, **options: Any) -
         if drop >= len(table.loss):
             problems.append(f"--drop-highest: fewer than the {len(table.loss)} runs (found {drop}). Try 5.")
             drop = 0
-        table = run_fit.restrict(table, limit, drop)
+        table = fit_report.restrict(table, limit, drop)
         if not len(table.loss):
             problems.append(f"--max-flops: some run lies below it (found {options['max_flops']!r}). Raise it.")
     except EvidenceError as error:
@@ -91,17 +91,17 @@ def fit_command(runs: str, at: tuple[str, ...], as_json: bool, **options: Any) -
     _remark(table)
     try:
         if baseline is None:
-            one = run_fit.one_arm(table, variant, resamples, seed)
+            one = fit_report.one_arm(table, variant, resamples, seed)
             if as_json:
-                print_json(run_fit.one_arm_document(one))
+                print_json(fit_report.one_arm_document(one))
             else:
-                click.echo(run_fit.one_arm_text(one, budgets))
+                click.echo(fit_report.one_arm_text(one, budgets))
         else:
-            two = run_fit.two_arms(table, baseline, variant, budgets, noise)
+            two = fit_report.two_arms(table, baseline, variant, budgets, noise)
             if as_json:
-                print_json(run_fit.two_arms_document(two))
+                print_json(fit_report.two_arms_document(two))
             else:
-                click.echo(run_fit.two_arms_text(two))
+                click.echo(fit_report.two_arms_text(two))
     except EvidenceError as error:
         raise BadInput(list(map(str, error.problems))) from None
 
@@ -110,7 +110,8 @@ def draw_runs(
     runs: str, baseline: str | None, variant: str | None, flops: str, problems: list[str], ending: str
 ) -> bytes:
     """`ceg plot --runs`: two ladders and the gain between them, as a picture; `problems` are of what is common."""
-    from cegain import ladder, plot_runs
+    from cegain import plot_runs
+    from cegain.ladders import ladder
 
     budgets = parse_budgets(flops, problems) if flops else []
     if len(set(budgets)) == 1:
@@ -146,7 +147,7 @@ def speedup_command(as_json: bool, **options: Any) -> None:
 
     ceg speedup --baseline-loss 2.310 --loss 2.290 --flops 1e19
     """
-    from cegain import speedup
+    from cegain.ladders import one_pair
 
     problems: list[str] = []
     names = ("baseline_loss", "loss", "flops", "floor", "floor_sd", "exponent", "exponent_sd", "seed_noise")
@@ -159,7 +160,7 @@ def speedup_command(as_json: bool, **options: Any) -> None:
     if problems:
         raise BadInput(problems)
     try:
-        answer = speedup.speedup(**values, seed=seed)
+        answer = one_pair.speedup(**values, seed=seed)
     except ValueError as error:
         raise BadInput(str(error).splitlines()) from None
     if as_json:
@@ -176,7 +177,7 @@ def speedup_command(as_json: bool, **options: Any) -> None:
 @single("--seed", default="0", metavar="N", help="Of the noise.")
 def synthetic_command(output: str, truth: str, **options: Any) -> None:
     """Write a table of made-up runs with a known gain, to try `ceg fit` and `ceg backtest` on."""
-    from cegain import synthetic
+    from cegain.ladders import synthetic
 
     problems: list[str] = []
     target = output_path("--output", output, problems, (".csv",))
@@ -217,7 +218,8 @@ def backtest_command(runs: tuple[str, ...], cut: tuple[str, ...], as_json: bool,
     from rich.console import Console
     from rich.progress import track
 
-    from cegain import backtest, backtest_scores, forecast, ladder
+    from cegain import backtest, backtest_scores
+    from cegain.ladders import forecast, ladder
 
     problems: list[str] = []
     cuts = [_positive("--cut", text, problems, "10") for text in cut]

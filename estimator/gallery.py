@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cegain import algorithms, kernel_families, seed_ladder
+from cegain import algorithms, kernel_families
 from cegain.gain import contrasts, evidence
+from cegain.ladders import seed_ladder
 from cegain.tables import kernel_times, training_runs
 
 INDEX = "README.md"

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cegain import own_gains, own_runs, paper_tables, seed_ladder
+from cegain import paper_tables
 from cegain.common.text import number, wrap
-from cegain.seed_ladder import GainAt, StackRuns
+from cegain.ladders import arm_names, own_gains, seed_ladder
+from cegain.ladders.seed_ladder import GainAt, StackRuns
 from cegain.tables.training_runs import TrainingRun
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def over_bare(runs: StackRuns, bare: StackRuns | None) -> list[Ratio]:
     if bare is None or runs.stack == bare.stack:
         return []
     gains = {
-        (algorithm, own_runs.baseline_of(algorithm, against, bare.stack), at.rung.budget): at.read
+        (algorithm, arm_names.baseline_of(algorithm, against, bare.stack), at.rung.budget): at.read
         for (algorithm, _, against), ladder in own_gains.read_all(bare).items()
         for at in ladder
         if at.read is not None and not at.why
@@ -74,7 +75,7 @@ def over_bare(runs: StackRuns, bare: StackRuns | None) -> list[Ratio]:
     found = []
     for (algorithm, _, against), ladder in own_gains.read_all(runs).items():
         for at in ladder:
-            base = gains.get((algorithm, own_runs.baseline_of(algorithm, against, runs.stack), at.rung.budget))
+            base = gains.get((algorithm, arm_names.baseline_of(algorithm, against, runs.stack), at.rung.budget))
             if base is not None and at.read is not None and not at.why:
                 apart = at.read.log_gain - base.log_gain
                 found.append(Ratio(algorithm, at.rung.budget, apart, math.hypot(at.read.se, base.se)))
@@ -96,7 +97,7 @@ def print_overview(
     why: dict[str, None] = {}
     for _, treatment, against in runs.pairs:
         at = {gain.rung.budget: gain for gain in seed_ladder.gains(runs, treatment, against)}
-        arm = treatment if against == own_runs.BASELINE else f"{treatment}, against {against}"
+        arm = treatment if against == arm_names.BASELINE else f"{treatment}, against {against}"
         gains.add_row(arm, *(_cell(at.get(budget), why) for budget in budgets))
     console.print(gains)
     for line in why:
@@ -214,7 +215,7 @@ def _beside_paper(runs: StackRuns) -> Any:
         shown.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
     for algorithm, treatment, against in runs.pairs:
         read = [gain for gain in seed_ladder.gains(runs, treatment, against) if gain.read and not gain.why]
-        if algorithm not in arms or against != own_runs.BASELINE or not read:
+        if algorithm not in arms or against != arm_names.BASELINE or not read:
             continue
         top, arm = read[-1], arms[algorithm]
         assert top.read is not None

@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cegain import algorithms, forecast, ladder, own_runs, seed_ladder
+from cegain import algorithms
 from cegain.common.text import number, span, wrap
 from cegain.gain import contrasts
 from cegain.gain.contrasts import Used
-from cegain.paired import Noise, Spread
-from cegain.run_fit import STEPS
-from cegain.seed_ladder import GainAt, Rung, StackRuns
+from cegain.ladders import arm_names, forecast, ladder, seed_ladder
+from cegain.ladders.fit_report import STEPS
+from cegain.ladders.seed_ladder import GainAt, Rung, StackRuns
+from cegain.ladders.seed_noise import Noise, Spread
 from cegain.tables.published_gains import PublishedGain, is_own
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _literature(algorithm: str, evidence: Iterable[PublishedGain], against: str,
     rows = [row for row in evidence if set(row.algorithm.split("+")) == set(algorithm.split("+")) and not is_own(row)]
     found: list[Used] = []
     for name in dict.fromkeys(row.algorithm for row in rows):
-        asked = contrasts.question(rows, name, own_runs.baseline_of(name, against, stack), "flop")
+        asked = contrasts.question(rows, name, arm_names.baseline_of(name, against, stack), "flop")
         found += [used for used in asked.used if used.fixes_level]
     return tuple(found)
 

@@ -10,13 +10,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from cegain import forecast, ladder, plot_style, seed_ladder
+from cegain import plot_style
 from cegain.common.verdict import FAR_DECADES
 from cegain.ladder_report import Report
+from cegain.ladders import forecast, ladder, seed_ladder
+from cegain.ladders.reading import compute_at
+from cegain.ladders.seed_ladder import Rung
 from cegain.plot import look
 from cegain.plot_style import BLACK, BLUE, DASHED, GREY, HEADING, RED, STYLE
-from cegain.reading import compute_at
-from cegain.seed_ladder import Rung
 from cegain.tables.published_gains import OWN, is_own
 
 _ARMS = ((BLACK, "o"), (RED, "D"))

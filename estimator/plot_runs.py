@@ -8,8 +8,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from cegain import forecast, plot_style, reading
-from cegain.ladder import Ladder
+from cegain import plot_style
+from cegain.ladders import forecast, reading
+from cegain.ladders.ladder import Ladder
 from cegain.plot_style import BLACK, BLUE, DASHED, DOTTED, GREY, RED, SMALL, STYLE
 
 _ARMS = ((BLACK, "o", "-"), (RED, "D", DASHED))

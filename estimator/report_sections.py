@@ -10,20 +10,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from cegain import (
-    algorithms,
-    backtest,
-    backtest_scores,
-    classify,
-    coverage,
-    kernel_families,
-    ladder_overview,
-    listing,
-    seed_ladder,
-)
+from cegain import algorithms, backtest, backtest_scores, classify, coverage, kernel_families, ladder_overview, listing
 from cegain.gain import combinations, contrasts, question
 from cegain.gain.contrasts import convert
-from cegain.seed_ladder import Rung, StackRuns
+from cegain.ladders import seed_ladder
+from cegain.ladders.seed_ladder import Rung, StackRuns
 from cegain.tables import kernel_times, training_runs
 from cegain.tables.kernel_times import KernelTime
 from cegain.tables.published_gains import Evidence, PublishedGain, kind_of, own_error

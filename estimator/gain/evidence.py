@@ -92,9 +92,9 @@ def _gains(file: Path) -> list[PublishedGain]:
     with contextlib.suppress(OSError, UnicodeDecodeError), file.open(encoding="utf-8-sig") as stream:
         header = {name.strip() for name in stream.readline(10_000).split(",")}
     if "ceg" not in header and ({"variant", "C"} <= header or {"arm", "rung_flops"} <= header):
-        from cegain import own_runs
+        from cegain.ladders import runs_as_evidence
 
-        return own_runs.gains(file)
+        return runs_as_evidence.gains(file)
     return read_published_gains(file)
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cegain import backtest, forecast, ladder, synthetic
+from cegain import backtest
 from cegain.backtest import Pair
+from cegain.ladders import forecast, ladder, synthetic
 from cegain.tables.problems import EvidenceError
 
 SETTINGS = forecast.Settings(0.15, 0.6, 0.003, 0.5, (0.2, 0.8), 0.2)

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cegain import backtest_scores, synthetic
+from cegain import backtest_scores
+from cegain.ladders import synthetic
 from tests.estimator.calls import Calls
 
 RUN = Calls()

@@ -4,9 +4,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from cegain import forecast, ladder, reading, rival, synthetic
 from cegain.common import arrays
 from cegain.common.arrays import Array
+from cegain.ladders import forecast, frontier_ratio, ladder, reading, synthetic
 
 SETTINGS = forecast.Settings(0.15, 0.6, 0.003, 0.5, (0.2, 0.8), 0.2)
 
@@ -148,7 +148,7 @@ def test_slope_classes_and_floors() -> None:
     assert found.classes is not None
     assert sum(found.classes.values()) == pytest.approx(1)
     assert found.classes["dependent"] > found.classes["fading"]
-    floors = rival.floor_sensitivity(truth.baseline, truth.treatment, [1e20])
+    floors = frontier_ratio.floor_sensitivity(truth.baseline, truth.treatment, [1e20])
     assert floors["free"][0] == pytest.approx(math.exp(truth.gain(20.0)), rel=0.1)
     assert set(floors) == {"zero", "shared", "free"}
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cegain import ladder
 from cegain.common.arrays import Array
+from cegain.ladders import ladder
 from cegain.tables.problems import EvidenceError
 
 HEADER = "variant,N,D,C,loss\n"

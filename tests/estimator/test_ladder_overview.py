@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from cegain import ladder_overview, paper_tables, seed_ladder
+from cegain import ladder_overview, paper_tables
+from cegain.ladders import seed_ladder
 from cegain.tables import training_runs
 from tests.estimator.calls import Calls
 from tests.estimator.made_ladder import runs, write

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from cegain import estimate, own_gains, seed_ladder
+from cegain import estimate
 from cegain.cli import ceg
 from cegain.gain.evidence import load
+from cegain.ladders import own_gains, seed_ladder
 from cegain.tables import published_gains, training_runs
 from cegain.tables.problems import EvidenceError
 from cegain.tables.published_gains import is_own, own_error, read_published_gains

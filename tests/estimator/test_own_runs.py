@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cegain import estimate, synthetic
+from cegain import estimate
 from cegain.gain.evidence import load
-from cegain.own_runs import gains
+from cegain.ladders import synthetic
+from cegain.ladders.runs_as_evidence import gains
 from cegain.tables.problems import EvidenceError
 
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from cegain import paired
 from cegain.common.arrays import Array
-from cegain.ladder import Ladder
+from cegain.ladders import seed_noise
+from cegain.ladders.ladder import Ladder
 from tests.estimator.made_ladder import RUNGS, TALL, log_loss
 
 SEEDS = dict.fromkeys(TALL, 3) | {RUNGS[0]: 5}
-Rungs = dict[float, paired.Noise]
+Rungs = dict[float, seed_noise.Noise]
 
 
 def ladders(
@@ -35,7 +35,7 @@ def ladders(
             own = rng.standard_normal(seeds[c])
             errors = noise * (math.sqrt(shared) * common + math.sqrt(1 - shared) * own)
             losses[arm] = {str(s): float(log_loss(math.log(c * factor)) + e) for s, e in enumerate(errors)}
-        found[c] = paired.noise(losses)
+        found[c] = seed_noise.noise(losses)
     means = [float(np.mean(list(found[c].losses["baseline"].values()))) for c in TALL]
     return curve(means), found
 
@@ -45,17 +45,17 @@ def curve(means: list[float]) -> Ladder:
     return Ladder("baseline", np.log(TALL[:n]), np.array(means), np.zeros(n), np.full(n, 3.0), n, ())
 
 
-def read(base: Ladder, rungs: Rungs, at: float) -> paired.Read:
-    found = paired.read(
+def read(base: Ladder, rungs: Rungs, at: float) -> seed_noise.Read:
+    found = seed_noise.read(
         base, list(rungs.values()), ("t", "baseline"), math.log(at), rungs[at],
-        paired.correlation(list(rungs.values())),
+        seed_noise.correlation(list(rungs.values())),
     )  # fmt: skip
     assert found is not None
     return found
 
 
 def test_noise_is_pooled_by_degrees_of_freedom() -> None:
-    noise = paired.noise({"a": {"0": 1.0, "1": 1.2}, "b": {"0": 0.0, "1": 0.1, "2": 0.2}, "lone": {"0": 5.0}})
+    noise = seed_noise.noise({"a": {"0": 1.0, "1": 1.2}, "b": {"0": 0.0, "1": 0.1, "2": 0.2}, "lone": {"0": 5.0}})
     assert noise.arms["a"] == pytest.approx((0.02, 1))
     assert noise.arms["b"] == pytest.approx((0.01, 2))
     assert noise.arms["lone"].freedom == 0
@@ -63,7 +63,7 @@ def test_noise_is_pooled_by_degrees_of_freedom() -> None:
     assert noise.pooled.variance == pytest.approx((0.02 + 2 * 0.01) / 3)
     # The common seeds 0 and 1 of a and b differ by 0.2 and 0.1: b's third seed takes no part.
     assert noise.difference("a", "b") == pytest.approx((0.005, 1))
-    assert paired.noise({"a": {"0": 1.0}}).pooled.freedom == 0
+    assert seed_noise.noise({"a": {"0": 1.0}}).pooled.freedom == 0
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.6])
@@ -80,7 +80,7 @@ def test_many_seeds_tell_the_noise_and_what_arms_share(shared: float) -> None:
 
 def test_few_seeds_of_one_arm_are_drawn_towards_the_rung() -> None:
     calm = {str(s): x for s, x in enumerate((-1e-3, 0.0, 1e-3))}
-    noise = paired.noise({f"a{i}": {s: 4 * x for s, x in calm.items()} for i in range(4)} | {"calm": calm})
+    noise = seed_noise.noise({f"a{i}": {s: 4 * x for s, x in calm.items()} for i in range(4)} | {"calm": calm})
     own, rung = noise.arms["calm"], noise.pooled
     assert own.variance < noise.of_arm("calm").variance < rung.variance
     assert noise.of_arm("calm").freedom > own.freedom
@@ -111,7 +111,7 @@ def test_one_seed_has_no_error() -> None:
     rng = np.random.default_rng(6)
     base, rungs = ladders(rng, 1.5, 0.5)
     alone = {arm: dict(list(seeds.items())[: 1 if arm == "t" else 3]) for arm, seeds in rungs[1e12].losses.items()}
-    found = read(base, rungs | {1e12: paired.noise(alone)}, 1e12)
+    found = read(base, rungs | {1e12: seed_noise.noise(alone)}, 1e12)
     assert math.isnan(found.se)
     assert all(map(math.isnan, found.interval()))
     assert found.why == "t has one seed there"
@@ -122,7 +122,7 @@ def test_a_lone_run_of_the_baseline_counts_where_the_gain_is_read() -> None:
     rng = np.random.default_rng(4)
     base, rungs = ladders(rng, 2.0, 0.5)
     lone = dict(list(rungs[1e13].losses["baseline"].items())[:1])
-    rungs[1e13] = paired.noise({"baseline": lone})
+    rungs[1e13] = seed_noise.noise({"baseline": lone})
     assert read(base, rungs, 3e11).why == ""
     assert "baseline has one seed at 1e13 FLOP" in read(base, rungs, 3e12).why
 
@@ -131,7 +131,7 @@ def test_a_lone_run_of_the_baseline_counts_where_the_gain_is_read() -> None:
 def test_a_loss_outside_the_curve_is_not_read(gain: float) -> None:
     base, rungs = ladders(np.random.default_rng(5), gain, 0.5)
     at = RUNGS[0]
-    assert paired.read(base, list(rungs.values()), ("t", "baseline"), math.log(at), rungs[at], 0.5) is None
+    assert seed_noise.read(base, list(rungs.values()), ("t", "baseline"), math.log(at), rungs[at], 0.5) is None
 
 
 def scatter(
@@ -166,12 +166,12 @@ def test_the_error_of_a_difference_counts_what_readings_share(gain: float, share
     at, found = RUNGS[1], []
     for _ in range(100):
         base, rungs = ladders(rng, gain, shared, others=2)
-        noises, r = list(rungs.values()), paired.correlation(list(rungs.values()))
-        reads = [paired.read(base, noises, (arm, "baseline"), math.log(at), rungs[at], r) for arm in ("t", "o0")]
+        noises, r = list(rungs.values()), seed_noise.correlation(list(rungs.values()))
+        reads = [seed_noise.read(base, noises, (arm, "baseline"), math.log(at), rungs[at], r) for arm in ("t", "o0")]
         terms = [(f, arm, one) for f, arm, one in zip((1.0, -1.0), ("t", "o0"), reads, strict=True) if one is not None]
         assert len(terms) == 2
         value = terms[0][2].log_gain - terms[1][2].log_gain
-        found.append((value, paired.combined_error(terms, noises, "baseline", rungs[at], r)))
+        found.append((value, seed_noise.combined_error(terms, noises, "baseline", rungs[at], r)))
     values, errors = np.array(found).T
     assert math.sqrt((errors**2).mean()) == pytest.approx(values.std(), rel=0.25)
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from cegain import ladder, reading, synthetic
 from cegain.common import arrays
+from cegain.ladders import ladder, reading, synthetic
 
 
 def made(truth: str, rungs: int, noise: float = 0.0, seed: int = 0) -> synthetic.Truth:

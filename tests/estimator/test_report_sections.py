@@ -13,22 +13,12 @@ from typing import Any
 
 import pytest
 
-from cegain import (
-    algorithms,
-    backtest,
-    backtest_scores,
-    coverage,
-    estimate,
-    forecast,
-    kernel_families,
-    listing,
-    report_sections,
-    seed_ladder,
-)
+from cegain import algorithms, backtest, backtest_scores, coverage, estimate, kernel_families, listing, report_sections
 from cegain.coverage import Score
 from cegain.gain.answer import document
 from cegain.gain.evidence import load
 from cegain.gain.question import CURRENCIES
+from cegain.ladders import forecast, seed_ladder
 from cegain.tables import kernel_times, training_runs
 from cegain.tables.published_gains import COLUMNS, Evidence, published
 from tests.benchmarks.made_rows import BYTES_PER_S, DEVICE, FLOPS_PER_S, session

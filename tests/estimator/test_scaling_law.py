@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.optimize import approx_fprime, minimize, minimize_scalar
 
 from cegain.common.arrays import Array
-from cegain.scaling_law import FitResult, Runs, RunsError, fit
-from cegain.solver import Box, PowerSum, minimise
+from cegain.ladders.scaling_law import FitResult, Runs, RunsError, fit
+from cegain.ladders.solver import Box, PowerSum, minimise
 
 TRUTH = {"A": 482.0, "B": 2085.0, "E": 1.817, "alpha": 0.348, "beta": 0.366}
 FRONTIER = {"E": 1.7, "K": 1500.0, "gamma": 0.16}
@@ -112,7 +112,7 @@ def test_single_precision_pass_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
     start[:2] -= start[3:] * centre
     starts = np.repeat(start[None], 60, axis=0)
     mixed = minimise(problem, starts, weights, WIDE)
-    monkeypatch.setattr("cegain.solver._SINGLE_FROM", 10**9)
+    monkeypatch.setattr("cegain.ladders.solver._SINGLE_FROM", 10**9)
     double = minimise(problem, starts, weights, WIDE)
     np.testing.assert_allclose(mixed.objective, double.objective, rtol=1e-11)
     np.testing.assert_allclose(mixed.theta, double.theta, atol=1e-5)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cegain import ladder, own_runs, seed_ladder
+from cegain.ladders import arm_names, ladder, seed_ladder
 from cegain.tables.problems import EvidenceError
 from tests.estimator import made_ladder
 from tests.estimator.made_ladder import RUNGS, runs, write
@@ -97,7 +97,7 @@ def test_combinations_are_found_in_any_order(tmp_path: Path) -> None:
 
 def test_only_contrasts_with_the_default_baseline_count() -> None:
     def pairs(stack: str, *arms: str) -> list[tuple[str, str, str]]:
-        return own_runs.pairs(Path("t"), ["baseline", *arms], [], stack)
+        return arm_names.pairs(Path("t"), ["baseline", *arms], [], stack)
 
     assert pairs("modern", "layernorm") == []  # against RMSNorm, which the stack has
     assert pairs("bare", "layernorm") == [("layernorm", "layernorm", "baseline")]
@@ -109,10 +109,10 @@ def test_only_contrasts_with_the_default_baseline_count() -> None:
     ]
     assert pairs("modern", "no_layernorm", "no_moe") == []  # nothing that the stack has was taken out
     assert pairs("bare", "no_rope") == []
-    assert own_runs.baseline_of("rmsnorm", "no_rmsnorm", "modern") == "no_norm"  # its default is LayerNorm
-    assert own_runs.baseline_of("rope", "no_rope", "modern") == "learned_positions"
-    assert own_runs.baseline_of("rmsnorm", "layernorm", "bare") == "layernorm"
-    assert own_runs.baseline_of("layernorm+rope", "baseline", "bare") == "no_norm+learned_positions"
+    assert arm_names.baseline_of("rmsnorm", "no_rmsnorm", "modern") == "no_norm"  # its default is LayerNorm
+    assert arm_names.baseline_of("rope", "no_rope", "modern") == "learned_positions"
+    assert arm_names.baseline_of("rmsnorm", "layernorm", "bare") == "layernorm"
+    assert arm_names.baseline_of("layernorm+rope", "baseline", "bare") == "no_norm+learned_positions"
     assert pairs("modern", "moe") == [("moe", "moe", "baseline")]
     assert pairs("bare", "layernorm+rope") == [("layernorm+rope", "layernorm+rope", "baseline")]
-    assert own_runs.replaced("layernorm+rope") == "no_norm+learned_positions"
+    assert arm_names.replaced("layernorm+rope") == "no_norm+learned_positions"

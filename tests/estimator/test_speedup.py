@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from cegain.speedup import speedup
+from cegain.ladders.one_pair import speedup
 
 PINNED = {"floor": 1.7, "floor_sd": 0.0, "exponent": 0.15, "exponent_sd": 0.0, "seed_noise": 0.0}
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cegain import ladder
 from cegain.cli import ceg
+from cegain.ladders import ladder
 from cegain.tables import training_runs
 from cegain.training.data import Corpus
 from tests.training.small_runs import run, small

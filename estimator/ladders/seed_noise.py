@@ -40,8 +40,8 @@ from scipy.special import stdtrit
 
 from cegain.common.arrays import Array
 from cegain.common.text import number
-from cegain.ladder import Ladder
-from cegain.reading import compute_at
+from cegain.ladders.ladder import Ladder
+from cegain.ladders.reading import compute_at
 
 PRIOR_FREEDOM = 4.0
 """Degrees of freedom that the pooled variance of a rung adds to an arm's own: that of arms whose noise (sd) differs by

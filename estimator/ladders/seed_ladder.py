@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cegain import ladder, own_runs, paired
 from cegain.common.text import number
-from cegain.ladder import Ladder, RunTable
+from cegain.ladders import arm_names, ladder, seed_noise
+from cegain.ladders.ladder import Ladder, RunTable
 from cegain.tables.problems import EvidenceError, Problem
 
 NEEDED = ("arm", "seed", "rung_flops", *list(ladder.OWN_COLUMNS.values())[1:])
@@ -47,7 +47,7 @@ class StackRuns(NamedTuple):
 
     stack: str
     arms: dict[str, tuple[Rung, ...]]
-    noise: dict[float, paired.Noise]
+    noise: dict[float, seed_noise.Noise]
     correlation: float
     pairs: tuple[tuple[str, str, str], ...]
     remarks: tuple[str, ...]
@@ -68,7 +68,7 @@ class GainAt(NamedTuple):
 
     rung: Rung
     baseline: Rung | None
-    read: paired.Read | None
+    read: seed_noise.Read | None
     why: str
 
 
@@ -106,7 +106,7 @@ def gains(runs: StackRuns, treatment: str, against: str) -> tuple[GainAt, ...]:
         read, why = None, no_curve
         if not why:
             noise = runs.noise[rung.budget]
-            read = paired.read(curve, at, (treatment, against), math.log(rung.flops), noise, runs.correlation)
+            read = seed_noise.read(curve, at, (treatment, against), math.log(rung.flops), noise, runs.correlation)
             if read is None:
                 side = "above" if math.log(rung.loss) > curve.y[0] else "below"
                 why = f"its loss lies {side} those of {against}"
@@ -151,7 +151,7 @@ def _stack(path: Path, stack: str, table: RunTable, problems: list[Problem]) -> 
     arms = {arm: _rungs(where, arm, table, problems) for arm in table.variants()}
     budgets = sorted({rung.budget for rungs in arms.values() for rung in rungs})
     noise = {
-        budget: paired.noise(
+        budget: seed_noise.noise(
             {
                 arm: {seed: math.log(loss) for seed, loss in rung.losses.items()}
                 for arm, rungs in arms.items()
@@ -162,8 +162,8 @@ def _stack(path: Path, stack: str, table: RunTable, problems: list[Problem]) -> 
         for budget in budgets
     }
     lonely: list[Problem] = []  # arms without a baseline: a table may be on its way
-    pairs = own_runs.pairs(path, list(arms), lonely, stack)
-    r = paired.correlation(list(noise.values()))
+    pairs = arm_names.pairs(path, list(arms), lonely, stack)
+    r = seed_noise.correlation(list(noise.values()))
     return StackRuns(stack, arms, noise, r, tuple(pairs), table.remarks, table)
 
 

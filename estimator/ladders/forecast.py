@@ -20,8 +20,8 @@ import numpy as np
 from cegain.common.arrays import LN10, Array
 from cegain.common.mixture import Mixture, point
 from cegain.common.verdict import FAR_DECADES, FAR_WIDTH, classify
-from cegain.ladder import Ladder
-from cegain.reading import Reads, read_gains, smooth, third_differences
+from cegain.ladders.ladder import Ladder
+from cegain.ladders.reading import Reads, read_gains, smooth, third_differences
 from cegain.tables.files import DATA
 
 METHOD = "ladder-forecast/2"

@@ -17,9 +17,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-from cegain import algorithms, own_runs, paired, seed_ladder
+from cegain import algorithms
 from cegain.common.text import number
-from cegain.seed_ladder import GainAt, StackRuns
+from cegain.ladders import arm_names, seed_ladder, seed_noise
+from cegain.ladders.seed_ladder import GainAt, StackRuns
 from cegain.tables.problems import EvidenceError, Problem
 from cegain.tables.published_gains import COLUMNS, PublishedGain
 
@@ -118,7 +119,7 @@ def _contrast(
         return None
     terms = [(weight, *read[parts]) for parts, weight in weights.items()]
     rungs = [runs.noise[rung.budget] for rung in runs.arms[against]]
-    error = paired.combined_error(terms, rungs, against, runs.noise[budget], runs.correlation)
+    error = seed_noise.combined_error(terms, rungs, against, runs.noise[budget], runs.correlation)
     return Excess(math.fsum(weight * at.log_gain for weight, _, at in terms), error)
 
 
@@ -136,8 +137,8 @@ def _row(source: str, runs: StackRuns, pair: Pair, at: GainAt, over_parts: Exces
     flops, ceg, low, high = map(_rounded, (at.rung.flops, math.exp(at.read.log_gain), *at.read.interval(CONTENT)))
     return PublishedGain(
         algorithm=algorithm,
-        treatment=treatment if treatment != own_runs.BASELINE else algorithm,
-        baseline=own_runs.baseline_of(algorithm, against, runs.stack),
+        treatment=treatment if treatment != arm_names.BASELINE else algorithm,
+        baseline=arm_names.baseline_of(algorithm, against, runs.stack),
         study=f"own {runs.stack or 'only'} ladder",
         flops=flops,
         flops_convention="useful",

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from cegain.common.arrays import LN10, Array
-from cegain.ladder import TOLERANCE, Ladder
+from cegain.ladders.ladder import TOLERANCE, Ladder
 
 NOISE = 0.004
 """sd of ln loss of one run that is assumed where none is stated."""

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cegain.common.arrays import Array
-from cegain.ladder import TOLERANCE, Ladder, RunTable, select
-from cegain.scaling_law import FLOP_PER_PARAM_TOKEN, FitResult, Runs, fit
+from cegain.ladders.ladder import TOLERANCE, Ladder, RunTable, select
+from cegain.ladders.scaling_law import FLOP_PER_PARAM_TOKEN, FitResult, Runs, fit
 
 UNBOUNDED = 60.0
 """|ln gain| at which a ratio counts as unbounded: the baseline's fitted floor lies above the treatment's loss."""

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cegain import ladder
 from cegain.common.arrays import LN10, Array
-from cegain.forecast import SHARED, Settings
+from cegain.ladders import ladder
+from cegain.ladders.forecast import SHARED, Settings
 
 FLOOR, EXCESS, GAMMA = 1.7, 2.3, 0.12
 """Loss of the baseline: 1.7 + 2.3 (C / 1e17)^-0.12, a small language model's."""

@@ -4,7 +4,7 @@
   2024 (arXiv 2404.10102) do: Huber loss of the log residual, delta 1e-3, *summed* over runs.
 - `frontier`: L = E + K C^-gamma through the best runs of each budget.
 
->>> from cegain.scaling_law import Runs, fit
+>>> from cegain.ladders.scaling_law import Runs, fit
 >>> result = fit(Runs(loss=loss, N=n_params, D=tokens))
 >>> print(result)
 >>> result.compute_optimal(1e24).n_params.value
@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cegain.common.arrays import Array
-from cegain.solver import Box, Flags, PowerSum, grid_starts, minimise, minimise_from_afar
+from cegain.ladders.solver import Box, Flags, PowerSum, grid_starts, minimise, minimise_from_afar
 from cegain.tables.problems import EvidenceError, Problem
 
 Form = Literal["chinchilla", "frontier"]

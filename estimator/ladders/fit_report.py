@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cegain import forecast, ladder, rival, scaling_law
 from cegain.common.arrays import LN10, Array
 from cegain.common.text import number, span
 from cegain.common.verdict import FAR_DECADES
-from cegain.ladder import Ladder, RunTable
-from cegain.scaling_law import FitResult, Interval, Runs
+from cegain.ladders import forecast, frontier_ratio, ladder, scaling_law
+from cegain.ladders.ladder import Ladder, RunTable
+from cegain.ladders.scaling_law import FitResult, Interval, Runs
 
 STEPS = (1.0, 10.0, 100.0)
 """Budgets of the gain when none are named: the largest of the treatment, and ten and a hundred times as much."""
@@ -79,7 +79,7 @@ def two_arms(
     if not budgets and len(arms[1].x):
         budgets = [float(f"{math.exp(arms[1].x[-1]) * step:.3g}") for step in STEPS]
     found = forecast.forecast(*arms, budgets, loss_noise=loss_noise)
-    return TwoArms(found, rival.floor_sensitivity(*arms, budgets) if found.at else {})
+    return TwoArms(found, frontier_ratio.floor_sensitivity(*arms, budgets) if found.at else {})
 
 
 def one_arm_text(found: OneArm, budgets: Sequence[float]) -> str:
