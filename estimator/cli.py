@@ -175,7 +175,7 @@ def coverage_command(stacks: bool, as_json: bool, store: bool, **options: Any) -
     from rich.console import Console
     from rich.progress import track
 
-    from cegain import coverage
+    from cegain.checks import coverage
     from cegain.gain import prior
 
     problems = []
@@ -185,7 +185,7 @@ def coverage_command(stacks: bool, as_json: bool, store: bool, **options: Any) -
         problems.append("--write: settings are fitted on single algorithms. Leave --stacks out.")
     tables = load_evidence(options["evidence"], options["only_evidence"], problems)
     if stacks:
-        from cegain import stack_coverage
+        from cegain.checks import stack_coverage
 
         of_stacks = stack_coverage.leave_one_combination_out(tables.rows)
         if as_json:

@@ -192,7 +192,8 @@ def _draw_pattern(options: dict[str, Any], problems: list[str], ending: str) -> 
 
 def _draw_coverage(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
     """The stored check of the intervals on the literature."""
-    from cegain import coverage, plot_scores
+    from cegain import plot_scores
+    from cegain.checks import coverage
 
     try:
         stored = coverage.load_stored()
@@ -205,7 +206,8 @@ def _draw_coverage(options: dict[str, Any], problems: list[str], ending: str) ->
 
 def _draw_backtest(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
     """The stored scores of backtests."""
-    from cegain import backtest_scores, plot_scores
+    from cegain import plot_scores
+    from cegain.checks import backtest_scores
 
     if problems:
         raise BadInput(problems)

@@ -218,7 +218,7 @@ def backtest_command(runs: tuple[str, ...], cut: tuple[str, ...], as_json: bool,
     from rich.console import Console
     from rich.progress import track
 
-    from cegain import backtest, backtest_scores
+    from cegain.checks import backtest, backtest_scores
     from cegain.ladders import forecast, ladder
 
     problems: list[str] = []

@@ -14,7 +14,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.lines import Line2D
 
 from cegain import plot_style
-from cegain.backtest import ENOUGH_POINTS
+from cegain.checks.backtest import ENOUGH_POINTS
 from cegain.common.arrays import Array
 from cegain.plot_style import BLACK, BLUE, DASHED, DOTTED, GREEN, GREY, ORANGE, PINK, RED, STYLE, TINY
 

@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from cegain import algorithms, backtest, backtest_scores, classify, coverage, kernel_families, ladder_overview, listing
+from cegain import algorithms, classify, kernel_families, ladder_overview, listing
+from cegain.checks import backtest, backtest_scores, coverage
 from cegain.gain import combinations, contrasts, question
 from cegain.gain.contrasts import convert
 from cegain.ladders import seed_ladder

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cegain import coverage
+from cegain.checks import coverage
 from cegain.cli import ceg
 from cegain.gain import prior
 from cegain.tables import published_gains

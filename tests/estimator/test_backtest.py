@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cegain import backtest
-from cegain.backtest import Pair
+from cegain.checks import backtest
+from cegain.checks.backtest import Pair
 from cegain.ladders import forecast, ladder, synthetic
 from cegain.tables.problems import EvidenceError
 

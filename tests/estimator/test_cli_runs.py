@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cegain import backtest_scores
+from cegain.checks import backtest_scores
 from cegain.ladders import synthetic
 from tests.estimator.calls import Calls
 

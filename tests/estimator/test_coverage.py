@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
 
-from cegain import coverage
+from cegain.checks import coverage
+from cegain.checks.coverage import Score, leave_one_study_out, summarise
 from cegain.common import scores
 from cegain.common.scores import binomial_range, interval_score
-from cegain.coverage import Score, leave_one_study_out, summarise
 from cegain.gain import prior
 from cegain.gain.evidence import load
 from cegain.gain.study import X0, Spread

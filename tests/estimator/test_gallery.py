@@ -11,7 +11,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cegain import backtest_scores, gallery, plot_scores
+from cegain import gallery, plot_scores
+from cegain.checks import backtest_scores
 from cegain.cli import ceg
 from cegain.gallery import Picture
 from cegain.tables import provenance

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cegain import backtest, backtest_scores, coverage, report, report_sections
+from cegain import report, report_sections
+from cegain.checks import backtest, backtest_scores, coverage
 from cegain.common import verdict
 from cegain.gain import question
 from cegain.tables.published_gains import BASES, COLUMNS, OPTIONAL_COLUMNS, OWN

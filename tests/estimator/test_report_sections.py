@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from cegain import algorithms, backtest, backtest_scores, coverage, estimate, kernel_families, listing, report_sections
-from cegain.coverage import Score
+from cegain import algorithms, estimate, kernel_families, listing, report_sections
+from cegain.checks import backtest, backtest_scores, coverage
+from cegain.checks.coverage import Score
 from cegain.gain.answer import document
 from cegain.gain.evidence import load
 from cegain.gain.question import CURRENCIES

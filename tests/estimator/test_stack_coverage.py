@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from cegain.checks.stack_coverage import EXCESS, GAIN, document, leave_one_combination_out
 from cegain.gain import combinations
-from cegain.stack_coverage import EXCESS, GAIN, document, leave_one_combination_out
 from cegain.tables import published_gains
 from tests.estimator.calls import Calls
 from tests.estimator.test_interaction import GLU, NORM, ROPE, SINGLES, factorial, rows_of, together

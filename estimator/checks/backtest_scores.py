@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cegain import backtest
-from cegain.backtest import Point, Skipped
+from cegain.checks import backtest
+from cegain.checks.backtest import Point, Skipped
 from cegain.common.scores import rounded
 from cegain.ladders import forecast
 from cegain.tables.files import DATA

@@ -13,9 +13,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from cegain import coverage
+from cegain.checks import coverage
+from cegain.checks.coverage import Score, Summary
 from cegain.common import mixture
-from cegain.coverage import Score, Summary
 from cegain.gain import combinations, interaction, method, prior
 from cegain.gain.combinations import Observation
 from cegain.gain.contrasts import convert
