@@ -155,12 +155,13 @@ def show_command(algo: str, currency: str, as_json: bool, **options: Any) -> Non
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def paper_command(as_json: bool) -> None:
     """The source paper's Tables II and III beside what our tables give, and what its numbers say."""
-    from cegain import estimate, paper
+    from cegain import estimate
+    from cegain.paper.reread import reread
 
     if as_json:
-        print_json(paper.as_dict(estimate))
+        print_json(reread.as_dict(estimate))
     else:
-        paper.render(console(), estimate)
+        reread.render(console(), estimate)
 
 
 @ceg.command("coverage")

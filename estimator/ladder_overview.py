@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cegain import paper_tables
 from cegain.common.text import number, wrap
 from cegain.ladders import arm_names, own_gains, seed_ladder
 from cegain.ladders.seed_ladder import GainAt, StackRuns
+from cegain.paper.reread import tables
 from cegain.tables.training_runs import TrainingRun
 
 if TYPE_CHECKING:
@@ -207,9 +207,9 @@ def _beside_paper(runs: StackRuns) -> Any:
     if runs.stack != "bare":
         return None
     # FlashAttention computes the same function: an arm with it is, in FLOP, the arm without it.
-    paper = paper_tables.load_table3()
+    paper = tables.load_table3()
     arms = {arm.algorithm.replace("+flash_attention", ""): arm for arm in paper.arms.values() if arm.algorithm}
-    title = f"Beside LLM-e Guess, table III (up to {number(paper_tables.paper_flops())} FLOP, one seed), gains in FLOP"
+    title = f"Beside LLM-e Guess, table III (up to {number(tables.paper_flops())} FLOP, one seed), gains in FLOP"
     shown = Table(title=title, title_justify="left", box=None)
     for name in ("arm", "at", "ours", "90%", "paper's, 25k steps", "50k steps"):
         shown.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
@@ -220,7 +220,7 @@ def _beside_paper(runs: StackRuns) -> Any:
         top, arm = read[-1], arms[algorithm]
         assert top.read is not None
         low, high = top.read.interval()
-        theirs = [paper.gain(arm.key, which) for which in paper_tables.CHECKPOINTS]
+        theirs = [paper.gain(arm.key, which) for which in tables.CHECKPOINTS]
         doubtful = " (see `ceg paper`, 8)" if arm.key == "mqa" else ""
         shown.add_row(
             treatment + doubtful, number(top.rung.budget), f"{math.exp(top.read.log_gain):.2f}x",

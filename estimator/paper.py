@@ -1,6 +1,6 @@
 """`ceg paper`: the source paper's Tables II and III beside what our tables give, on screen and as plain data.
 
-Columns and arithmetic are in `cegain.paper_tables`, what they say is in `cegain.paper_findings`.
+Columns and arithmetic are in `cegain.paper.tables`, what they say is in `cegain.paper.findings`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from cegain.paper_findings import findings
-from cegain.paper_tables import (
+from cegain.paper.reread.findings import findings
+from cegain.paper.reread.tables import (
     DEEPSEEK_V3,
     GAINS,
     H100_DENSE_PEAK,

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from cegain import ladder_overview, paper_tables
+from cegain import ladder_overview
 from cegain.ladders import seed_ladder
+from cegain.paper.reread import tables
 from cegain.tables import training_runs
 from tests.estimator.calls import Calls
 from tests.estimator.made_ladder import runs, write
@@ -43,7 +44,7 @@ def test_the_papers_gains_in_flop_stand_beside_ours() -> None:
     said = LADDER.call().stdout.partition("Beside LLM-e Guess")[2].partition("Seed noise")[0]
     rows = {line.split()[0]: line.split()[1:] for line in said.splitlines()[2:] if line.strip()}
     assert set(rows) == {"layernorm", "rope", "layernorm+rope", "mqa"}
-    table = paper_tables.load_table3()
+    table = tables.load_table3()
     for name, label in (("layernorm", "LayerNorm"), ("layernorm+rope", "LN+RoPE+FA")):
         (key,) = [arm.key for arm in table.arms.values() if arm.label == label]
         gains = [table.gain(key, which) for which in ("25k", "50k")]

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from cegain import paper, paper_tables
-from cegain.paper_findings import Finding, findings
-from cegain.paper_tables import load_table2, load_table3
+from cegain.paper.reread import reread, tables
+from cegain.paper.reread.findings import Finding, findings
+from cegain.paper.reread.tables import load_table2, load_table3
 
 TABLE = load_table3()
 FOUND: Mapping[str, Finding] = {finding.key: finding for finding in findings(TABLE)}
@@ -33,7 +33,7 @@ def ours(algorithm: str, *, flops: float, currency: str) -> SimpleNamespace:
 
 def rendered(width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width)
-    paper.render(console, ours)
+    reread.render(console, ours)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -116,7 +116,7 @@ def test_figures(key: str, value: str, expected: float, digits: int) -> None:
 
 def test_a_finding_fails_when_the_column_that_it_rests_on_changes(tmp_path: Path) -> None:
     """An MFU of 13.0 instead of 15.0 leaves FlashAttention's arm with less FLOP than the others."""
-    text = (paper_tables.DATA / "paper_table3.csv").read_text(encoding="utf-8")
+    text = (tables.DATA / "paper_table3.csv").read_text(encoding="utf-8")
     path = tmp_path / "table3.csv"
     path.write_text(text.replace("250.34,15.0", "250.34,13.0"), encoding="utf-8")
     failed = {finding.key for finding in findings(load_table3(path)) if not finding.holds}
@@ -128,7 +128,7 @@ def test_table3_follows_from_the_notebook() -> None:
     base = TABLE.baseline
     off = {}
     for arm in TABLE.treated:
-        for checkpoint, evaluations in paper_tables.CHECKPOINTS.items():
+        for checkpoint, evaluations in tables.CHECKPOINTS.items():
             if checkpoint in arm.ceg:
                 mfu = base.mfu_of_a100_percent / arm.mfu_of_a100_percent
                 ceg = evaluations / arm.reached[checkpoint] * mfu
@@ -139,17 +139,17 @@ def test_table3_follows_from_the_notebook() -> None:
 
 def test_dimensions() -> None:
     """FLOP / time is FLOP/s: counted FLOP over the time of an arm, over the peak, is its MFU."""
-    assert paper_tables.paper_flops() == pytest.approx(1.98e18, rel=0.001)
-    flops = paper_tables.counter_flops_per_token() * paper_tables.BATCH_TOKENS * paper_tables.ITERATIONS
+    assert tables.paper_flops() == pytest.approx(1.98e18, rel=0.001)
+    flops = tables.counter_flops_per_token() * tables.BATCH_TOKENS * tables.ITERATIONS
     for arm in TABLE.arms.values():
-        assert flops / (arm.time_min * 60) / paper_tables.PAPER_PEAK == pytest.approx(arm.mfu_percent / 100, rel=0.04)
-    for run in (paper_tables.DEEPSEEK_V3, paper_tables.LLAMA_405B):
+        assert flops / (arm.time_min * 60) / tables.PAPER_PEAK == pytest.approx(arm.mfu_percent / 100, rel=0.04)
+    for run in (tables.DEEPSEEK_V3, tables.LLAMA_405B):
         assert run.flops == pytest.approx(6 * run.active_params * run.tokens, rel=0.01)
         assert run.flops_per_second * 3600 * run.gpu_hours == pytest.approx(run.flops)
 
 
 def test_hours_are_flop_over_the_rate() -> None:
-    figures = paper_tables.hours_against_flops()
+    figures = tables.hours_against_flops()
     assert round(figures["hours_ratio"], 2) == 11.06
     assert round(figures["flops_ratio"], 1) == 11.5
     assert figures["hours_ratio"] == pytest.approx(figures["flops_ratio"] / figures["rate_ratio"])
@@ -169,7 +169,7 @@ def test_table2_rows() -> None:
         "layernorm": 1.67,
     }
     assert rows["transformer"].low == 10
-    assert {claim.currency for claim in rows.values()} <= set(paper.CURRENCY_WORDS)
+    assert {claim.currency for claim in rows.values()} <= set(reread.CURRENCY_WORDS)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_table2_rows() -> None:
     ],
 )
 def test_bad_table3_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
-    text = (paper_tables.DATA / "paper_table3.csv").read_text(encoding="utf-8")
+    text = (tables.DATA / "paper_table3.csv").read_text(encoding="utf-8")
     assert old in text
     path = tmp_path / "table.csv"
     path.write_text(text.replace(old, new), encoding="utf-8")
@@ -199,7 +199,7 @@ def test_table2_row_without_a_figure_is_refused(tmp_path: Path) -> None:
 
 
 def test_as_dict_is_json_with_documented_keys() -> None:
-    data = paper.as_dict(ours)
+    data = reread.as_dict(ours)
     assert json.loads(json.dumps(data, allow_nan=False)) == data
     assert set(data) == {"schema_version", "paper", "paper_flops", "table3", "findings", "table2", "deepseek"}
     rows = {row["arm"]: row for row in data["table3"]}
@@ -217,7 +217,7 @@ def test_as_dict_is_json_with_documented_keys() -> None:
 
 def test_not_finite_answers_become_null() -> None:
     answer = SimpleNamespace(status="far_extrapolation", median=2.0, predictive=(0.5, math.inf), reason=None)
-    plain = paper.beside("moe", 1e24, lambda *_, **__: answer)
+    plain = reread.beside("moe", 1e24, lambda *_, **__: answer)
     assert (plain["median"], plain["predictive"]) == (2.0, None)
 
 

@@ -1,7 +1,7 @@
 """What the source paper's numbers say: each finding computes its values, checks them and words them.
 
 A finding whose check fails (because a column was edited) says so in `holds`; its wording still shows the new
-values. Paper and columns: `cegain.paper_tables`.
+values. Paper and columns: `cegain.paper.tables`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from cegain.paper_tables import (
+from cegain.paper.reread.tables import (
     A100_PEAK,
     ABSTRACT_CEG,
     CHECKPOINTS,
