@@ -114,7 +114,7 @@ def estimate_command(as_json: bool, plot: str | None, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def list_command(as_json: bool, **options: Any) -> None:
     """All algorithms: what they replace, class, evidence and its range."""
-    from cegain import listing
+    from cegain.views import listing
 
     tables = load_evidence(options["evidence"], options["only_evidence"], [])
     if as_json:
@@ -130,8 +130,9 @@ def list_command(as_json: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def show_command(algo: str, currency: str, as_json: bool, **options: Any) -> None:
     """Every row behind an algorithm, with its source and its weight."""
-    from cegain import algorithms, listing
+    from cegain import algorithms
     from cegain.gain import question
+    from cegain.views import listing
 
     problems: list[str] = []
     currency = currency.lower()
@@ -156,7 +157,7 @@ def show_command(algo: str, currency: str, as_json: bool, **options: Any) -> Non
 def paper_command(as_json: bool) -> None:
     """The source paper's Tables II and III beside what our tables give, and what its numbers say."""
     from cegain import estimate
-    from cegain.paper.reread import reread
+    from cegain.paper import reread
 
     if as_json:
         print_json(reread.as_dict(estimate))

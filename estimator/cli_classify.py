@@ -41,7 +41,7 @@ def classify_command(
     if ends[0] >= ends[1]:
         problems.append(f"--high: a budget above --low is needed (found {high}, not above {low}). Try 1e24.")
     tables = load_evidence(evidence, only_evidence, problems)
-    from cegain import classify
+    from cegain.views import classify
 
     found = classify.classify(tables, *ends)
     if picture is not None:

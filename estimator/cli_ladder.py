@@ -21,8 +21,8 @@ from cegain.cli_input import (
 from cegain.tables.problems import EvidenceError
 
 if TYPE_CHECKING:
-    from cegain import ladder_report
     from cegain.ladders.seed_ladder import StackRuns
+    from cegain.views import ladder_report
 
 
 @click.command("ladder", cls=Command)
@@ -67,7 +67,7 @@ def ladder_command(at: tuple[str, ...], store: bool, as_json: bool, **options: A
         _overview(of_stack, stacks.get("bare"), options["runs"], problems, as_json)
         return
     found = _report(algo, of_stack, budgets, problems)
-    from cegain import ladder_report
+    from cegain.views import ladder_report
 
     if picture is not None:
         from cegain import plot_ladder
@@ -125,8 +125,8 @@ def _overview(
     of_stack: StackRuns | None, bare: StackRuns | None, runs: str | None, problems: list[str], as_json: bool
 ) -> None:
     """All arms of a stack at a glance."""
-    from cegain import ladder_overview
     from cegain.tables import training_runs
+    from cegain.views import ladder_overview
 
     if of_stack is None:  # the table says why
         raise BadInput(problems)
@@ -145,9 +145,10 @@ def _overview(
 
 def _report(algo: str, of_stack: StackRuns | None, budgets: list[float], problems: list[str]) -> ladder_report.Report:
     """Check what was asked of one algorithm, and read it off the runs."""
-    from cegain import algorithms, ladder_report
+    from cegain import algorithms
     from cegain.gain import evidence
     from cegain.ladders import seed_ladder
+    from cegain.views import ladder_report
 
     name = None
     try:

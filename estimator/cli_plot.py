@@ -137,8 +137,9 @@ def _draw_runs(options: dict[str, Any], problems: list[str], ending: str) -> byt
 
 def _draw_kernels(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
     """Kernel times of one device: a family, or all under the roofline."""
-    from cegain import kernel_families, plot_kernels
+    from cegain import plot_kernels
     from cegain.tables import kernel_times
+    from cegain.views import kernel_families
 
     family, which = options["kernels"], "--kernels" if options["kernels"] is not None else "--roofline"
     if family is not None and family not in kernel_families.FAMILIES:

@@ -23,7 +23,7 @@ from cegain.cli_input import (
 from cegain.cli_question import algorithm_names, evidence_options
 
 if TYPE_CHECKING:
-    from cegain.scenario import Assumptions, Scenario
+    from cegain.views.scenario import Assumptions, Scenario
 
 MAX_YEARS = 50
 MAX_ARRIVALS = 200
@@ -60,7 +60,7 @@ def scenario_command(only_evidence: bool, evidence: tuple[str, ...], as_json: bo
     assumed = _assumptions(options, problems)
     names = None if options["names"] is None else algorithm_names("--from", options["names"], problems)
     tables = load_evidence(evidence, only_evidence, problems)
-    from cegain import scenario
+    from cegain.views import scenario
 
     members = scenario.population(tables, assumed.freeze, names)
     known = {m.name for m in members}
@@ -95,8 +95,8 @@ def scenario_command(only_evidence: bool, evidence: tuple[str, ...], as_json: bo
 
 def _assumptions(options: dict[str, Any], problems: list[str]) -> Assumptions:
     """The assumptions that the options state; their defaults where wrong, with problems added."""
-    from cegain import scenario
     from cegain.gain.interaction import PAIR_SD
+    from cegain.views import scenario
 
     freeze = math.nan
     if options["freeze"] is None:
@@ -171,10 +171,10 @@ def _print(found: Scenario) -> None:
     """The answer, the table by year, shares, and all that is assumed."""
     from rich.table import Table
 
-    from cegain import scenario
     from cegain.common.text import budget as said
     from cegain.common.text import number as short
     from cegain.common.text import share, span, wrap
+    from cegain.views import scenario
 
     screen, a, last = console(), found.assumptions, found.years[-1]
     screen.print(f"Hardware frozen at {said(a.freeze)} FLOP per largest run, for {a.years} years; pace: {a.pace}")

@@ -14,10 +14,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cegain import algorithms, kernel_families
+from cegain import algorithms
 from cegain.gain import contrasts, evidence
 from cegain.ladders import seed_ladder
 from cegain.tables import kernel_times, training_runs
+from cegain.views import kernel_families
 
 INDEX = "README.md"
 _OPENING = "# Gallery\n\nMade by `ceg plot --gallery"

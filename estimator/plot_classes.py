@@ -16,12 +16,12 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from scipy.stats import chi2
 
 from cegain import algorithms, plot_labels, plot_style
-from cegain.classify import Verdict
 from cegain.common.arrays import Array
 from cegain.common.text import budget
 from cegain.common.verdict import CLASS_SLOPE
 from cegain.plot_labels import Named
 from cegain.plot_style import BLUE, DOTTED, GREEN, GREY, RED, SMALL, STYLE
+from cegain.views.classify import Verdict
 
 _LOOKS: dict[str, tuple[str, str, Any]] = {
     "dependent": (RED, "^", (0, (6, 2))),

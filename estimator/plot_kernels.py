@@ -12,7 +12,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from cegain import plot_labels, plot_style
-from cegain.kernel_families import FAMILIES, OURS, Ceilings, Family, Test, ceilings, choose, panel_title
 from cegain.plot_labels import Named
 from cegain.plot_style import (  # fmt: skip
     BLACK,
@@ -29,6 +28,7 @@ from cegain.plot_style import (  # fmt: skip
     STYLE,
 )
 from cegain.tables.kernel_times import KernelTime
+from cegain.views.kernel_families import FAMILIES, OURS, Ceilings, Family, Test, ceilings, choose, panel_title
 
 # Every line also has its name at its end.
 _COLOURS = {

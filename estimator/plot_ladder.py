@@ -12,13 +12,13 @@ from matplotlib.axes import Axes
 
 from cegain import plot_style
 from cegain.common.verdict import FAR_DECADES
-from cegain.ladder_report import Report
 from cegain.ladders import forecast, ladder, seed_ladder
 from cegain.ladders.reading import compute_at
 from cegain.ladders.seed_ladder import Rung
 from cegain.plot import look
 from cegain.plot_style import BLACK, BLUE, DASHED, GREY, HEADING, RED, STYLE
 from cegain.tables.published_gains import OWN, is_own
+from cegain.views.ladder_report import Report
 
 _ARMS = ((BLACK, "o"), (RED, "D"))
 _POINTS = 60

@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from cegain import algorithms, plot_style
 from cegain.common.text import budget, share
 from cegain.plot_style import BLUE, GREEN, GREY, NARROW_DARK, RED, STYLE, WIDE_PALE
-from cegain.scenario import GROWING, LITERATURE, Scenario
+from cegain.views.scenario import GROWING, LITERATURE, Scenario
 
 _PARTS = {
     "independent": (BLUE, ""),

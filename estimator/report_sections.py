@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from cegain import algorithms, classify, kernel_families, ladder_overview, listing
+from cegain import algorithms
 from cegain.checks import backtest, backtest_scores, coverage
 from cegain.gain import combinations, contrasts, question
 from cegain.gain.contrasts import convert
@@ -19,6 +19,7 @@ from cegain.ladders.seed_ladder import Rung, StackRuns
 from cegain.tables import kernel_times, training_runs
 from cegain.tables.kernel_times import KernelTime
 from cegain.tables.published_gains import Evidence, PublishedGain, kind_of, own_error
+from cegain.views import classify, kernel_families, ladder_overview, listing
 
 USES = LEVEL, GROWTH, CHECK, UNUSED = "level", "growth", "check", "unused"
 """What a row does for a question: it fixes the level; it tells of growth only; it shows the noise of a gain that is

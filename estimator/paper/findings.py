@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from cegain.paper.reread.tables import (
+from cegain.paper.tables import (
     A100_PEAK,
     ABSTRACT_CEG,
     CHECKPOINTS,

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from cegain import kernel_families, plot_kernels
+from cegain import plot_kernels
 from cegain.cli import ceg
 from cegain.tables import kernel_times
+from cegain.views import kernel_families
 from tests.benchmarks.made_rows import BYTES_PER_S, DEVICE, FLOPS_PER_S, attention, mixture, session
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as Polygon
 
-from cegain import classify
 from cegain.gain import contrasts, curves, evidence, method, prior
 from cegain.gain.chain import joint
 from cegain.gain.curves import Curve
 from cegain.gain.study import X0
 from cegain.plot_classes import ellipse
 from cegain.tables import published_gains
+from cegain.views import classify
 from tests.estimator.calls import Calls
 from tests.estimator.test_contrasts import published
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from cegain import ladder_overview
 from cegain.ladders import seed_ladder
-from cegain.paper.reread import tables
+from cegain.paper import tables
 from cegain.tables import training_runs
+from cegain.views import ladder_overview
 from tests.estimator.calls import Calls
 from tests.estimator.made_ladder import runs, write
 from tests.estimator.test_training_runs import RUN

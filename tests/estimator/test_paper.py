@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from cegain.paper.reread import reread, tables
-from cegain.paper.reread.findings import Finding, findings
-from cegain.paper.reread.tables import load_table2, load_table3
+from cegain.paper import reread, tables
+from cegain.paper.findings import Finding, findings
+from cegain.paper.tables import load_table2, load_table3
 
 TABLE = load_table3()
 FOUND: Mapping[str, Finding] = {finding.key: finding for finding in findings(TABLE)}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cegain import algorithms, estimate, kernel_families, listing, report_sections
+from cegain import algorithms, estimate, report_sections
 from cegain.checks import backtest, backtest_scores, coverage
 from cegain.checks.coverage import Score
 from cegain.gain.answer import document
@@ -22,6 +22,7 @@ from cegain.gain.question import CURRENCIES
 from cegain.ladders import forecast, seed_ladder
 from cegain.tables import kernel_times, training_runs
 from cegain.tables.published_gains import COLUMNS, Evidence, published
+from cegain.views import kernel_families, listing
 from tests.benchmarks.made_rows import BYTES_PER_S, DEVICE, FLOPS_PER_S, session
 from tests.estimator.calls import Calls
 from tests.estimator.made_ladder import runs, write

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cegain import scenario
 from cegain.common import mixture
 from cegain.gain import evidence
-from cegain.scenario import CLASSES, GROWING, LITERATURE, REGISTRY, Assumptions, Member
 from cegain.tables import published_gains
+from cegain.views import scenario
+from cegain.views.scenario import CLASSES, GROWING, LITERATURE, REGISTRY, Assumptions, Member
 from tests.estimator.calls import Calls
 
 SCENARIO = Calls("scenario")

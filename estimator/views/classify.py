@@ -21,7 +21,7 @@ from cegain.common.verdict import CLASS_SLOPE, UNDETERMINED
 from cegain.gain import contrasts, curves, method, prior
 from cegain.gain.answer import Estimate
 from cegain.gain.curves import Curve
-from cegain.paper.reread.tables import Claim, load_table2
+from cegain.paper.tables import Claim, load_table2
 from cegain.tables.published_gains import Evidence, PublishedGain, is_own
 
 LOW, HIGH = 1e18, 1e24

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cegain.common.text import number, wrap
 from cegain.ladders import arm_names, own_gains, seed_ladder
 from cegain.ladders.seed_ladder import GainAt, StackRuns
-from cegain.paper.reread import tables
+from cegain.paper import tables
 from cegain.tables.training_runs import TrainingRun
 
 if TYPE_CHECKING:

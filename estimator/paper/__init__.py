@@ -1,0 +1,1 @@
+"""The source paper: its tables, what they say, and a re-reading of them."""
