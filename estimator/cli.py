@@ -94,7 +94,7 @@ def estimate_command(as_json: bool, plot: str | None, **options: Any) -> None:
     shared: list[dict[str, float]] = []
     estimates = answer(options, problems, shared=shared)
     if picture is not None:
-        from cegain import plot as drawing
+        from cegain.pictures import curves as drawing
 
         budgets = sorted({e.flops for e in estimates} | {1e17, 1e26})
         curve = answer(options | {"flops": drawing.grid(budgets[0], budgets[-1])}, problems)

@@ -45,9 +45,9 @@ def classify_command(
 
     found = classify.classify(tables, *ends)
     if picture is not None:
-        from cegain import plot_classes
+        from cegain.pictures import classes
 
-        write("--output", picture, plot_classes.draw(found, picture.suffix.lower()))
+        write("--output", picture, classes.draw(found, picture.suffix.lower()))
     if as_json:
         print_json(classify.document(found))
     else:

@@ -70,9 +70,9 @@ def ladder_command(at: tuple[str, ...], store: bool, as_json: bool, **options: A
     from cegain.views import ladder_report
 
     if picture is not None:
-        from cegain import plot_ladder
+        from cegain.pictures import ladder
 
-        write("--output", picture, plot_ladder.draw(found, picture.suffix.lower()))
+        write("--output", picture, ladder.draw(found, picture.suffix.lower()))
     if as_json:
         print_json(ladder_report.document(found))
     else:

@@ -98,12 +98,12 @@ def _strangers(kind: str, options: dict[str, Any]) -> list[str]:
 
 def _draw_curves(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
     """CEG against scale, a panel for each algorithm or combination."""
-    from cegain import plot
+    from cegain.pictures import curves
 
     options = {name: value for name, value in options.items() if name not in (*_KINDS, *_GO_WITH, "output")}
     budgets = parse_budgets(options["flops"], problems)
     if len(set(budgets)) > 1:
-        options["flops"] = plot.grid(min(budgets), max(budgets))
+        options["flops"] = curves.grid(min(budgets), max(budgets))
     elif budgets:
         problems.append("--flops: a picture needs a range (found one budget). Try 1e17:1e26.")
     names = [part for part in options["algo"].split(",") if part.strip()]
@@ -125,7 +125,7 @@ def _draw_curves(options: dict[str, Any], problems: list[str], ending: str) -> b
         parts.append([answer(asked | {"baseline": baseline}, [], algo=part) for part, baseline in alone])
     if problems:
         raise BadInput(problems)
-    return plot.draw(curves, ending, parts)
+    return curves.draw(curves, ending, parts)
 
 
 def _draw_runs(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
@@ -137,7 +137,7 @@ def _draw_runs(options: dict[str, Any], problems: list[str], ending: str) -> byt
 
 def _draw_kernels(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
     """Kernel times of one device: a family, or all under the roofline."""
-    from cegain import plot_kernels
+    from cegain.pictures import kernels
     from cegain.tables import kernel_times
     from cegain.views import kernel_families
 
@@ -160,16 +160,16 @@ def _draw_kernels(options: dict[str, Any], problems: list[str], ending: str) -> 
         raise BadInput(problems)
     try:
         if family is None:
-            return plot_kernels.draw_roofline(rows, options["device"], ending)
-        return plot_kernels.draw(rows, family, options["device"], ending)
+            return kernels.draw_roofline(rows, options["device"], ending)
+        return kernels.draw(rows, family, options["device"], ending)
     except ValueError as error:
         raise BadInput([f"{which}: {error}."]) from None
 
 
 def _draw_pattern(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
     """Which keys each head's queries see, and the blocks visited for it."""
-    from cegain import plot_pattern
     from cegain.kernels.patterns import head_patterns
+    from cegain.pictures import pattern
 
     pattern = options["pattern"].lower()
     sizes: dict[str, int] = {}
@@ -188,13 +188,13 @@ def _draw_pattern(options: dict[str, Any], problems: list[str], ending: str) -> 
         heads = head_patterns(pattern, n_heads, tokens, **sizes)
     except ValueError as error:
         raise BadInput([f"--pattern: {error}."]) from None
-    return plot_pattern.draw(pattern, heads, tokens, block, ending)
+    return pattern.draw(pattern, heads, tokens, block, ending)
 
 
 def _draw_coverage(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
     """The stored check of the intervals on the literature."""
-    from cegain import plot_scores
     from cegain.checks import coverage
+    from cegain.pictures import scores
 
     try:
         stored = coverage.load_stored()
@@ -202,18 +202,18 @@ def _draw_coverage(options: dict[str, Any], problems: list[str], ending: str) ->
         problems += map(str, error.problems)
     if problems:
         raise BadInput(problems)
-    return plot_scores.draw_coverage(stored, ending)
+    return scores.draw_coverage(stored, ending)
 
 
 def _draw_backtest(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
     """The stored scores of backtests."""
-    from cegain import plot_scores
     from cegain.checks import backtest_scores
+    from cegain.pictures import scores
 
     if problems:
         raise BadInput(problems)
     try:
-        return plot_scores.draw_backtest(backtest_scores.load(), ending)
+        return scores.draw_backtest(backtest_scores.load(), ending)
     except (EvidenceError, ValueError) as error:
         raise BadInput([f"--backtest: {error}."]) from None
 

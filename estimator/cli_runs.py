@@ -110,8 +110,8 @@ def draw_runs(
     runs: str, baseline: str | None, variant: str | None, flops: str, problems: list[str], ending: str
 ) -> bytes:
     """`ceg plot --runs`: two ladders and the gain between them, as a picture; `problems` are of what is common."""
-    from cegain import plot_runs
     from cegain.ladders import ladder
+    from cegain.pictures import runs
 
     budgets = parse_budgets(flops, problems) if flops else []
     if len(set(budgets)) == 1:
@@ -128,7 +128,7 @@ def draw_runs(
     _remark(table)
     x = [float(end) for arm in arms for end in arm.x[[0, -1]]]
     low, high = (min(budgets), max(budgets)) if budgets else (math.exp(min(x)), 100 * math.exp(max(x)))
-    return plot_runs.draw(arms[0], arms[1], low, high, ending)
+    return runs.draw(arms[0], arms[1], low, high, ending)
 
 
 @click.command("speedup", cls=Command)

@@ -9,24 +9,24 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
-from cegain import plot_style
-from cegain.plot_style import SERIES, STYLE
+from cegain.pictures import style
+from cegain.pictures.style import SERIES, STYLE
 from cegain.training.run_dir import RunDir
 
 
 def draw(runs: Sequence[RunDir], ending: str) -> bytes:
     """Training and validation loss (nats per token) against useful FLOP; `ending` is .png, .svg or .pdf."""
     with mpl.rc_context(STYLE):
-        page = plot_style.figure(7, 4.7)
-        plot_style.title(page, "Loss of training runs against compute")
+        page = style.figure(7, 4.7)
+        style.title(page, "Loss of training runs against compute")
         axes = page.subplots()
         sources = {_curve(axes, run, *SERIES[i % len(SERIES)]) for i, run in enumerate(runs)}
         axes.set_xlabel("training compute (useful FLOP)")
         axes.set_ylabel("loss (nats per token)")
         axes.legend()
         reading = "Thin line: training. Points: held-out text, the last one on all of it, with its value in the legend."
-        plot_style.below(page, reading, plot_style.source(*sorted(sources)))
-        return plot_style.encode(page, ending)
+        style.below(page, reading, style.source(*sorted(sources)))
+        return style.encode(page, ending)
 
 
 def _curve(axes: Axes, run: RunDir, colour: str, marker: str, line: Any) -> str:

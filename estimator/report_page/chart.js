@@ -1,4 +1,4 @@
-/** The main picture: CEG against scale as estimator/plot.py draws it, through Plotly. Gains are factors. */
+/** The main picture: CEG against scale as estimator/pictures/curves.py draws it, through Plotly. Gains are factors. */
 "use strict";
 globalThis.ceg ??= {};
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from cegain import plot_kernels
 from cegain.cli import ceg
+from cegain.pictures import kernels
 from cegain.tables import kernel_times
 from cegain.views import kernel_families
 from tests.benchmarks.made_rows import BYTES_PER_S, DEVICE, FLOPS_PER_S, attention, mixture, session
@@ -66,15 +66,15 @@ def test_ceilings_are_the_sessions_best() -> None:
 
 def test_a_session_without_ceilings_is_drawn_without_roofline(tmp_path: Path) -> None:
     rows = [attention("flash", tokens, 0.5) for tokens in (512, 1024)]
-    said = plot_kernels.draw(rows, "flash", None, ".svg").decode()
+    said = kernels.draw(rows, "flash", None, ".svg").decode()
     assert "No ceilings were measured" in said
     with pytest.raises(ValueError, match="gemm and copy rows"):
-        plot_kernels.draw_roofline(rows, None, ".svg")
+        kernels.draw_roofline(rows, None, ".svg")
 
 
 def test_one_point_can_be_drawn_and_bytes_repeat() -> None:
     rows = [mixture("moe_dispatch", 512, 0.5)]
-    assert plot_kernels.draw(rows, "moe", None, ".svg") == plot_kernels.draw(rows, "moe", None, ".svg")
+    assert kernels.draw(rows, "moe", None, ".svg") == kernels.draw(rows, "moe", None, ".svg")
 
 
 @pytest.mark.parametrize(

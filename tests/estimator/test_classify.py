@@ -11,7 +11,7 @@ from cegain.gain import contrasts, curves, evidence, method, prior
 from cegain.gain.chain import joint
 from cegain.gain.curves import Curve
 from cegain.gain.study import X0
-from cegain.plot_classes import ellipse
+from cegain.pictures.classes import ellipse
 from cegain.tables import published_gains
 from cegain.views import classify
 from tests.estimator.calls import Calls

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cegain import algorithms, plot_pattern
+from cegain import algorithms
 from cegain.cli import ceg, estimate_command
 from cegain.gain.evidence import load
 from cegain.kernels.patterns import HeadPattern
+from cegain.pictures import pattern
 from cegain.tables.published_gains import COLUMNS, PUBLISHED_GAINS
 
 ROW = {
@@ -368,7 +369,7 @@ def test_a_picture_of_a_pattern_takes_its_lengths(tmp_path: Path) -> None:
     lengths = ["--tokens", "60", "--heads", "1", "--window", "7", "--global-tokens", "2", "--block", "8"]
     assert run("plot", "--pattern", "window", *lengths, "-o", tmp_path / "x.svg").exit_code == 0
     head = HeadPattern("window", window=7, n_global=2)
-    assert (tmp_path / "x.svg").read_bytes() == plot_pattern.draw("window", (head,), 60, 8, ".svg")
+    assert (tmp_path / "x.svg").read_bytes() == pattern.draw("window", (head,), 60, 8, ".svg")
 
 
 def test_a_pattern_that_cannot_be_drawn(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cegain import gallery, plot_scores
+from cegain import gallery
 from cegain.checks import backtest_scores
 from cegain.cli import ceg
 from cegain.gallery import Picture
+from cegain.pictures import scores
 from cegain.tables import provenance
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +112,7 @@ def test_points_of_the_stored_backtests_are_those_of_its_summary() -> None:
 
 def test_without_stored_points_there_is_no_picture() -> None:
     with pytest.raises(ValueError, match="points are stored"):
-        plot_scores.draw_backtest([], ".svg")
+        scores.draw_backtest([], ".svg")
 
 
 def test_the_commit_of_pictures_is_the_last_one_that_changed_the_code(

@@ -14,12 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from cegain import algorithms, plot_style
+from cegain import algorithms
 from cegain.common.arrays import Array
 from cegain.common.verdict import FAR_DECADES
 from cegain.gain.answer import Estimate
 from cegain.gain.contrasts import convert
-from cegain.plot_style import BLACK, BLUE, DASHED, DOTTED, GREEN, GREY, ORANGE, PINK, RED, SKY, SMALL, STYLE, TINY
+from cegain.pictures import style
+from cegain.pictures.style import BLACK, BLUE, DASHED, DOTTED, GREEN, GREY, ORANGE, PINK, RED, SKY, SMALL, STYLE, TINY
 from cegain.tables.published_gains import OWN, PublishedGain, kind_of
 
 POINTS_PER_DECADE = 8
@@ -67,7 +68,7 @@ def draw(curves: Sequence[Curve], ending: str, parts: Sequence[Sequence[Curve]] 
     rows = math.ceil(len(curves) / columns)
     width, height = (6.4, 5.0) if len(curves) == 1 else (4.5 * columns, 3.6 * rows + 1.1)
     with mpl.rc_context(STYLE):
-        page = plot_style.figure(width, height)
+        page = style.figure(width, height)
         panels = page.subplots(rows, columns, squeeze=False).ravel()
         stretches: set[str] = set()
         kinds: set[str] = set()
@@ -80,9 +81,9 @@ def draw(curves: Sequence[Curve], ending: str, parts: Sequence[Sequence[Curve]] 
         reading = "Line: median. Bands: where 50% (dark) and 90% of new, independent studies would find the gain."
         if curves[0][0].currency != "flop":
             reading += " Steps and jags: modelled shapes and numbers of devices are whole numbers."
-        made_from = plot_style.source(f"evidence {curves[0][0].evidence_sha256[:8]}")
-        plot_style.below(page, reading, made_from, *_legend(stretches, kinds), columns={1: 3, 2: 4, 3: 8}[columns])
-        return plot_style.encode(page, ending)
+        made_from = style.source(f"evidence {curves[0][0].evidence_sha256[:8]}")
+        style.below(page, reading, made_from, *_legend(stretches, kinds), columns={1: 3, 2: 4, 3: 8}[columns])
+        return style.encode(page, ending)
 
 
 def _panel(axes: Axes, curve: Curve, parts: Sequence[Curve]) -> tuple[set[str], set[str]]:
@@ -91,7 +92,7 @@ def _panel(axes: Axes, curve: Curve, parts: Sequence[Curve]) -> tuple[set[str], 
     names = " + ".join(algorithms.get(name).title for name in first.algorithms)
     against = f"against {' + '.join(first.baselines).replace('_', ' ')}"
     axes.set_title("\n".join(textwrap.wrap(names, 52) + textwrap.wrap(against + _setting(first), 52)))
-    plot_style.compute_axis(axes.xaxis, curve[0].flops, curve[-1].flops)
+    style.compute_axis(axes.xaxis, curve[0].flops, curve[-1].flops)
     axes.set_xlabel("training compute spent with it (FLOP)")
     answered = [e for e in curve if e.status != "no_evidence"]
     if not answered:
@@ -103,7 +104,7 @@ def _panel(axes: Axes, curve: Curve, parts: Sequence[Curve]) -> tuple[set[str], 
     axes.set_yscale("log")
     words = {"flop": "FLOP", "usd": "US$", "decode": "decoding time"}
     axes.set_ylabel(f"compute-equivalent gain in {words.get(first.currency, first.currency)}")
-    plot_style.one_line(axes)
+    style.one_line(axes)
     budgets = np.array([e.flops for e in answered])
     medians = _medians(answered)
     wide, narrow = (np.array([getattr(e, f"predictive_{p}") for e in answered], float) for p in (90, 50))
@@ -117,7 +118,7 @@ def _panel(axes: Axes, curve: Curve, parts: Sequence[Curve]) -> tuple[set[str], 
     if parts:
         _draw_parts(axes, answered, parts)
     kinds = _points(axes, _rows(first))
-    plot_style.gain_axis(axes)
+    style.gain_axis(axes)
     return stretches, kinds
 
 

@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.lines import Line2D
 
-from cegain import plot_style
 from cegain.checks.backtest import ENOUGH_POINTS
 from cegain.common.arrays import Array
-from cegain.plot_style import BLACK, BLUE, DASHED, DOTTED, GREEN, GREY, ORANGE, PINK, RED, STYLE, TINY
+from cegain.pictures import style
+from cegain.pictures.style import BLACK, BLUE, DASHED, DOTTED, GREEN, GREY, ORANGE, PINK, RED, STYLE, TINY
 
 _CONTENT = 0.9
 """Of the intervals of a backtest."""
@@ -48,9 +48,9 @@ def draw_coverage(document: Mapping[str, Any], ending: str) -> bytes:
     summary = document["summary"]["all"]
     tall = len(rows) * _ROW + len(groups) * _GAP
     with mpl.rc_context(STYLE):
-        page = plot_style.figure(7.6, tall + 1.9)
+        page = style.figure(7.6, tall + 1.9)
         low, high = summary["coverage_range"]
-        plot_style.title(
+        style.title(
             page,
             f"One study left out at a time: {summary['votes']:.1f} of {summary['studies']} studies lie inside the "
             f"{percent} intervals (95% range of the share: {low:.2f} - {high:.2f})",
@@ -79,8 +79,8 @@ def draw_coverage(document: Mapping[str, Any], ending: str) -> bytes:
         labels = [f"{percent} interval predicted from the other studies", "published, inside", "published, outside"]
         reading = "A line for each published row; in brackets the currency. A study has one vote, split over its rows."
         made_from = [f"evidence {document['evidence_sha256'][:8]}"] if "evidence_sha256" in document else []
-        plot_style.below(page, reading, plot_style.source(*made_from), handles, labels, columns=3)
-        return plot_style.encode(page, ending)
+        style.below(page, reading, style.source(*made_from), handles, labels, columns=3)
+        return style.encode(page, ending)
 
 
 def _one(axes: Axes, row: Mapping[str, Any], y: float) -> None:
@@ -112,9 +112,9 @@ def draw_backtest(entries: Sequence[Mapping[str, Any]], ending: str) -> bytes:
     if not points:
         raise ValueError("points are stored (found none). Run `ceg backtest RUNS.csv --scores` first")
     with mpl.rc_context(STYLE):
-        page = plot_style.figure(11.4, 5.0)
+        page = style.figure(11.4, 5.0)
         total = sum(len(found["actual"]) for found in points.values())
-        plot_style.title(page, f"The top of ladders hidden and predicted: {total} gains, none seen by its forecast")
+        style.title(page, f"The top of ladders hidden and predicted: {total} gains, none seen by its forecast")
         against, inside, off = page.subplots(1, 3, width_ratios=(1.25, 1, 1))
         handles = []
         for found, (colour, marker) in zip(points.values(), itertools.cycle(_SETS)):
@@ -132,7 +132,7 @@ def draw_backtest(entries: Sequence[Mapping[str, Any]], ending: str) -> bytes:
         inside.set_ylim(0, 1.03)
         inside.set_ylabel("share of gains inside the 90% interval")
         inside.set_title("Coverage by distance (dashed: promised)")
-        plot_style.gain_axis(off)
+        style.gain_axis(off)
         off.set_ylim(1.0, None)
         off.set_ylabel("median error of the forecast (a factor)")
         off.set_title("Error by distance")
@@ -146,8 +146,8 @@ def draw_backtest(entries: Sequence[Mapping[str, Any]], ending: str) -> bytes:
             "are not independent."
         )
         tables = [f"{table['name']} {table['sha256'][:8]}" for entry in entries for table in entry["tables"]]
-        plot_style.below(page, reading, plot_style.source(*tables), handles, labels, columns=5)
-        return plot_style.encode(page, ending)
+        style.below(page, reading, style.source(*tables), handles, labels, columns=5)
+        return style.encode(page, ending)
 
 
 def _by_distance(found: Mapping[str, Array]) -> tuple[list[float], list[float], list[float]]:

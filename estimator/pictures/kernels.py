@@ -11,22 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from cegain import plot_labels, plot_style
-from cegain.plot_labels import Named
-from cegain.plot_style import (  # fmt: skip
-    BLACK,
-    BLUE,
-    DASHED,
-    GREEN,
-    GREY,
-    HEADING,
-    ORANGE,
-    PINK,
-    RED,
-    SKY,
-    SMALL,
-    STYLE,
-)
+from cegain.pictures import style
+from cegain.pictures.labels import Named
+from cegain.pictures.style import BLACK, BLUE, DASHED, GREEN, GREY, HEADING, ORANGE, PINK, RED, SKY, SMALL, STYLE
 from cegain.tables.kernel_times import KernelTime
 from cegain.views.kernel_families import FAMILIES, OURS, Ceilings, Family, Test, ceilings, choose, panel_title
 
@@ -71,8 +58,8 @@ def draw(rows: Sequence[KernelTime], family: str, device: str | None, ending: st
     columns = _columns(family, mine, session)
     by_traffic = family == "decode"
     with mpl.rc_context(STYLE):
-        page = plot_style.figure(max(5.2, 3.3 * len(columns)), 6.5)
-        plot_style.title(page, f"{kind.title}: times and rates on {mine[0].device}")
+        page = style.figure(max(5.2, 3.3 * len(columns)), 6.5)
+        style.title(page, f"{kind.title}: times and rates on {mine[0].device}")
         panels = page.subplots(2, len(columns), squeeze=False, sharex="col")
         for (title, lines), above, below in zip(columns.items(), panels[0], panels[1], strict=True):
             _panel(above, lines, kind, roof, _milliseconds)
@@ -82,8 +69,8 @@ def draw(rows: Sequence[KernelTime], family: str, device: str | None, ending: st
         panels[0, 0].set_ylabel("time (ms)")
         panels[1, 0].set_ylabel("cache and queries read (GB/s)" if by_traffic else "useful TFLOP/s")
         reading = "Lines: medians of rounds, ours bold; bands: 20% to 80%. Upper panels: less is better; lower: more. "
-        plot_style.below(page, reading + _ceilings("Dashed: roofline, ", roof), _source(mine))
-        return plot_style.encode(page, ending)
+        style.below(page, reading + _ceilings("Dashed: roofline, ", roof), _source(mine))
+        return style.encode(page, ending)
 
 
 Lines = dict[str, list[KernelTime]]
@@ -258,7 +245,7 @@ def _source(rows: Sequence[KernelTime]) -> str:
     versions = f"torch {row.torch}" + (f", triton {row.triton}" if row.triton else "")
     versions += f", driver {row.driver}" if row.driver else ""
     measured = f"measured {row.date[:10]} at commit {row.commit} ({row.dtype}, {versions})"
-    return plot_style.source(plot_style.table_hash("kernel times", rows), measured)
+    return style.source(style.table_hash("kernel times", rows), measured)
 
 
 def _rate(value: float, unit: str) -> str:
@@ -285,9 +272,9 @@ def draw_roofline(rows: Sequence[KernelTime], device: str | None, ending: str) -
     if roof is None:
         raise ValueError("gemm and copy rows of the same session are there (found none). Measure test_ceilings too")
     with mpl.rc_context(STYLE):
-        page = plot_style.figure(8.6, 6.0)
+        page = style.figure(8.6, 6.0)
         passes = "forward and backward, and decoding"
-        plot_style.title(page, f"All operations under the roofline of {mine[0].device}: {passes}")
+        style.title(page, f"All operations under the roofline of {mine[0].device}: {passes}")
         axes = page.subplots()
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -321,9 +308,9 @@ def draw_roofline(rows: Sequence[KernelTime], device: str | None, ending: str) -
         axes.set_xlabel("useful FLOP per byte that the implementation moves at least")
         axes.set_ylabel("useful TFLOP/s")
         reading = f"Points: medians of rounds; named: the fastest of ours. {_ceilings('Line: ', roof)}"
-        plot_style.below(page, reading, _source(mine), handles, labels, columns=8)
+        style.below(page, reading, _source(mine), handles, labels, columns=8)
         page.draw_without_rendering()
         page.set_layout_engine("none")  # names must not move the axes that they are placed in
         points = [(row.flops / row.bytes, row.flops / row.median_s / 1e12) for row in shown]
-        plot_labels.place(axes, names, [*points, *of_products], size=HEADING)
-        return plot_style.encode(page, ending)
+        labels.place(axes, names, [*points, *of_products], size=HEADING)
+        return style.encode(page, ending)

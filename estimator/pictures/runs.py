@@ -8,10 +8,10 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from cegain import plot_style
 from cegain.ladders import forecast, reading
 from cegain.ladders.ladder import Ladder
-from cegain.plot_style import BLACK, BLUE, DASHED, DOTTED, GREY, RED, SMALL, STYLE
+from cegain.pictures import style
+from cegain.pictures.style import BLACK, BLUE, DASHED, DOTTED, GREY, RED, SMALL, STYLE
 
 _ARMS = ((BLACK, "o", "-"), (RED, "D", DASHED))
 _POINTS = 60
@@ -22,11 +22,11 @@ def draw(baseline: Ladder, treatment: Ladder, low: float, high: float, ending: s
     budgets = np.geomspace(low, high, _POINTS)
     found = forecast.forecast(baseline, treatment, budgets.tolist())
     with mpl.rc_context(STYLE):
-        page = plot_style.figure(9.6, 4.9)
-        plot_style.title(page, f"{treatment.name} against {baseline.name}: losses, and the compute-equivalent gain")
+        page = style.figure(9.6, 4.9)
+        style.title(page, f"{treatment.name} against {baseline.name}: losses, and the compute-equivalent gain")
         left, right = page.subplots(1, 2)
         for axes in (left, right):
-            plot_style.compute_axis(axes.xaxis, low, high)
+            style.compute_axis(axes.xaxis, low, high)
         left.set_xlabel("training compute (FLOP)")
         right.set_xlabel("training compute spent with it (FLOP)")
         _losses(left, (baseline, treatment))
@@ -38,8 +38,8 @@ def draw(baseline: Ladder, treatment: Ladder, low: float, high: float, ending: s
         )
         rungs = f"{len(baseline.x)} + {len(treatment.x)} rungs"
         rows = [(arm.name, arm.x.tolist(), arm.y.tolist()) for arm in (baseline, treatment)]
-        plot_style.below(page, reading_it, plot_style.source(plot_style.table_hash(rungs, rows)))
-        return plot_style.encode(page, ending)
+        style.below(page, reading_it, style.source(style.table_hash(rungs, rows)))
+        return style.encode(page, ending)
 
 
 def _losses(axes: Axes, arms: tuple[Ladder, Ladder]) -> None:
@@ -52,7 +52,7 @@ def _losses(axes: Axes, arms: tuple[Ladder, Ladder]) -> None:
             axes.plot(x, np.exp(y), color=colour, linewidth=1, linestyle=line, label=f"{arm.name}, read off")
     axes.set_ylabel("loss (as in the table)")
     axes.set_title("Ladders")
-    plot_style.loss_axis(axes)
+    style.loss_axis(axes)
     axes.legend()
 
 
@@ -65,7 +65,7 @@ def _gain(axes: Axes, found: forecast.Forecast) -> None:
         return
     axes.set_yscale("log")
     axes.set_ylabel("compute-equivalent gain in FLOP")
-    plot_style.one_line(axes)
+    style.one_line(axes)
     budgets = np.array([a.flops for a in found.at])
     for field, alpha, label in (("interval_90", 0.18, "90%"), ("interval_50", 0.28, "50%")):
         ends = np.array([getattr(a, field) for a in found.at])
@@ -78,5 +78,5 @@ def _gain(axes: Axes, found: forecast.Forecast) -> None:
     axes.plot(budgets, last, color=GREY, linewidth=0.9, linestyle=DOTTED, label="last gain, kept")
     reads = np.array(found.read_gains)
     axes.plot(reads[:, 0], reads[:, 1], "o", color=BLACK, markersize=4, label="reads")
-    plot_style.gain_axis(axes)
+    style.gain_axis(axes)
     axes.legend()

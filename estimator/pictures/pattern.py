@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
-from cegain import plot_style
 from cegain.kernels import patterns
 from cegain.kernels.patterns import HeadPattern
-from cegain.plot_style import BLUE, GREY, SMALL, STYLE
+from cegain.pictures import style
+from cegain.pictures.style import BLUE, GREY, SMALL, STYLE
 
 _COLOURS = ("#FFFFFF", "#F0D9A8", BLUE)
 _LABELS = ("block not visited", "visited and masked", "seen")
@@ -36,8 +36,8 @@ def draw(name: str, heads: tuple[HeadPattern, ...], tokens: int, block: int, end
     columns = min(len(distinct), _COLUMNS)
     rows = -(-len(distinct) // columns)
     with mpl.rc_context(STYLE):
-        page = plot_style.figure(max(5.2, 3.2 * columns), 3.5 * rows + 1.3)
-        plot_style.title(page, f"{name} attention, {tokens} tokens, {len(heads)} heads, blocks of {block} tokens")
+        page = style.figure(max(5.2, 3.2 * columns), 3.5 * rows + 1.3)
+        style.title(page, f"{name} attention, {tokens} tokens, {len(heads)} heads, blocks of {block} tokens")
         panels = page.subplots(rows, columns, squeeze=False).ravel()
         for panel, head in zip(panels, distinct, strict=False):
             places = [str(i + 1) for i, other in enumerate(heads) if other == head]
@@ -46,9 +46,9 @@ def draw(name: str, heads: tuple[HeadPattern, ...], tokens: int, block: int, end
             panel.set_axis_off()
         reading = "A row for each query, a column for each key; a kernel visits whole blocks."
         colours = [Patch(facecolor=colour, edgecolor=GREY, linewidth=0.5) for colour in _COLOURS]
-        made_from = plot_style.source(plot_style.table_hash("pattern", [heads, tokens, block]))
-        plot_style.below(page, reading, made_from, colours, _LABELS, columns=3)
-        return plot_style.encode(page, ending)
+        made_from = style.source(style.table_hash("pattern", [heads, tokens, block]))
+        style.below(page, reading, made_from, colours, _LABELS, columns=3)
+        return style.encode(page, ending)
 
 
 def _panel(axes: Axes, head: HeadPattern, places: list[str], tokens: int, block: int) -> None:

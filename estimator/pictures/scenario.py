@@ -7,9 +7,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from cegain import algorithms, plot_style
+from cegain import algorithms
 from cegain.common.text import budget, share
-from cegain.plot_style import BLUE, GREEN, GREY, NARROW_DARK, RED, STYLE, WIDE_PALE
+from cegain.pictures import style
+from cegain.pictures.style import BLUE, GREEN, GREY, NARROW_DARK, RED, STYLE, WIDE_PALE
 from cegain.views.scenario import GROWING, LITERATURE, Scenario
 
 _PARTS = {
@@ -29,11 +30,11 @@ def draw(found: Scenario, ending: str) -> bytes:
     """
     a = found.assumptions
     with mpl.rc_context(STYLE):
-        page = plot_style.figure(6.8, 5.8)
+        page = style.figure(6.8, 5.8)
         said = f"Hardware frozen at {budget(a.freeze)} FLOP: what algorithms alone bring"
         if a.stack:
             said += f", with {' + '.join(algorithms.get(name).title for name in a.stack)} in use from the start"
-        plot_style.title(page, said)
+        style.title(page, said)
         above, below = page.subplots(2, 1, height_ratios=(8, 1))
         _fan(above, found)
         _shares(below, found)
@@ -42,8 +43,8 @@ def draw(found: Scenario, ending: str) -> bytes:
             f"Line: median. Bands: 50% (dark) and 90%. Level line: the frozen budget. Pace: {pace}, {found.rate_said}. "
             "A scenario, not a forecast."
         )
-        plot_style.below(page, reading, plot_style.source(f"evidence {found.evidence_sha256[:8]}"))
-        return plot_style.encode(page, ending)
+        style.below(page, reading, style.source(f"evidence {found.evidence_sha256[:8]}"))
+        return style.encode(page, ending)
 
 
 def _fan(axes: Axes, found: Scenario) -> None:

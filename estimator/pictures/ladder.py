@@ -10,13 +10,13 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from cegain import plot_style
 from cegain.common.verdict import FAR_DECADES
 from cegain.ladders import forecast, ladder, seed_ladder
 from cegain.ladders.reading import compute_at
 from cegain.ladders.seed_ladder import Rung
-from cegain.plot import look
-from cegain.plot_style import BLACK, BLUE, DASHED, GREY, HEADING, RED, STYLE
+from cegain.pictures import style
+from cegain.pictures.curves import look
+from cegain.pictures.style import BLACK, BLUE, DASHED, GREY, HEADING, RED, STYLE
 from cegain.tables.published_gains import OWN, is_own
 from cegain.views.ladder_report import Report
 
@@ -34,11 +34,11 @@ def draw(found: Report, ending: str) -> bytes:
     flops = [rung.flops for rungs in arms for rung in rungs]
     published = [used.row.flops for used in found.literature if used.row.flops == used.row.flops]
     with mpl.rc_context(STYLE):
-        page = plot_style.figure(10.4, 5.2)
-        plot_style.title(page, f"{found.title}: {found.treatment} against {found.against}")
+        page = style.figure(10.4, 5.2)
+        style.title(page, f"{found.title}: {found.treatment} against {found.against}")
         left, right = page.subplots(1, 2, width_ratios=(1, 1.25))
         for axes, ends in ((left, flops), (right, [*flops, 100 * max(flops), *published])):
-            plot_style.compute_axis(axes.xaxis, min(ends) / _MARGIN, max(ends) * _MARGIN)
+            style.compute_axis(axes.xaxis, min(ends) / _MARGIN, max(ends) * _MARGIN)
         left.set_xlabel("training compute (FLOP)")
         right.set_xlabel("training compute spent with it (FLOP)")
         _losses(left, found)
@@ -49,9 +49,9 @@ def draw(found: Report, ending: str) -> bytes:
             "bands hold 50% (dark) and 90% of the forecast, made from both arms' runs alone."
         )
         counted = sum(len(rung.losses) for rungs in arms for rung in rungs)
-        rows = plot_style.table_hash(f"{counted} runs of {found.runs.table.name}.csv", arms)
-        plot_style.below(page, reading, plot_style.source(rows))
-        return plot_style.encode(page, ending)
+        rows = style.table_hash(f"{counted} runs of {found.runs.table.name}.csv", arms)
+        style.below(page, reading, style.source(rows))
+        return style.encode(page, ending)
 
 
 def _losses(axes: Axes, found: Report) -> None:
@@ -71,7 +71,7 @@ def _losses(axes: Axes, found: Report) -> None:
         axes.plot(ends, [rung.loss, rung.loss], color=GREY, linewidth=1.0, linestyle=(0, (1, 1)), zorder=2, label=said)
     axes.set_ylabel("held-out loss (nats per token)")
     axes.set_title("Losses")
-    plot_style.loss_axis(axes)
+    style.loss_axis(axes)
     axes.legend()
 
 
@@ -90,13 +90,13 @@ def _gains(axes: Axes, found: Report) -> None:
     """The gain at each rung, the forecast with its bands, and the published rows by kind."""
     axes.set_yscale("log")
     axes.set_ylabel("compute-equivalent gain in FLOP")
-    plot_style.one_line(axes)
+    style.one_line(axes)
     spans = [_forecast(axes, found), _rungs(axes, found), *_literature(axes, found)]
     ends = [end for span in spans for end in span]
     if ends:
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, min(ends) / _TALLEST), min(high, max(ends) * _TALLEST))
-    plot_style.gain_axis(axes)
+    style.gain_axis(axes)
     unread = [at for at in found.gains if at.read is None]
     heading = "Gain by rung, and beyond"
     if unread:
@@ -113,7 +113,7 @@ def _forecast(axes: Axes, found: Report) -> list[float]:
     budgets = np.geomspace(min(flops), max(flops) * 10**FAR_DECADES, _POINTS)
     curve = forecast.forecast(arms[0], arms[1], budgets.tolist(), loss_noise=found.runs.run_noise())
     if not curve.at:
-        plot_style.remark(axes, f"no forecast: {curve.reason}")
+        style.remark(axes, f"no forecast: {curve.reason}")
         return []
     inside = np.array([at.decades == 0 for at in curve.at])
     medians = np.array([at.median for at in curve.at])
@@ -163,5 +163,5 @@ def _literature(axes: Axes, found: Report) -> list[list[float]]:
         if rows:
             axes.plot([u.row.flops for u in rows], gains, linestyle="none", label=f"published, {kind}", **look(kind))
     if silent:
-        plot_style.remark(axes, f"{silent} published rows state no compute")
+        style.remark(axes, f"{silent} published rows state no compute")
     return [[u.row.ceg * u.conversion.factor] for u in found.literature if u.row.flops == u.row.flops]

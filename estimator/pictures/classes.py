@@ -15,12 +15,13 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 from scipy.stats import chi2
 
-from cegain import algorithms, plot_labels, plot_style
+from cegain import algorithms
 from cegain.common.arrays import Array
 from cegain.common.text import budget
 from cegain.common.verdict import CLASS_SLOPE
-from cegain.plot_labels import Named
-from cegain.plot_style import BLUE, DOTTED, GREEN, GREY, RED, SMALL, STYLE
+from cegain.pictures import labels, style
+from cegain.pictures.labels import Named
+from cegain.pictures.style import BLUE, DOTTED, GREEN, GREY, RED, SMALL, STYLE
 from cegain.views.classify import Verdict
 
 _LOOKS: dict[str, tuple[str, str, Any]] = {
@@ -56,10 +57,10 @@ def draw(verdicts: Sequence[Verdict], ending: str) -> bytes:
     near = [v for v in shown if v.mean is not None and float(np.abs(v.mean).max()) < math.log(_NEAR)]
     panels = [shown, near] if near and len(near) < len(shown) else [shown]
     with mpl.rc_context(STYLE):
-        page = plot_style.figure(5.9 * len(panels), 6.9)
+        page = style.figure(5.9 * len(panels), 6.9)
         _legend(page, shown)
         low, high = (budget(end.flops) for end in (shown[0].low, shown[0].high))
-        plot_style.title(page, f"Does a gain depend on compute? The gain at {low} FLOP against that at {high}")
+        style.title(page, f"Does a gain depend on compute? The gain at {low} FLOP against that at {high}")
         found = np.atleast_1d(page.subplots(1, len(panels)))
         for axes, part in zip(found, panels, strict=True):
             _panel(axes, shown, part)
@@ -73,7 +74,7 @@ def draw(verdicts: Sequence[Verdict], ending: str) -> bytes:
         _label(found[0], [v for v in shown if len(panels) == 1 or v not in near])
         if len(panels) > 1:
             _label(found[1], near)
-        return plot_style.encode(page, ending)
+        return style.encode(page, ending)
 
 
 def _panel(axes: Axes, shown: Sequence[Verdict], within: Sequence[Verdict]) -> None:
@@ -140,7 +141,7 @@ def _one(axes: Axes, v: Verdict) -> None:
 
 def _label(axes: Axes, shown: Sequence[Verdict]) -> None:
     spots = [(v, *np.exp(v.mean).tolist()) for v in shown if v.mean is not None]
-    plot_labels.place(axes, [Named(_short(v.name), x, y, _LOOKS[v.label][0]) for v, x, y in spots])
+    labels.place(axes, [Named(_short(v.name), x, y, _LOOKS[v.label][0]) for v, x, y in spots])
 
 
 def _short(name: str) -> str:
@@ -160,5 +161,5 @@ def _legend(page: Figure, shown: Sequence[Verdict]) -> None:
         "A point is the median at both; where a budget is more than three decades past the evidence the median is left "
         "out, as in the table. Colour, marker, edge: the class. Band along the diagonal: slopes that are `independent`."
     )
-    made_from = plot_style.source(f"evidence {shown[0].low.evidence_sha256[:8]}")
-    plot_style.below(page, reading, made_from, handles, labels, columns=len(handles))
+    made_from = style.source(f"evidence {shown[0].low.evidence_sha256[:8]}")
+    style.below(page, reading, made_from, handles, labels, columns=len(handles))

@@ -1,0 +1,1 @@
+"""Pictures: CEG against scale, runs, ladders, classes, scenarios, attention patterns, scores, kernels."""
