@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from cegain import algorithms
-from cegain.report_steps import SEQ_LENS
+from cegain.explorer.steps import SEQ_LENS
 from cegain.speed import hardware
 
 CURRENCIES = ("flop", "time", "usd", "decode")

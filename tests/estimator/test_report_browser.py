@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cegain import algorithms, report
+from cegain import algorithms
 from cegain.common import text
+from cegain.explorer import page
 from cegain.gain import question
 from cegain.gain.evidence import load
 from cegain.tables.published_gains import COLUMNS, OPTIONAL_COLUMNS
@@ -415,7 +416,7 @@ def test_every_stack_of_the_ladders_can_be_chosen(shown: Any, files: tuple[Path,
     document = json.loads(data)
     document["sections"]["ladders"] = [first, other]
     path = tmp_path / "two.html"
-    path.write_text(text.replace(data, report.escaped(document)), encoding="utf-8")
+    path.write_text(text.replace(data, page.escaped(document)), encoding="utf-8")
     found = _open(shown, path)
     found.show_sections()
     stack, arm = found.page.locator("#ladders select").all()

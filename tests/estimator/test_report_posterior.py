@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cegain import algorithms, report_posterior
+from cegain import algorithms
 from cegain.common.arrays import Array
+from cegain.explorer import posterior
 from cegain.gain import chain, combinations, curves, interaction, method, prior, question
 from cegain.gain.curves import Curve
 from cegain.gain.evidence import load
 from cegain.tables.published_gains import Evidence, PublishedGain
 from tests.estimator.test_contrasts import published
 
-PAGE = Path(report_posterior.__file__).with_name("report_page")
+PAGE = Path(posterior.__file__).with_name("report_page")
 SHIPPED = load()
 QUESTIONS = [(name, currency) for currency in question.CURRENCIES for name in algorithms.names()]
 NORM = {"algorithm": "layernorm", "treatment": "LayerNorm", "baseline": "no_norm"}
@@ -34,7 +35,7 @@ def document() -> dict[str, Any]:
 
 def as_read(tables: Evidence, ours: frozenset[PublishedGain] | None = None) -> dict[str, Any]:
     """The document as a page reads it."""
-    text = json.dumps(report_posterior.document(tables, ours, prior.frozen()), allow_nan=False)
+    text = json.dumps(posterior.document(tables, ours, prior.frozen()), allow_nan=False)
     found: dict[str, Any] = json.loads(text)
     return found
 
@@ -172,7 +173,7 @@ def test_many_measured_combinations_stay_small_and_exact(monkeypatch: pytest.Mon
     monkeypatch.setattr(interaction, "MAX_OBSERVATIONS", most)  # a quarter of the usual takes a fiftieth of the time
     rows = ladder_of_stacks(most + 20)
     members = [("layernorm", "no_norm"), ("rope", "learned_positions")]
-    data = report_posterior._interaction(Evidence(tuple(rows), "", ()), members, "flop")
+    data = posterior._interaction(Evidence(tuple(rows), "", ()), members, "flop")
     assert len(combinations.observations(rows, "flop")) > most
     assert len(data["seen"]) == most  # type: ignore[arg-type]
     assert len(json.dumps(data)) * (usual / most) ** 2 < 2e6

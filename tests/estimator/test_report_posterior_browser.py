@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
 
-from cegain import algorithms, report_posterior, report_steps
+from cegain import algorithms
 from cegain.common import mixture
 from cegain.common.mixture import Mixture
+from cegain.explorer import posterior, steps
 from cegain.gain import prior
 from cegain.gain.answer import document as answer_document
 from cegain.gain.evidence import load
@@ -26,7 +27,7 @@ from tests.estimator.test_gain import write
 
 pytestmark = pytest.mark.slow
 
-PAGE = Path(report_posterior.__file__).with_name("report_page")
+PAGE = Path(posterior.__file__).with_name("report_page")
 SCRIPTS = ("architecture.js", "step_time.js", "mixture.js", "chain.js", "posterior.js")
 HTML = "<!doctype html><meta charset='utf-8'><title>answers</title>" + "".join(
     f"<script>{(PAGE / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS
@@ -125,8 +126,8 @@ def answers() -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
     """Questions, what the page says, and what the command line says."""
     drawn = [*settings(120, 21, currencies=("flop",)), *settings(120, 22, currencies=("time", "usd", "decode"))]
     questions = [asked(setting, INTERVALS[i % 3]) for i, setting in enumerate(drawn)]
-    document = report_posterior.document(load(), None, prior.frozen())
-    said = in_browser(ANSWER, [document, report_steps.document(), questions])
+    document = posterior.document(load(), None, prior.frozen())
+    said = in_browser(ANSWER, [document, steps.document(), questions])
     return [(question, answer, expected(question)) for question, answer in zip(questions, said, strict=True)]
 
 
@@ -159,8 +160,8 @@ def test_a_picture_shows_the_answers() -> None:
             for currency in ("time", "usd", "decode")
         ),
     ]
-    document = report_posterior.document(load(), None, prior.frozen())
-    drawn = in_browser(DRAW, [document, report_steps.document(), questions])
+    document = posterior.document(load(), None, prior.frozen())
+    drawn = in_browser(DRAW, [document, steps.document(), questions])
     for question, points in zip(questions, drawn, strict=True):
         assert len(points) == 11
         for point, answer in points:
@@ -197,11 +198,11 @@ def test_answers_from_a_users_table_are_those_of_the_command_line(tmp_path: Path
     table = write(tmp_path / "mine.csv", rows)
     tables = load([table], shipped=not only_evidence)
     ours = frozenset(load().rows) if only_evidence else None
-    document = report_posterior.document(tables, ours, prior.frozen())
+    document = posterior.document(tables, ours, prior.frozen())
     names = ("layernorm", "rope", "swiglu", "flash_attention", "zero")
     drawn = list(settings(60, 23, names=names))
     questions = [asked(setting, 0.9) for setting in drawn]
-    said = in_browser(ANSWER, [document, report_steps.document(), questions])
+    said = in_browser(ANSWER, [document, steps.document(), questions])
     assert any("spans a factor" in answer["reason"] for answer in said)
     wrong = [
         (question, line)
@@ -213,13 +214,13 @@ def test_answers_from_a_users_table_are_those_of_the_command_line(tmp_path: Path
 
 def test_reasons_round_halves_as_python_does(tmp_path: Path) -> None:
     table = write(tmp_path / "mine.csv", [published(study="mine", flops=1e15)])
-    document = report_posterior.document(load([table], shipped=False), frozenset(load().rows), prior.frozen())
+    document = posterior.document(load([table], shipped=False), frozenset(load().rows), prior.frozen())
     budgets = [10 ** (18 + i / 20) for i in range(1, 100)]
     halves = [flops for flops in budgets if (math.log10(flops) - 15) % 0.5 == 0.25]
     assert len(halves) > 5
     drawn = next(settings(1, 1, names=("rope",)))
     questions = [asked(drawn._replace(flops=flops), 0.9) for flops in budgets]
-    said = in_browser(ANSWER, [document, report_steps.document(), questions])
+    said = in_browser(ANSWER, [document, steps.document(), questions])
     reasons = [answer["reason"] for answer in said]
     assert reasons == [expected(question, [table], only_evidence=True)["reason"] for question in questions]
 

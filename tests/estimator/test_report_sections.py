@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from cegain import algorithms, estimate, report_sections
+from cegain import algorithms, estimate
 from cegain.checks import backtest, backtest_scores, coverage
 from cegain.checks.coverage import Score
+from cegain.explorer import sections
 from cegain.gain.answer import document
 from cegain.gain.evidence import load
 from cegain.gain.question import CURRENCIES
@@ -46,7 +47,7 @@ def tables() -> Evidence:
 
 @pytest.fixture(scope="module")
 def shown(tables: Evidence) -> dict[str, Any]:
-    found: dict[str, Any] = plain(report_sections.document(tables))
+    found: dict[str, Any] = plain(sections.document(tables))
     return found
 
 
@@ -136,7 +137,7 @@ def test_combinations_are_those_of_an_answer(shown: dict[str, Any]) -> None:
 @pytest.mark.parametrize("only", [False, True])
 def test_a_users_rows_stand_like_ours_and_unchanged(tmp_path: Path, only: bool) -> None:
     mine = table(tmp_path / "mine.csv", {"source": SCRIPT, "note": '</script>"&', "flops": "3e19"}, {"flops": ""})
-    given = plain(report_sections.document(load([mine], shipped=not only)))
+    given = plain(sections.document(load([mine], shipped=not only)))
     words = ("--evidence", mine, *(["--only-evidence"] * only))
     (at,) = [i for i, row in enumerate(given["evidence"]["rows"]) if row["source"] == SCRIPT]
     assert given["evidence"]["rows"][at]["note"] == '</script>"&'
@@ -251,7 +252,7 @@ def test_error_of_a_mean_loss_is_its_arms_noise_drawn_to_the_rungs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training_runs, "TRAINING_RUNS", write(tmp_path / "runs.csv", runs()))
-    (ladder,) = plain(report_sections.ladders())
+    (ladder,) = plain(sections.ladders())
     noise = {at["rung_flops"]: at for at in ladder["noise_ln_loss"]}
     for arm in ladder["arms"]:
         for rung in arm["rungs"]:
@@ -268,7 +269,7 @@ def test_error_of_a_mean_loss_is_its_arms_noise_drawn_to_the_rungs(
 def test_one_seed_everywhere_has_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lone = [row for row in runs() if row.seed == 0]
     monkeypatch.setattr(training_runs, "TRAINING_RUNS", write(tmp_path / "runs.csv", lone))
-    (ladder,) = plain(report_sections.ladders())
+    (ladder,) = plain(sections.ladders())
     assert {rung["ln_loss_se"] for arm in ladder["arms"] for rung in arm["rungs"]} == {None}
 
 
@@ -278,8 +279,8 @@ def test_without_tables_there_are_no_ladders_scores_and_kernels(
     monkeypatch.setattr(training_runs, "TRAINING_RUNS", tmp_path / "training_runs.csv")
     monkeypatch.setattr(kernel_times, "KERNEL_TIMES", tmp_path / "kernel_times.csv")
     monkeypatch.setattr(backtest_scores.load, "__defaults__", (tmp_path / "backtest.json",))
-    assert report_sections.ladders() == report_sections.kernels() == []
-    assert (report_sections.scores()["own"], report_sections.scores()["public"]) == (None, [])
+    assert sections.ladders() == sections.kernels() == []
+    assert (sections.scores()["own"], sections.scores()["public"]) == (None, [])
 
 
 def test_kernels_are_the_table_by_session_under_its_own_ceilings(
@@ -289,7 +290,7 @@ def test_kernels_are_the_table_by_session_under_its_own_ceilings(
     later = [row._replace(commit="def5678", date="2026-02-01") for row in session() if row.op == "attention"]
     kernel_times.append(path, [*session(), *later])
     monkeypatch.setattr(kernel_times, "KERNEL_TIMES", path)
-    new, old = plain(report_sections.kernels())
+    new, old = plain(sections.kernels())
     assert (new["device"], new["commit"], new["ceilings"]) == (DEVICE, "def5678", None)
     assert {row["roofline_s"] for row in new["rows"]} == {None}
     assert old["ceilings"] == pytest.approx({"flops_per_s": FLOPS_PER_S, "bytes_per_s": BYTES_PER_S})

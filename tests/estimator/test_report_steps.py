@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from cegain import algorithms, report_steps
+from cegain import algorithms
+from cegain.explorer import steps
 from cegain.shapes import architecture
 from cegain.speed import hardware, measured_device, step_time, step_work
 from tests.estimator.report_settings import CURRENCIES, settings, timed
 
-DOCUMENT = report_steps.document()
-PAGE = Path(report_steps.__file__).with_name("report_page")
+DOCUMENT = steps.document()
+PAGE = Path(steps.__file__).with_name("report_page")
 MODULES = ("architecture", "costs", "device_gain", "step_time", "step_work")
 
 
@@ -27,7 +28,7 @@ def _leaves(value: object) -> Iterator[object]:
 
 def test_the_document_is_json_and_comes_back_as_it_was() -> None:
     assert json.loads(json.dumps(DOCUMENT, allow_nan=False)) == DOCUMENT
-    assert report_steps.document() == DOCUMENT
+    assert steps.document() == DOCUMENT
     assert all(leaf is None or isinstance(leaf, str | bool | int | float) for leaf in _leaves(DOCUMENT))
 
 
@@ -102,7 +103,7 @@ def test_settings_cover_every_algorithm_and_stay_in_range() -> None:
         alone = {s.algorithms[0] for s in drawn if len(s.algorithms) == 1 and s.currency == currency}
         assert alone == set(algorithms.names())
     assert {len(s.algorithms) for s in drawn} == {1, 2, 3, 4}
-    assert {s.seq_len for s in drawn} == set(report_steps.SEQ_LENS)
+    assert {s.seq_len for s in drawn} == set(steps.SEQ_LENS)
     assert {s.device for s in drawn} == set(hardware.DEVICES)
     assert all(1e15 <= s.flops <= 1e28 and s.in_flop * (1 + 1e-9) >= 0.05 and s.in_flop < 1001 for s in drawn)
     assert all(math.isfinite(s.in_flop) for s in drawn)

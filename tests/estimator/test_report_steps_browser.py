@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from cegain import report_steps
+from cegain.explorer import steps
 from cegain.speed import measured_device, two_models
 from tests.estimator.browser import page_of
 from tests.estimator.report_settings import ReportSetting, settings, timed
 
 pytestmark = pytest.mark.slow
 
-PAGE = Path(report_steps.__file__).with_name("report_page")
+PAGE = Path(steps.__file__).with_name("report_page")
 SCRIPTS = ("architecture.js", "step_time.js")
 TIMED = ("time", "usd", "decode")
 CLOSE = 1e-9
@@ -80,7 +80,7 @@ def _answers() -> list[tuple[ReportSetting, dict[str, Any], dict[str, Any]]]:
     asked = list(_asked())
     scripts = "".join(f"<script>{(PAGE / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS)
     with page_of(f"<!doctype html><meta charset='utf-8'><title>step times</title>{scripts}") as page:
-        found = page.evaluate(ASK, [report_steps.document(), [list(question) for question in asked]])
+        found = page.evaluate(ASK, [steps.document(), [list(question) for question in asked]])
         assert page.errors == []
     return [(question, answer, _expected(question)) for question, answer in zip(asked, found, strict=True)]
 

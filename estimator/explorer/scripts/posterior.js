@@ -1,6 +1,6 @@
 "use strict";
 
-/* Answers in the browser, from the posterior that estimator/report_posterior.py wrote. Mirrors estimator/gain/method.py,
+/* Answers in the browser, from the posterior that estimator/explorer/posterior.py wrote. Mirrors estimator/gain/method.py,
    interaction.py, device_gain.py and text.py. Budgets in FLOP, gains as factors, curves of ln CEG. */
 
 globalThis.ceg ??= {};

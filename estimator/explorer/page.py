@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cegain import algorithms, report_posterior, report_sections, report_steps
+from cegain import algorithms
 from cegain.common import verdict
+from cegain.explorer import posterior, sections, steps
 from cegain.gain import answer, prior, question
 from cegain.gain.evidence import load
 from cegain.speed import device_hours, two_models
@@ -29,7 +30,7 @@ SCHEMA_VERSION = 1
 START = "moe"
 START_FLOPS = 1e24
 """What the page shows first, if nothing else is asked for."""
-FLOPS = (10.0 ** report_posterior.BUDGETS[0], 10.0 ** report_posterior.BUDGETS[1])
+FLOPS = (10.0 ** posterior.BUDGETS[0], 10.0 ** posterior.BUDGETS[1])
 """Ends of the page's slider (FLOP)."""
 THRESHOLD_NAMES = {1e25: "EU AI Act", 1e26: "US order of 2023"}
 """Whose reporting thresholds they are; see `ask.THRESHOLDS`."""
@@ -91,9 +92,9 @@ def document(
             "only_evidence": only_evidence,
         },
         "page": page(algo, flops),
-        "steps": report_steps.document(),
-        "posterior": report_posterior.document(tables, ours, prior.frozen()),
-        "sections": report_sections.document(tables),
+        "steps": steps.document(),
+        "posterior": posterior.document(tables, ours, prior.frozen()),
+        "sections": sections.document(tables),
     }
 
 

@@ -1,0 +1,1 @@
+"""The page of `ceg report`: data from Python, scripts that draw it."""
