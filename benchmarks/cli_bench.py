@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cegain.cli_input import BadInput, Command, Group, console, output_path, print_json, single
+from cegain.commands.options import BadInput, Command, Group, console, output_path, print_json, single
 from cegain.tables.problems import EvidenceError
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 
 from cegain.benchmarks.gpu_processes import LADDERS, Place, ladder, says, steps, tests
-from cegain.cli_input import BadInput, Command
+from cegain.commands.options import BadInput, Command
 from cegain.tables import provenance
 
 SECONDS = 540

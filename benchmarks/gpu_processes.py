@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS, TABLE, RUNS, TESTS, LOG = "results.json", "tuned.json", "training_runs.csv", "tests.txt", "log.txt"
 FAILURES = "failures.jsonl"
 """Files of --out."""
-CEG = "from cegain.cli import ceg; ceg()"
+CEG = "from cegain.commands.ceg import ceg; ceg()"
 ENDING = 15.0
 """Seconds for a process to end after it was asked to."""
 STEPS = (

@@ -17,7 +17,7 @@ import pytest
 COMMANDS = {
     "imports": "import numpy, scipy.optimize, click, rich",
     "ceg-estimate": (
-        "import sys; from cegain.cli import estimate_command;"
+        "import sys; from cegain.commands.ceg import estimate_command;"
         "sys.argv = ['ceg-estimate', '--algo', 'moe', '--flops', '1e24'];"
         "estimate_command(standalone_mode=False)"
     ),

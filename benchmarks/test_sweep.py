@@ -31,7 +31,7 @@ from cegain.training.run_dir import RunDir
 
 RUNG, SEQ_LEN, EVAL_TOKENS = 3e8, 32, 2048
 DRIVER = (
-    "from cegain.cli import ceg; ceg(standalone_mode=False); "
+    "from cegain.commands.ceg import ceg; ceg(standalone_mode=False); "
     "print(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')])"
 )
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from cegain.checks import coverage
-from cegain.cli import ceg
+from cegain.commands.ceg import ceg
 from cegain.gain import prior
 from cegain.tables import published_gains
 

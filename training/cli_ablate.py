@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cegain.cli_input import BadInput, Command, console, number, output_path, parse_budgets, print_json, single
+from cegain.commands.options import BadInput, Command, console, number, output_path, parse_budgets, print_json, single
 from cegain.tables.problems import EvidenceError
 from cegain.tables.published_gains import FLOPS_RANGE
 from cegain.training.cli_train import need_torch

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from cegain.cli_input import BadInput, Command, Group, console, number, print_json, single
+from cegain.commands.options import BadInput, Command, Group, console, number, print_json, single
 from cegain.training import corpora, prepare
 from cegain.training.data import Corpus, CorpusError, cache_folder, corpus_folder, open_corpus
 from cegain.training.tokenizers import DEFAULT_VOCAB, VOCAB_RANGE

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cegain.cli_input import BadInput, Command, console, number, parse_budgets, print_json, single
+from cegain.commands.options import BadInput, Command, console, number, parse_budgets, print_json, single
 from cegain.shapes import arms
 from cegain.training import budget
 from cegain.training.budget import Plan

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from cegain.cli_input import (
+from cegain.commands.options import (
     IMAGE_TYPES,
     BadInput,
     Command,

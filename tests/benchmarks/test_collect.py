@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from cegain.benchmarks import collect
-from cegain.cli import ceg
+from cegain.commands.ceg import ceg
 from cegain.tables import kernel_times
 from cegain.tables.kernel_times import KernelTime
 from cegain.tables.problems import EvidenceError
@@ -158,7 +158,7 @@ def test_a_table_is_needed_outside_the_checkout(tmp_path: Path, monkeypatch: pyt
 def test_collecting_needs_neither_torch_nor_pytest() -> None:
     code = (
         "import sys; sys.modules['torch'] = sys.modules['pytest'] = None\n"
-        "from cegain.cli import ceg\n"
+        "from cegain.commands.ceg import ceg\n"
         "ceg(['bench', 'collect', 'missing.json', '--out', 'x.csv'])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

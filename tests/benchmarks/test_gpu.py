@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from cegain.benchmarks import collect, gpu, gpu_kernels, gpu_processes, table
 from cegain.benchmarks.gpu_processes import LADDERS, Place
 from cegain.benchmarks.record import Record
-from cegain.cli import ceg
+from cegain.commands.ceg import ceg
 from cegain.tables import kernel_times, provenance
 from cegain.tables.problems import EvidenceError
 from tests.benchmarks.made_rows import DEVICE, decode, mixture, session

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from cegain.cli import ceg
+from cegain.commands.ceg import ceg
 from cegain.pictures import kernels
 from cegain.tables import kernel_times
 from cegain.views import kernel_families

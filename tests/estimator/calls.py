@@ -5,7 +5,7 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from cegain.cli import ceg
+from cegain.commands.ceg import ceg
 
 
 class Calls:

@@ -99,6 +99,6 @@ def test_unknown_attributes_are_errors() -> None:
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    code = "import sys, cegain, cegain.cli; print([n for n in ('scipy', 'numpy', 'rich') if n in sys.modules])"
+    code = "import sys, cegain, cegain.commands.ceg; print([n for n in ('scipy', 'numpy', 'rich') if n in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout == "[]\n"

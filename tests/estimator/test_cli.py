@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cegain import algorithms
-from cegain.cli import ceg, estimate_command
+from cegain.commands.ceg import ceg, estimate_command
 from cegain.gain.evidence import load
 from cegain.kernels.patterns import HeadPattern
 from cegain.pictures import pattern
@@ -409,7 +409,7 @@ def _python(code: str, **settings: Any) -> subprocess.CompletedProcess[str]:
 
 def test_answering_imports_no_torch_no_pandas_no_matplotlib() -> None:
     code = (
-        "import sys\nfrom click.testing import CliRunner\nfrom cegain.cli import ceg\n"
+        "import sys\nfrom click.testing import CliRunner\nfrom cegain.commands.ceg import ceg\n"
         "for args in (['estimate', '--algo', 'moe,rope', '--flops', '1e24', '--json'], ['list'], ['show', 'moe']):\n"
         "    assert CliRunner().invoke(ceg, args).exit_code == 0\n"
         "print([n for n in ('torch', 'triton', 'pandas', 'matplotlib', 'fvcore', 'ray') if n in sys.modules])\n"
@@ -422,7 +422,7 @@ def test_a_reader_that_leaves_early() -> None:
     # The pipe's reader is closed before anything is written.
     code = (
         "import os, sys\nread, write = os.pipe()\nos.close(read)\nos.dup2(write, 1)\n"
-        "from cegain.cli import ceg\nceg(['show', 'moe'])\n"
+        "from cegain.commands.ceg import ceg\nceg(['show', 'moe'])\n"
     )
     assert _python(code).stderr == ""
 
@@ -432,7 +432,7 @@ def test_a_reader_that_leaves_early() -> None:
 def test_a_full_disk_is_one_line(args: list[str]) -> None:
     with open("/dev/full", "w") as full:
         result = subprocess.run(
-            [sys.executable, "-c", f"from cegain.cli import ceg; ceg({args})"],
+            [sys.executable, "-c", f"from cegain.commands.ceg import ceg; ceg({args})"],
             stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
         )  # fmt: skip
     assert result.returncode == 1
@@ -442,7 +442,7 @@ def test_a_full_disk_is_one_line(args: list[str]) -> None:
 
 def test_a_terminal_that_lacks_a_letter(tmp_path: Path) -> None:
     mine = table(tmp_path / "mine.csv", {"source": "Müller"})
-    code = f"from cegain.cli import ceg; ceg(['show', 'moe', '--evidence', {str(mine)!r}])"
+    code = f"from cegain.commands.ceg import ceg; ceg(['show', 'moe', '--evidence', {str(mine)!r}])"
     result = _python(code, env={"PYTHONIOENCODING": "ascii"})
     assert result.returncode == 0, result.stderr
     assert r"M\xfcller" in result.stdout
@@ -452,7 +452,7 @@ def test_a_terminal_that_lacks_a_letter(tmp_path: Path) -> None:
 def test_many_rows_are_answered_quickly(tmp_path: Path) -> None:
     mine = table(tmp_path / "mine.csv", *({"study": f"s{i}", "note": str(i)} for i in range(100_000)))
     code = (
-        "import time; start = time.process_time()\nfrom cegain.cli import ceg\n"
+        "import time; start = time.process_time()\nfrom cegain.commands.ceg import ceg\n"
         f"try: ceg(['estimate', '--algo', 'moe', '--flops', '1e24', '--evidence', {str(mine)!r}])\n"
         "finally: print('seconds', time.process_time() - start)\n"
     )

@@ -124,7 +124,7 @@ def test_all_problems_at_once() -> None:
 
 def test_an_answer_needs_neither_torch_nor_an_optimizer() -> None:
     code = (
-        "import sys\nfrom cegain.cli import ceg\n"
+        "import sys\nfrom cegain.commands.ceg import ceg\n"
         "ceg(['steptime', '--params', '7e9', '--device', 'h100'], standalone_mode=False)\n"
         "print([m for m in ('torch', 'scipy.optimize', 'pandas', 'matplotlib') if m in sys.modules])"
     )

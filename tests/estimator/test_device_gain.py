@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from cegain import estimate
-from cegain.cli import estimate_command
+from cegain.commands.ceg import estimate_command
 from cegain.common import mixture
 from cegain.gain.question import QuestionError
 from cegain.speed import hardware

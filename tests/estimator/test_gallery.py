@@ -11,10 +11,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cegain import gallery
 from cegain.checks import backtest_scores
-from cegain.cli import ceg
-from cegain.gallery import Picture
+from cegain.commands import gallery
+from cegain.commands.ceg import ceg
+from cegain.commands.gallery import Picture
 from cegain.pictures import scores
 from cegain.tables import provenance
 

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cegain import estimate
-from cegain.cli import ceg
+from cegain.commands.ceg import ceg
 from cegain.gain.evidence import load
 from cegain.ladders import own_gains, seed_ladder
 from cegain.tables import published_gains, training_runs

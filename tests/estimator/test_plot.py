@@ -157,7 +157,7 @@ def test_no_evidence_says_why(drawn: Callable[[list[Curve]], Figure]) -> None:
 
 @pytest.mark.parametrize(("low", "high", "n"), [(1e17, 1e26, 73), (1e20, 1.01e20, 2)])
 def test_grid_is_what_the_option_takes(low: float, high: float, n: int) -> None:
-    from cegain.cli_input import parse_budgets
+    from cegain.commands.options import parse_budgets
 
     budgets = parse_budgets(curves.grid(low, high), [])
     assert len(budgets) == n

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from cegain.cli import ceg
+from cegain.commands.ceg import ceg
 from cegain.shapes import architecture
 from cegain.tables import training_runs
 from cegain.tables.training_runs import TrainingRun
@@ -292,7 +292,8 @@ def test_a_row_can_be_repeated_to_the_bit(tiny_corpus: Corpus, undisturbed: Path
     row = training_runs.load(undisturbed / "training_runs.csv")[-1]
     arguments = row.command.replace("--corpus tiny", f"--corpus {tiny_corpus.folder}").split()[1:]
     subprocess.run(
-        [sys.executable, "-c", "from cegain.cli import ceg; ceg()", *arguments, "--runs", str(tmp_path)], check=True
+        [sys.executable, "-c", "from cegain.commands.ceg import ceg; ceg()", *arguments, "--runs", str(tmp_path)],
+        check=True,
     )
     summary = json.loads((tmp_path / row.run_id / "summary.json").read_text())
     assert summary["loss_nats_per_token"] == row.loss_nats_per_token
@@ -375,7 +376,7 @@ def test_two_sweeps_in_one_folder_are_refused(tiny_corpus: Corpus, tmp_path: Pat
 def test_killed_at_random_moments_a_sweep_ends_with_every_run_once(
     tiny_corpus: Corpus, undisturbed: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", "from cegain.cli import ceg; ceg()", *ablation(tiny_corpus, tmp_path)]
+    command = [sys.executable, "-c", "from cegain.commands.ceg import ceg; ceg()", *ablation(tiny_corpus, tmp_path)]
     kills, draw, done = 5, random.Random(0), 0
 
     def written() -> int:

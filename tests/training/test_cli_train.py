@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cegain.cli import ceg
+from cegain.commands.ceg import ceg
 from cegain.ladders import ladder
 from cegain.tables import training_runs
 from cegain.training.data import Corpus

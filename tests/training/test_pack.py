@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cegain.cli import ceg
+from cegain.commands.ceg import ceg
 from cegain.training import pack, tokenizers
 from cegain.training.corpora import Source
 from cegain.training.data import Corpus, CorpusError, open_corpus, prepare_command

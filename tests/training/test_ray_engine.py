@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from cegain.cli import ceg
+from cegain.commands.ceg import ceg
 from cegain.tables import training_runs
 from cegain.tables.training_runs import TrainingRun
 from cegain.training import pool, ray_engine, sweep
@@ -311,7 +311,7 @@ def nodes() -> Iterator[Any]:
 def sweeping(corpus: Corpus, folder: Path, address: str) -> list[str]:
     """The command of a sweep on a cluster."""
     arguments = [*ablation(corpus, folder), "--ray", address]
-    return [sys.executable, "-c", "from cegain.cli import ceg; ceg()", *arguments]
+    return [sys.executable, "-c", "from cegain.commands.ceg import ceg; ceg()", *arguments]
 
 
 def whole(folder: Path) -> bool:

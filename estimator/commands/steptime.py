@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from cegain.cli_input import BadInput, Command, console, number, print_json, single, write
+from cegain.commands.options import BadInput, Command, console, number, print_json, single, write
 from cegain.tables.problems import EvidenceError
 
 if TYPE_CHECKING:

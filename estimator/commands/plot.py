@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from cegain.cli_input import IMAGE_TYPES, BadInput, Command, number, output_path, parse_budgets, single, write
-from cegain.cli_question import answer, question_options
+from cegain.commands.options import IMAGE_TYPES, BadInput, Command, number, output_path, parse_budgets, single, write
+from cegain.commands.question import answer, question_options
 from cegain.tables.problems import EvidenceError
 
 # Options of `ceg plot --pattern`: default, and the most that a picture can show.
@@ -130,7 +130,7 @@ def _draw_curves(options: dict[str, Any], problems: list[str], ending: str) -> b
 
 def _draw_runs(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
     """Two ladders and the gain between them."""
-    from cegain.cli_runs import draw_runs
+    from cegain.commands.runs import draw_runs
 
     return draw_runs(options["runs"], options["baseline"], options["variant"], options["flops"], problems, ending)
 
@@ -227,7 +227,7 @@ _DRAW: dict[str, Callable[[dict[str, Any], list[str], str], bytes]] = {
 
 def _make_gallery(options: dict[str, Any], problems: list[str]) -> None:
     """Every picture at once."""
-    from cegain import gallery
+    from cegain.commands import gallery
 
     folder = Path(options["gallery"])
     problems += gallery.check(folder)

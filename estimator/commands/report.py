@@ -7,8 +7,8 @@ import time
 
 import click
 
-from cegain.cli_input import BadInput, Command, joined, load_evidence, one_budget, output_path, single, write
-from cegain.cli_question import algorithm_names, evidence_options
+from cegain.commands.options import BadInput, Command, joined, load_evidence, one_budget, output_path, single, write
+from cegain.commands.question import algorithm_names, evidence_options
 from cegain.tables.problems import EvidenceError
 
 ENDINGS = (".html", ".htm")

@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 
-from cegain.cli_input import IMAGE_TYPES, Group, console, load_evidence, output_path, print_json, single, write
-from cegain.cli_question import answer, evidence_options, question_options
+from cegain.commands.options import IMAGE_TYPES, Group, console, load_evidence, output_path, print_json, single, write
+from cegain.commands.question import answer, evidence_options, question_options
 from cegain.tables.published_gains import published
 
-_RUNS, _TRAIN = "cegain.cli_runs", "cegain.training.cli_train"
+_RUNS, _TRAIN = "cegain.commands.runs", "cegain.training.cli_train"
 
 
 @click.group(
@@ -24,28 +24,28 @@ _RUNS, _TRAIN = "cegain.cli_runs", "cegain.training.cli_train"
         "fit": (_RUNS, "fit_command", "Scaling law of one arm, or the gain between two, from a table of runs."),
         "backtest": (_RUNS, "backtest_command", "Hide the top of ladders, predict the gains there, and score it."),
         "plot": (
-            "cegain.cli_plot",
+            "cegain.commands.plot",
             "plot_command",
             "Pictures: CEG against scale, stacks, ladders, kernels, backtests.",
         ),
-        "ladder": ("cegain.cli_ladder", "ladder_command", "What our own runs say: gains by rung, forecast."),
+        "ladder": ("cegain.commands.ladder", "ladder_command", "What our own runs say: gains by rung, forecast."),
         "classify": (
-            "cegain.cli_classify",
+            "cegain.commands.classify",
             "classify_command",
             "Does a gain depend on compute? The source paper's classes beside ours.",
         ),
         "scenario": (
-            "cegain.cli_scenario",
+            "cegain.commands.scenario",
             "scenario_command",
             "Hardware frozen at a budget: what algorithms alone still bring.",
         ),
         "report": (
-            "cegain.cli_report",
+            "cegain.commands.report",
             "report_command",
             "All answers as one page for a browser, to choose and compare in.",
         ),
         "speedup": (_RUNS, "speedup_command", "The gain behind one pair of losses, with all it depends on."),
-        "steptime": ("cegain.cli_steptime", "steptime_command", "Time of a training step or of a decoded token."),
+        "steptime": ("cegain.commands.steptime", "steptime_command", "Time of a training step or of a decoded token."),
         "synthetic": (_RUNS, "synthetic_command", "Write a table of made-up runs with a known gain."),
         "bench": (
             "cegain.benchmarks.cli_bench",

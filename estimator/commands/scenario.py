@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cegain.cli_input import (
+from cegain.commands.options import (
     IMAGE_TYPES,
     BadInput,
     Command,
@@ -20,7 +20,7 @@ from cegain.cli_input import (
     single,
     write,
 )
-from cegain.cli_question import algorithm_names, evidence_options
+from cegain.commands.question import algorithm_names, evidence_options
 
 if TYPE_CHECKING:
     from cegain.views.scenario import Assumptions, Scenario

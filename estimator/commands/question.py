@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cegain.cli_input import BadInput, joined, number, parse_budgets, single
+from cegain.commands.options import BadInput, joined, number, parse_budgets, single
 
 if TYPE_CHECKING:
     from cegain.gain.answer import Estimate

@@ -147,7 +147,7 @@ def make(folder: Path, chosen: Sequence[Picture] | None = None) -> list[Picture]
         click.ClickException: of a command; the folder is then as it was.
         OSError: the folder cannot be written.
     """
-    from cegain.cli import ceg
+    from cegain.commands.ceg import ceg
 
     found = pictures() if chosen is None else list(chosen)
     target = folder.resolve()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cegain.cli_input import (
+from cegain.commands.options import (
     IMAGE_TYPES,
     BadInput,
     Command,

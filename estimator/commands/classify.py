@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cegain.cli_input import (
+from cegain.commands.options import (
     IMAGE_TYPES,
     Command,
     console,
@@ -15,7 +15,7 @@ from cegain.cli_input import (
     single,
     write,
 )
-from cegain.cli_question import evidence_options
+from cegain.commands.question import evidence_options
 
 
 @click.command("classify", cls=Command)

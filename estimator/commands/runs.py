@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cegain.cli_input import BadInput, Command, console, number, output_path, parse_budgets, print_json, single, write
+from cegain.commands.options import (
+    BadInput,
+    Command,
+    console,
+    number,
+    output_path,
+    parse_budgets,
+    print_json,
+    single,
+    write,
+)
 from cegain.tables.problems import EvidenceError
 
 if TYPE_CHECKING:

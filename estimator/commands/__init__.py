@@ -1,0 +1,1 @@
+"""The commands: `ceg` and its parts, a file each, and the options that they share."""
