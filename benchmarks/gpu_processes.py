@@ -225,7 +225,7 @@ def steps(place: Place, deadline: float) -> int:
         arm, rung, compiled = named[label]
         counts = "1" if float(rung) >= ALONE_FROM else "1,2" if place.rehearsal else f"1,{place.jobs}"
         command = [
-            sys.executable, "-m", "cegain.training.step_times", "--arms", arm, "--rungs", rung, "--together", counts,
+            sys.executable, "-m", "cegain.training.sweeps.step_times", "--arms", arm, "--rungs", rung, "--together", counts,
             "--device", "cpu" if place.rehearsal else "cuda", "--model", model or "cpu",
             "--seconds", "0.1" if place.rehearsal else "5", *(["--compile"] if compiled else []),
         ]  # fmt: skip
@@ -265,7 +265,7 @@ def ladder(name: str, place: Place, deadline: float) -> int:
     if place.rehearsal:
         corpus = place.work / "corpus"
         if not (corpus / "corpus.json").exists():
-            place.run([sys.executable, "-m", "cegain.training.made_up", str(corpus)], deadline)
+            place.run([sys.executable, "-m", "cegain.training.text.made_up", str(corpus)], deadline)
     if not (corpus / "corpus.json").is_file():
         says(
             place,

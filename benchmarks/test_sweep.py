@@ -23,11 +23,11 @@ from typing import Any
 import pytest
 import torch
 
-from cegain.training import pool, ray_engine, sweep
-from cegain.training.ablate import Ladders
-from cegain.training.corpora import Source
-from cegain.training.prepare import prepare
-from cegain.training.run_dir import RunDir
+from cegain.training.run.run_dir import RunDir
+from cegain.training.sweeps import pool, ray_engine, sweep
+from cegain.training.sweeps.ablate import Ladders
+from cegain.training.text.corpora import Source
+from cegain.training.text.prepare import prepare
 
 RUNG, SEQ_LEN, EVAL_TOKENS = 3e8, 32, 2048
 DRIVER = (

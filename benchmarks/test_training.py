@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cegain.shapes import architecture
-from cegain.training import model, optim, train
+from cegain.training.models import model, optim
+from cegain.training.run import train
 
 SHAPE = architecture.stack(
     "bare", n_layers=4, d_model=128, n_heads=4, vocab_size=4096, seq_len=256, norm="layer", attention="flash"
@@ -55,7 +56,7 @@ class Eager:
 
 
 class Ours(Eager):
-    """What `cegain.training.train` does in a step."""
+    """What `cegain.training.run.train` does in a step."""
 
     def __init__(self, compiled: bool = False) -> None:
         super().__init__()

@@ -227,11 +227,11 @@ sys.exit(bool(twice) or len(seen) < len(names))
 def test_the_walker_sees_every_form_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     (tmp_path / "kernels" / "deep").mkdir(parents=True)
-    source = "def f():\n    import cegain.training.data\n    from .. import costs\n    from ...gain import study\n"
+    source = "def f():\n    import cegain.training.text.data\n    from .. import costs\n    from ...gain import study\n"
     path = tmp_path / "kernels" / "deep" / "x.py"
     path.write_text(source)
     assert list(imports(path)) == [
-        "cegain.training.data", "cegain.kernels", "cegain.kernels.costs", "cegain.gain", "cegain.gain.study",
+        "cegain.training.text.data", "cegain.kernels", "cegain.kernels.costs", "cegain.gain", "cegain.gain.study",
     ]  # fmt: skip
 
 

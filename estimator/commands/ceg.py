@@ -15,7 +15,7 @@ from cegain.commands.options import IMAGE_TYPES, Group, console, load_evidence, 
 from cegain.commands.question import answer, evidence_options, question_options
 from cegain.tables.published_gains import published
 
-_RUNS, _TRAIN = "cegain.commands.runs", "cegain.training.cli_train"
+_RUNS, _TRAIN = "cegain.commands.runs", "cegain.training.commands.train"
 
 
 @click.group(
@@ -53,17 +53,21 @@ _RUNS, _TRAIN = "cegain.commands.runs", "cegain.training.cli_train"
             "Times of kernels on a device, and the table that holds them.",
         ),
         "train": (_TRAIN, "train_command", "Train one arm of a stack at one budget."),
-        "ablate": ("cegain.training.cli_ablate", "ablate_command", "A ladder of ablations: arms by budgets by seeds."),
+        "ablate": (
+            "cegain.training.commands.ablate",
+            "ablate_command",
+            "A ladder of ablations: arms by budgets by seeds.",
+        ),
         "runs": (_TRAIN, "runs_command", "A table of training runs: how far, what loss, how fast."),
         "curves": (_TRAIN, "curves_command", "Loss curves of training runs, as a picture."),
         "collect": (_TRAIN, "collect_command", "Add finished runs to a training_runs.csv."),
         "data": (
-            "cegain.training.cli_data",
+            "cegain.training.commands.data",
             "data_command",
             "Text to train on: prepare a corpus, list those that are there.",
         ),
         "flops": (
-            "cegain.training.cli_flops",
+            "cegain.training.commands.flops",
             "flops_command",
             "FLOP of an arm, term by term, beside torch's and fvcore's.",
         ),

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from cegain.training.corpora import Source
-from cegain.training.data import Corpus
-from cegain.training.prepare import prepare
+from cegain.training.text.corpora import Source
+from cegain.training.text.data import Corpus
+from cegain.training.text.prepare import prepare
 
 NOUNS = [
     "king", "ship", "river", "storm", "letter", "garden", "friend", "night", "window", "battle", "daughter", "road",

@@ -7,12 +7,12 @@ from unittest import mock
 
 import torch
 
-from cegain.training import config, curves
-from cegain.training.config import Config
-from cegain.training.data import Corpus
-from cegain.training.processes import Processes
-from cegain.training.run_dir import CLOCK_FIELDS, RunDir
-from cegain.training.train import train
+from cegain.training.run import config, curves
+from cegain.training.run.config import Config
+from cegain.training.run.processes import Processes
+from cegain.training.run.run_dir import CLOCK_FIELDS, RunDir
+from cegain.training.run.train import train
+from cegain.training.text.data import Corpus
 
 ONE = Processes(0, 1, torch.device("cpu"))
 

@@ -18,9 +18,11 @@ from cegain.commands.ceg import ceg
 from cegain.shapes import architecture
 from cegain.tables import training_runs
 from cegain.tables.training_runs import TrainingRun
-from cegain.training import ablate, config, data, pool, repeat, sweep
-from cegain.training.ablate import Job, Ladders
-from cegain.training.data import Corpus
+from cegain.training.run import config, repeat
+from cegain.training.sweeps import ablate, pool, sweep
+from cegain.training.sweeps.ablate import Job, Ladders
+from cegain.training.text import data
+from cegain.training.text.data import Corpus
 
 OPTIONS = {"sizes": {"seq_len": 32}, "eval_tokens": 2048}
 

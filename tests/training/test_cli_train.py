@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from cegain.commands.ceg import ceg
 from cegain.ladders import ladder
 from cegain.tables import training_runs
-from cegain.training.data import Corpus
+from cegain.training.text.data import Corpus
 from tests.training.small_runs import run, small
 
 
@@ -116,7 +116,7 @@ def test_bad_input_is_refused_with_a_remedy_and_nothing_is_written(
 
 
 def test_a_disk_that_is_full_is_one_error(options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from cegain.training import run_dir
+    from cegain.training.run import run_dir
 
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")

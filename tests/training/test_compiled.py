@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cegain.training.data import Corpus
+from cegain.training.text.data import Corpus
 from tests.training.small_runs import run, small
 
 pytestmark = [

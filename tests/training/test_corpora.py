@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from cegain.training import corpora, markup, prepare
-from cegain.training.cli_data import data_command
-from cegain.training.corpora import MINI, Package, Source
-from cegain.training.data import Corpus, CorpusError, open_corpus, sha256_of
-from cegain.training.tokenizers import BpeTokenizer, ByteTokenizer
+from cegain.training.commands.data import data_command
+from cegain.training.text import corpora, markup, prepare
+from cegain.training.text.corpora import MINI, Package, Source
+from cegain.training.text.data import Corpus, CorpusError, open_corpus, sha256_of
+from cegain.training.text.tokenizers import BpeTokenizer, ByteTokenizer
 from tests.training.conftest import made_up, made_up_documents
 
 

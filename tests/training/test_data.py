@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from cegain.training import data
-from cegain.training.data import Batches, Corpus, CorpusError, open_corpus, permuted, validation_rows
+from cegain.training.text import data
+from cegain.training.text.data import Batches, Corpus, CorpusError, open_corpus, permuted, validation_rows
 
 
 def _of_zeros(folder: Path, train_tokens: int, vocab_size: int = 256) -> Path:
@@ -276,7 +276,7 @@ def test_ten_gigabytes_add_no_memory(tmp_path: Path) -> None:
     program = f"""
 from pathlib import Path
 import torch  # not the corpus's memory
-from cegain.training.data import Batches, open_corpus, validation_rows
+from cegain.training.text.data import Batches, open_corpus, validation_rows
 def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))

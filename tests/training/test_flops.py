@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from cegain.shapes import arms
 from cegain.shapes.architecture import ModelShape, flop_parts, optimizer_flops, stack
-from cegain.training import flops
-from cegain.training.cli_flops import flops_command
-from cegain.training.flops import count, fvcore_flops, torch_flops, torch_optimizer_flops
+from cegain.training.commands.flops import flops_command
+from cegain.training.models import flops
+from cegain.training.models.flops import count, fvcore_flops, torch_flops, torch_optimizer_flops
 from tests.training.cases import CASES
 
 # fvcore traces, which takes longer: all in the slow tests

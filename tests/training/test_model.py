@@ -15,8 +15,8 @@ from torch.nn import functional
 from cegain.kernels import patterns, reference
 from cegain.shapes import arms
 from cegain.shapes.architecture import STACKS, ModelShape, flop_parts, parameters, stack
-from cegain.training import attention, feed_forward, model
-from cegain.training.model import LanguageModel, build
+from cegain.training.models import attention, feed_forward, model
+from cegain.training.models.model import LanguageModel, build
 from tests.training.cases import ARMS, CASES, SIZE
 
 every_case = pytest.mark.parametrize("name", CASES)
@@ -264,7 +264,7 @@ class TestLSTM:
 
     @pytest.mark.parametrize("steps", [1, 4])
     def test_gradients_of_the_recurrence(self, steps: int) -> None:
-        from cegain.training.lstm import recurrence
+        from cegain.training.models.lstm import recurrence
 
         generator = torch.Generator().manual_seed(0)
         gates = torch.randn(steps, 2, 12, generator=generator, dtype=torch.float64, requires_grad=True)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from cegain.training import optim
+from cegain.training.models import optim
 from tests.reference_modules import ReferenceMuon
 
 

@@ -7,10 +7,10 @@ import pytest
 from click.testing import CliRunner
 
 from cegain.commands.ceg import ceg
-from cegain.training import pack, tokenizers
-from cegain.training.corpora import Source
-from cegain.training.data import Corpus, CorpusError, open_corpus, prepare_command
-from cegain.training.prepare import prepare
+from cegain.training.text import pack, tokenizers
+from cegain.training.text.corpora import Source
+from cegain.training.text.data import Corpus, CorpusError, open_corpus, prepare_command
+from cegain.training.text.prepare import prepare
 
 
 def documents(corpus: Corpus, split: str) -> list[bytes]:

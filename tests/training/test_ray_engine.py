@@ -18,10 +18,10 @@ from click.testing import CliRunner
 from cegain.commands.ceg import ceg
 from cegain.tables import training_runs
 from cegain.tables.training_runs import TrainingRun
-from cegain.training import pool, ray_engine, sweep
-from cegain.training.ablate import Ladders
-from cegain.training.data import Corpus
-from cegain.training.run_dir import RunDir
+from cegain.training.run.run_dir import RunDir
+from cegain.training.sweeps import pool, ray_engine, sweep
+from cegain.training.sweeps.ablate import Ladders
+from cegain.training.text.data import Corpus
 from tests.training.test_ablate import ablation, ladders, losses
 
 CLOCK = ("wall_s", "tokens_per_s", "date")

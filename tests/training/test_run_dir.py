@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from cegain.training.run_dir import RunDir, RunError, digest
+from cegain.training.run.run_dir import RunDir, RunError, digest
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ import pytest
 
 from cegain.speed import measured_device
 from cegain.tables import training_runs
-from cegain.training import config, data
-from cegain.training.ablate import Job
-from cegain.training.pace import Modelled
-from cegain.training.prepare import prepare
+from cegain.training.run import config
+from cegain.training.sweeps.ablate import Job
+from cegain.training.sweeps.pace import Modelled
+from cegain.training.text import data
+from cegain.training.text.prepare import prepare
 from tests.test_documents import ROOT, printed_blocks, run, same
 from tests.training.conftest import made_up
 

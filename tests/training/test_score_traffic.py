@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from cegain.shapes.architecture import ModelShape
 from cegain.speed.step_work import SCORE_BYTES
-from cegain.training.attention import Scores, score_mask
+from cegain.training.models.attention import Scores, score_mask
 
 
 class Traffic(TorchDispatchMode):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cegain.training import step_times
+from cegain.training.sweeps import step_times
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,7 +33,7 @@ def test_two_at_once_and_one_that_fails() -> None:
     command = [
         sys.executable,
         "-m",
-        "cegain.training.step_times",
+        "cegain.training.sweeps.step_times",
         "--rungs",
         "1e9",
         "--together",

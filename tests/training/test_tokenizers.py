@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cegain.training.data import MARK, CorpusError
-from cegain.training.tokenizers import MARK_TEXT, BpeTokenizer, ByteTokenizer
+from cegain.training.text.data import MARK, CorpusError
+from cegain.training.text.tokenizers import MARK_TEXT, BpeTokenizer, ByteTokenizer
 from tests.training.conftest import made_up_documents
 
 TEXTS = ["plain", "naïve café — “quoted” 🙂", "", "line\nline\n\n  indented\ttab", "a\0b", "lone \ud800 surrogate"]

@@ -20,12 +20,13 @@ from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from cegain.shapes import arms
-from cegain.training import model, train
-from cegain.training.cli_train import train_command
-from cegain.training.data import Batches, Corpus, open_corpus
-from cegain.training.prepare import prepare
-from cegain.training.processes import Processes
-from cegain.training.run_dir import RunDir, RunError
+from cegain.training.commands.train import train_command
+from cegain.training.models import model
+from cegain.training.run import train
+from cegain.training.run.processes import Processes
+from cegain.training.run.run_dir import RunDir, RunError
+from cegain.training.text.data import Batches, Corpus, open_corpus
+from cegain.training.text.prepare import prepare
 from tests.training.conftest import made_up
 from tests.training.small_runs import ONE, run, small, without_clock
 
@@ -122,7 +123,7 @@ def test_a_run_goes_on_where_its_newest_sound_checkpoint_was(tiny_corpus: Corpus
 
 def _command(corpus: Corpus, folder: Path, *more: str) -> list[str]:
     return [
-        sys.executable, "-m", "cegain.training.train", "--corpus", str(corpus.folder), "--runs", str(folder),
+        sys.executable, "-m", "cegain.training.run.train", "--corpus", str(corpus.folder), "--runs", str(folder),
         "--layers", "2", "--width", "16", "--heads", "2", "--seq-len", "32", "--batch", "4", "--eval-tokens", "2048",
         *more,
     ]  # fmt: skip

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cegain.shapes import architecture, arms
 from cegain.shapes.architecture import ModelShape, Stack
-from cegain.training import budget, run_dir
-from cegain.training.data import Batches, Corpus, CorpusError, validation_rows
+from cegain.training.run import budget, run_dir
+from cegain.training.text.data import Batches, Corpus, CorpusError, validation_rows
 
 if TYPE_CHECKING:
     from cegain.kernels.backend import Backend

@@ -26,11 +26,12 @@ import numpy as np
 
 from cegain.tables.files import write_atomically
 from cegain.tables.training_runs import TrainingRun
-from cegain.training import data, pool
-from cegain.training.ablate import Job, Ladders
-from cegain.training.data import Corpus, CorpusError
-from cegain.training.pace import Measured
-from cegain.training.pool import JobError
+from cegain.training.sweeps import pool
+from cegain.training.sweeps.ablate import Job, Ladders
+from cegain.training.sweeps.pace import Measured
+from cegain.training.sweeps.pool import JobError
+from cegain.training.text import data
+from cegain.training.text.data import Corpus, CorpusError
 
 RETRIES = 3
 """Times that a run is given to another process after its process or node was lost."""
@@ -295,7 +296,7 @@ def _measure(
     """As `pace.measure`; None: no corpus here."""
     import torch
 
-    from cegain.training import pace
+    from cegain.training.sweeps import pace
 
     text = _corpus(place, parts)
     return None if text is None else pace.measure(replace(ladders, corpus=text), table, torch.device(place.device))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from cegain.training import config
-from cegain.training.config import Config
-from cegain.training.options import OPTIONS, SIZES
+from cegain.training.run import config
+from cegain.training.run.config import Config
+from cegain.training.run.options import OPTIONS, SIZES
 
 _TOGETHER = ("n_layers", "d_model")
 

@@ -1,6 +1,6 @@
 """Seconds of real training steps beside what the step-time model says of them: alone, and with others on one device.
 
-    python -m cegain.training.step_times --arms baseline,moe --rungs 1e14,1e15 --device cuda --together 1,8,16
+    python -m cegain.training.sweeps.step_times --arms baseline,moe --rungs 1e14,1e15 --device cuda --together 1,8,16
 
 prints a JSON object per line as it is measured: arm, rung, processes, and seconds of a step. Text does not matter for
 time, so tokens are random. Processes that share a device start together and are timed over the same seconds.
@@ -19,7 +19,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cegain.training.config import Config
+    from cegain.training.run.config import Config
 
 WARM_UP, AT_MOST = 5, 200
 """Steps that are not timed, and that are at most."""
@@ -46,7 +46,7 @@ def configuration(arm: str, rung: float, *, on_gpu: bool, compiled: bool) -> Con
     Raises:
         ValueError: as `config.fill_in`.
     """
-    from cegain.training import config
+    from cegain.training.run import config
 
     precision = "bfloat16" if on_gpu else "float32"
     made = config.fill_in("random", "byte", 256, stack="bare", arm=arm, flops=rung, precision=precision)
@@ -61,9 +61,10 @@ def measure(made: Config, device_name: str, seconds: float, ready: Any = None) -
     """
     import torch
 
-    from cegain.training import environment, model, optim
-    from cegain.training.processes import Processes
-    from cegain.training.train import Objective, accumulate
+    from cegain.training.models import model, optim
+    from cegain.training.run import environment
+    from cegain.training.run.processes import Processes
+    from cegain.training.run.train import Objective, accumulate
 
     torch.set_num_threads(1)
     device = torch.device(device_name)
@@ -111,8 +112,8 @@ def measure(made: Config, device_name: str, seconds: float, ready: Any = None) -
 def predicted(made: Config, model: str) -> float:
     """Seconds of a step by the step-time model, on a device by its name there."""
     from cegain.speed import measured_device
-    from cegain.training.ablate import Job
-    from cegain.training.pace import Modelled
+    from cegain.training.sweeps.ablate import Job
+    from cegain.training.sweeps.pace import Modelled
 
     return Modelled(measured_device.find(model)).seconds(Job(made, "ladder")) / made.steps
 

@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 from cegain.shapes import architecture
 from cegain.shapes.architecture import Stack
 from cegain.tables.training_runs import TrainingRun
-from cegain.training import budget, config, data
-from cegain.training.config import Config
-from cegain.training.data import Corpus
+from cegain.training.run import budget, config
+from cegain.training.run.config import Config
+from cegain.training.text import data
+from cegain.training.text.data import Corpus
 
 FACTOR = 2.0
 """Between neighbouring learning rates of a grid: the loss of small models changes by a few percent over it."""

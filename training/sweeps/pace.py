@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import torch
 
     from cegain.speed.hardware import Device
-    from cegain.training.ablate import Job, Ladders
-    from cegain.training.config import Config
-    from cegain.training.data import Corpus
+    from cegain.training.run.config import Config
+    from cegain.training.sweeps.ablate import Job, Ladders
+    from cegain.training.text.data import Corpus
 
 STEPS = 5
 """Timed, after two that are not."""
@@ -74,7 +74,7 @@ class Modelled(NamedTuple):
 def measure(ladders: Ladders, table: Iterable[TrainingRun], device: torch.device) -> Measured:
     """From the table's runs; where it has none of this device, from a few steps of the first arm at the lowest and the
     highest rung."""
-    from cegain.training import environment
+    from cegain.training.run import environment
 
     here = environment.device_name(device).partition(",")[0]
     rates = tuple(
@@ -96,10 +96,10 @@ def step_seconds(made: Config, corpus: Corpus, device: torch.device) -> float:
     """Median of a few training steps of one CPU thread or GPU."""
     import torch
 
-    from cegain.training import model, optim
-    from cegain.training.data import Batches
-    from cegain.training.processes import Processes
-    from cegain.training.train import Objective, accumulate
+    from cegain.training.models import model, optim
+    from cegain.training.run.processes import Processes
+    from cegain.training.run.train import Objective, accumulate
+    from cegain.training.text.data import Batches
 
     one = Processes(0, 1, device)
     lm = model.build(made.shape, seed=made.seed, backend=made.backend).to(device)

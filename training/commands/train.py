@@ -26,11 +26,11 @@ from cegain.commands.options import (
     write,
 )
 from cegain.tables.problems import EvidenceError
-from cegain.training.options import OPTIONS, SIZES
+from cegain.training.run.options import OPTIONS, SIZES
 
 if TYPE_CHECKING:
-    from cegain.training.run_dir import RunDir
-    from cegain.training.train import Progress
+    from cegain.training.run.run_dir import RunDir
+    from cegain.training.run.train import Progress
 
 # Examples for people, by option; the first are whole numbers.
 _WHOLE = {
@@ -99,7 +99,7 @@ def train_command(as_json: bool, dry_run: bool, **options: Any) -> None:
     ceg train --preset paper-mini --arm layernorm+rope+flash_attention
 
     A run that was killed goes on when the same command is given again; one that has finished is not repeated. Several
-    processes: torchrun --nproc-per-node N -m cegain.training.train, with the same options.
+    processes: torchrun --nproc-per-node N -m cegain.training.run.train, with the same options.
     """
     problems: list[str] = []
     given = _given(options, problems)
@@ -125,8 +125,8 @@ def train_command(as_json: bool, dry_run: bool, **options: Any) -> None:
     if problems:
         _refuse(problems)
 
-    from cegain.training import config, processes, run_dir
-    from cegain.training.data import CorpusError, open_corpus
+    from cegain.training.run import config, processes, run_dir
+    from cegain.training.text.data import CorpusError, open_corpus
 
     if not run_dir.is_writable(folder):
         problems.append(f"--runs: the folder can be written (found {str(folder)!r}). Choose another.")
@@ -153,7 +153,7 @@ def train_command(as_json: bool, dry_run: bool, **options: Any) -> None:
         print_json({**made.document(), "run_id": made.run_id, "tokens": made.tokens})
         return
 
-    from cegain.training.train import train
+    from cegain.training.run.train import train
 
     run = run_dir.RunDir(folder / made.run_id)
     warnings.showwarning = _warn
@@ -188,7 +188,7 @@ def runs_command(runs: str, as_json: bool) -> None:
     need_torch()
     from rich.table import Table
 
-    from cegain.training.run_dir import RunError
+    from cegain.training.run.run_dir import RunError
 
     rows, problems = [], []
     for run in _runs_in(Path(runs)):
@@ -224,8 +224,8 @@ def runs_command(runs: str, as_json: bool) -> None:
 def curves_command(runs: tuple[str, ...], output: str) -> None:
     """Loss curves of runs (their folders), in one picture."""
     need_torch()
-    from cegain.training import curves
-    from cegain.training.run_dir import RunDir, RunError
+    from cegain.training.run import curves
+    from cegain.training.run.run_dir import RunDir, RunError
 
     problems: list[str] = []
     picture = output_path("--output", output, problems, IMAGE_TYPES)
@@ -257,8 +257,8 @@ def collect_command(runs: str, out: str | None) -> None:
     """Add the runs that have ended, diverged ones too, to a training_runs.csv; one that is in it stays as it is."""
     need_torch()
     from cegain.tables import provenance, training_runs
-    from cegain.training import collect
-    from cegain.training.run_dir import RunError
+    from cegain.training.run import collect
+    from cegain.training.run.run_dir import RunError
 
     problems: list[str] = []
     target = output_path("--out", out, problems, (".csv",)) or provenance.own_table(training_runs.TRAINING_RUNS)
@@ -285,7 +285,7 @@ def collect_command(runs: str, out: str | None) -> None:
 
 def _given(options: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     """What the options say beside the preset, by field; only what was given."""
-    from cegain.training.presets import PRESETS
+    from cegain.training.run.presets import PRESETS
 
     given: dict[str, Any] = {}
     if options["preset"] is not None:
@@ -355,7 +355,7 @@ def need_torch() -> None:
 
 
 def _runs_in(folder: Path) -> list[RunDir]:
-    from cegain.training import run_dir
+    from cegain.training.run import run_dir
 
     found = run_dir.runs(folder)
     if not found:

@@ -11,13 +11,13 @@ import click
 
 from cegain.commands.options import BadInput, Command, console, number, parse_budgets, print_json, single
 from cegain.shapes import arms
-from cegain.training import budget
-from cegain.training.budget import Plan
+from cegain.training.run import budget
+from cegain.training.run.budget import Plan
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cegain.training.flops import Term
+    from cegain.training.models.flops import Term
 
 
 @click.command("flops", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,7 +70,7 @@ def flops_command(as_json: bool, **options: Any) -> None:
     # slow to import
     from rich.console import Console
 
-    from cegain.training import flops
+    from cegain.training.models import flops
 
     with Console(stderr=True).status("counting"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fvcore's, on tracing and on what it imports

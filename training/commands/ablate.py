@@ -16,14 +16,14 @@ import click
 from cegain.commands.options import BadInput, Command, console, number, output_path, parse_budgets, print_json, single
 from cegain.tables.problems import EvidenceError
 from cegain.tables.published_gains import FLOPS_RANGE
-from cegain.training.cli_train import need_torch
+from cegain.training.commands.train import need_torch
 
 if TYPE_CHECKING:
     from cegain.speed.hardware import Price
-    from cegain.training.ablate import Job, Ladders, Ledger
-    from cegain.training.pace import Modelled, Pace
-    from cegain.training.pool import Engine
-    from cegain.training.sweep import Outcome, Progress
+    from cegain.training.sweeps.ablate import Job, Ladders, Ledger
+    from cegain.training.sweeps.pace import Modelled, Pace
+    from cegain.training.sweeps.pool import Engine
+    from cegain.training.sweeps.sweep import Outcome, Progress
 
 _TRY_RUNGS = "Try 3e11:3e12, or a list 1e12,3e12."
 
@@ -104,8 +104,9 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
     from cegain.shapes import arms
     from cegain.tables import provenance
     from cegain.tables.training_runs import TRAINING_RUNS
-    from cegain.training import ablate, run_dir, sweep
-    from cegain.training.data import CorpusError, open_corpus
+    from cegain.training.run import run_dir
+    from cegain.training.sweeps import ablate, sweep
+    from cegain.training.text.data import CorpusError, open_corpus
 
     if price is not None:
         on_gpu = price.device.generation != "cpu"
@@ -176,7 +177,7 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
 def _priced(name: str | None, dry_run: bool, problems: list[str]) -> Modelled | None:
     """The pace of `--on`."""
     from cegain.speed import measured_device
-    from cegain.training.pace import Modelled
+    from cegain.training.sweeps.pace import Modelled
 
     if name is None:
         return None
@@ -195,7 +196,7 @@ def _has_gpus(address: str | None) -> bool:
         import torch
 
         return torch.cuda.is_available()
-    from cegain.training import ray_engine
+    from cegain.training.sweeps import ray_engine
 
     try:
         ray_engine.connect(address)
@@ -207,7 +208,7 @@ def _has_gpus(address: str | None) -> bool:
 
 def _disconnect() -> None:
     """From the cluster, which may still be telling of processes that are lost."""
-    from cegain.training import ray_engine
+    from cegain.training.sweeps import ray_engine
 
     with contextlib.redirect_stdout(sys.stderr):
         ray_engine.disconnect()
@@ -219,7 +220,7 @@ def _this_machine(
 ) -> tuple[Engine, Pace]:  # fmt: skip
     import torch
 
-    from cegain.training import pace, pool
+    from cegain.training.sweeps import pace, pool
 
     device = torch.device("cuda" if on_gpu else "cpu")
     slots = jobs or (1 if on_gpu else os.cpu_count() or 1)
@@ -232,8 +233,8 @@ def _cluster(
     ladders: Ladders, ledger: Ledger, runs: Path, on_gpu: bool, gpus: float, jobs: int | None, threads: int,
     seconds: float | None,
 ) -> tuple[Engine, Pace]:  # fmt: skip
-    from cegain.training.pool import JobError
-    from cegain.training.ray_engine import ClusterError, RayEngine
+    from cegain.training.sweeps.pool import JobError
+    from cegain.training.sweeps.ray_engine import ClusterError, RayEngine
 
     try:
         engine = RayEngine(
@@ -251,7 +252,7 @@ def _cluster(
 
 def _rungs(text: str, problems: list[str]) -> list[float]:
     """Budgets, ascending and distinct."""
-    from cegain.training.ablate import half_decades
+    from cegain.training.sweeps.ablate import half_decades
 
     budgets: list[float] = []
     for part in text.split(","):

@@ -16,9 +16,9 @@ from torch.nn import functional
 
 from cegain.kernels.backend import Backend
 from cegain.shapes.architecture import ModelShape
-from cegain.training import attention
-from cegain.training.feed_forward import FeedForward, Mixture
-from cegain.training.lstm import LSTM
+from cegain.training.models import attention
+from cegain.training.models.feed_forward import FeedForward, Mixture
+from cegain.training.models.lstm import LSTM
 
 NORM_EPS = 1e-5
 """Of layer norm (torch's default, and GPT-2's) and RMS norm (Llama's: Touvron et al. 2023, arXiv 2302.13971)."""

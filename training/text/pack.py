@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cegain.training.data import MARK, SPLITS, Corpus, CorpusError, Split, open_corpus, sha256_of
-from cegain.training.prepare import unigram_entropy
-from cegain.training.tokenizers import BpeTokenizer
+from cegain.training.text.data import MARK, SPLITS, Corpus, CorpusError, Split, open_corpus, sha256_of
+from cegain.training.text.prepare import unigram_entropy
+from cegain.training.text.tokenizers import BpeTokenizer
 
 HELD_OUT = 2**20
 """Held-out tokens that come along: four times what a run's last evaluation takes."""

@@ -6,8 +6,9 @@ import math
 
 from cegain.shapes import architecture, arms
 from cegain.tables.training_runs import TrainingRun
-from cegain.training import config, data, repeat
-from cegain.training.run_dir import RunDir, RunError
+from cegain.training.run import config, repeat
+from cegain.training.run.run_dir import RunDir, RunError
+from cegain.training.text import data
 
 
 def row(run: RunDir, role: str = "ladder") -> TrainingRun | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed
 
 if TYPE_CHECKING:
-    from cegain.training.config import Config
+    from cegain.training.run.config import Config
 
 ONE_THREAD = 2**17
 """Numbers in the states of a micro-batch (tokens x d_model) up to which one CPU thread does all the work. More gain

@@ -1,6 +1,6 @@
 """Train one model and leave a folder that says everything about it: `ceg train`, or
 
-    torchrun --nproc-per-node 2 -m cegain.training.train --arm rope --stack bare --flops 1e12
+    torchrun --nproc-per-node 2 -m cegain.training.run.train --arm rope --stack bare --flops 1e12
 
 The order of the text, the initial weights and dropout follow from the seed alone, so that two arms with one seed differ
 by what the arm changes, and a run that was killed goes on as if nothing had happened.
@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cegain.training import curves, environment, model, optim, run_dir
-from cegain.training.config import Config
-from cegain.training.data import Batches, Corpus, CorpusError
-from cegain.training.evaluate import held_out_text, validation_loss
-from cegain.training.loss import cross_entropy
-from cegain.training.processes import Processes
-from cegain.training.run_dir import RunDir, RunError
+from cegain.training.models import model, optim
+from cegain.training.models.loss import cross_entropy
+from cegain.training.run import curves, environment, run_dir
+from cegain.training.run.config import Config
+from cegain.training.run.evaluate import held_out_text, validation_loss
+from cegain.training.run.processes import Processes
+from cegain.training.run.run_dir import RunDir, RunError
+from cegain.training.text.data import Batches, Corpus, CorpusError
 
 CHECKPOINT_SECONDS = 60.0
 DIVERGED = 2.0
@@ -284,6 +285,6 @@ def _finite(value: float) -> float | None:
 
 
 if __name__ == "__main__":
-    from cegain.training.cli_train import train_command
+    from cegain.training.commands.train import train_command
 
     train_command()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cegain.training.data import MARK, CorpusError, token_dtype
+from cegain.training.text.data import MARK, CorpusError, token_dtype
 
 if TYPE_CHECKING:
     import tokenizers

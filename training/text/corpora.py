@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cegain.training import markup
-from cegain.training.data import CorpusError, cache_folder, sha256_of
+from cegain.training.text import markup
+from cegain.training.text.data import CorpusError, cache_folder, sha256_of
 
 Files = Iterator[tuple[str, bytes]]
 """Names and contents of an archive's files, in its order."""

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from cegain.tables import training_runs
 from cegain.tables.training_runs import TrainingRun
-from cegain.training import repeat
-from cegain.training.ablate import Job, Ladders
-from cegain.training.pool import Engine, JobError
-from cegain.training.run_dir import RunDir, RunError
+from cegain.training.run import repeat
+from cegain.training.run.run_dir import RunDir, RunError
+from cegain.training.sweeps.ablate import Job, Ladders
+from cegain.training.sweeps.pool import Engine, JobError
 
 LOOK_SECONDS = 2.0
 """Between looks at running jobs."""

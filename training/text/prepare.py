@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cegain.training.corpora import Source
-from cegain.training.data import SPLITS, Corpus, CorpusError, open_corpus, sha256_of
-from cegain.training.tokenizers import BpeTokenizer, ByteTokenizer, Tokenizer, text_bytes
+from cegain.training.text.corpora import Source
+from cegain.training.text.data import SPLITS, Corpus, CorpusError, open_corpus, sha256_of
+from cegain.training.text.tokenizers import BpeTokenizer, ByteTokenizer, Tokenizer, text_bytes
 
 VALIDATION_SHARE = 0.05
 """Of documents."""

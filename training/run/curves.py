@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from cegain.pictures import style
 from cegain.pictures.style import SERIES, STYLE
-from cegain.training.run_dir import RunDir
+from cegain.training.run.run_dir import RunDir
 
 
 def draw(runs: Sequence[RunDir], ending: str) -> bytes:

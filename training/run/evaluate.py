@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cegain.training.data import Corpus, validation_rows
-from cegain.training.processes import Processes
-from cegain.training.tokenizers import BpeTokenizer
+from cegain.training.run.processes import Processes
+from cegain.training.text.data import Corpus, validation_rows
+from cegain.training.text.tokenizers import BpeTokenizer
 
 SEQUENCES_AT_ONCE = 16
 """Of this process; rounding depends on it, so it is one number for all runs."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cegain.tables.training_runs import TrainingRun
-from cegain.training.ablate import Job
+from cegain.training.sweeps.ablate import Job
 
 PATIENCE = 10.0
 """Seconds to wait for a run that another process still holds, such as one whose sweep was killed a moment ago."""
@@ -117,10 +117,10 @@ def train_job(
     job: Job, corpus: Path, runs: Path, device: str, threads: int, seconds: float | None = None
 ) -> TrainingRun | str:
     """Train a run in this process, or find it trained, and return its row; else what went wrong."""
-    from cegain.training import collect, processes
-    from cegain.training.data import CorpusError, open_corpus
-    from cegain.training.run_dir import RunDir, RunError
-    from cegain.training.train import train
+    from cegain.training.run import collect, processes
+    from cegain.training.run.run_dir import RunDir, RunError
+    from cegain.training.run.train import train
+    from cegain.training.text.data import CorpusError, open_corpus
 
     made = job.config
     run = RunDir(runs / made.run_id, patience=PATIENCE)

@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from cegain.commands.options import BadInput, Command, Group, console, number, print_json, single
-from cegain.training import corpora, prepare
-from cegain.training.data import Corpus, CorpusError, cache_folder, corpus_folder, open_corpus
-from cegain.training.tokenizers import DEFAULT_VOCAB, VOCAB_RANGE
+from cegain.training.text import corpora, prepare
+from cegain.training.text.data import Corpus, CorpusError, cache_folder, corpus_folder, open_corpus
+from cegain.training.text.tokenizers import DEFAULT_VOCAB, VOCAB_RANGE
 
 _TOKENIZERS = ("byte", "bpe")
 _DEFAULT_TOKENS = 10**9
@@ -141,7 +141,7 @@ def pack_command(name: str, tokens: str, tokenizer: str, folder: str | None) -> 
     \b
     ceg data pack library --tokens 4e7 --dir corpora/library-40m
     """
-    from cegain.training import pack
+    from cegain.training.text import pack
 
     problems: list[str] = []
     count = number("--tokens", tokens, problems, "4e7")

@@ -1,4 +1,4 @@
-"""A small corpus of made-up words, for a rehearsal without text: `python -m cegain.training.made_up FOLDER`."""
+"""A small corpus of made-up words, for a rehearsal without text: `python -m cegain.training.text.made_up FOLDER`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cegain.training.corpora import Source
-from cegain.training.prepare import prepare
+from cegain.training.text.corpora import Source
+from cegain.training.text.prepare import prepare
 
 NAME = "rehearsal"
 DOCUMENTS, WORDS = 200, 200

@@ -15,8 +15,8 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from cegain.shapes.architecture import ModelShape, flop_parts
-from cegain.training.model import LanguageModel
-from cegain.training.optim import optimizers
+from cegain.training.models.model import LanguageModel
+from cegain.training.models.optim import optimizers
 
 LSTM_TOKENS = 64
 """Tokens over which one layer of an LSTM is counted. Layers are alike and so are tokens, but for the first, whose state

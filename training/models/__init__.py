@@ -1,0 +1,1 @@
+"""Models: attention, feed-forward layers, LSTM, losses, optimizers, their FLOP."""

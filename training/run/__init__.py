@@ -1,0 +1,1 @@
+"""One training run: configuration, budget, steps, checkpoints, evaluation, its row in the table."""
