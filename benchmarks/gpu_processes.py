@@ -225,8 +225,8 @@ def steps(place: Place, deadline: float) -> int:
         arm, rung, compiled = named[label]
         counts = "1" if float(rung) >= ALONE_FROM else "1,2" if place.rehearsal else f"1,{place.jobs}"
         command = [
-            sys.executable, "-m", "cegain.training.sweeps.step_times", "--arms", arm, "--rungs", rung, "--together", counts,
-            "--device", "cpu" if place.rehearsal else "cuda", "--model", model or "cpu",
+            sys.executable, "-m", "cegain.training.sweeps.step_times", "--arms", arm, "--rungs", rung,
+            "--together", counts, "--device", "cpu" if place.rehearsal else "cuda", "--model", model or "cpu",
             "--seconds", "0.1" if place.rehearsal else "5", *(["--compile"] if compiled else []),
         ]  # fmt: skip
         log = "steps.txt"

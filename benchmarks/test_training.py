@@ -56,7 +56,7 @@ class Eager:
 
 
 class Ours(Eager):
-    """What `cegain.training.run.train` does in a step."""
+    """What `train.train` does in a step."""
 
     def __init__(self, compiled: bool = False) -> None:
         super().__init__()

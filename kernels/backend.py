@@ -158,3 +158,8 @@ class Checks:
         """
         if self.problems:
             raise ValueError(f"{self.op}: " + "\n".join(self.problems))
+
+
+def too_far_apart(x: Tensor) -> bool:
+    """Whether a tile of up to 256 rows and columns of x [B, H, T, D] spans more than 32 bits can count."""
+    return 256 * (x.stride(2) + x.stride(3)) >= 2**31

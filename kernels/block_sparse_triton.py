@@ -36,7 +36,7 @@ from torch import Tensor
 
 from cegain.kernels import sparse_lists
 from cegain.kernels.aot_case import SHIPPED, STRIDES, TYPES, AotCase, Expected, Type, aot_cases_of
-from cegain.kernels.flash import too_far_apart
+from cegain.kernels.backend import too_far_apart
 from cegain.kernels.flash_triton import INTERPRETED, SINGLE, Meta
 from cegain.kernels.launch import LN_2, LOWEST, Tuning, launch, padded
 from cegain.kernels.patterns import BlockMask, HeadPattern

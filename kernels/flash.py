@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from cegain.kernels import costs, flash_torch, reference
-from cegain.kernels.backend import Backend, Checks, choose
+from cegain.kernels.backend import Backend, Checks, choose, too_far_apart
 from cegain.kernels.patterns import HeadPattern, useful_scores
 
 TRITON_WIDTH = 256
@@ -116,11 +116,6 @@ def triton_unfit(*tensors: Tensor) -> str | None:
     if width > TRITON_WIDTH:
         return f"a head width D = {width} above {TRITON_WIDTH}"
     return "strides of millions of entries" if any(map(too_far_apart, tensors)) else None
-
-
-def too_far_apart(x: Tensor) -> bool:
-    """Whether a tile of up to 256 rows and columns of x [B, H, T, D] spans more than 32 bits can count."""
-    return 256 * (x.stride(2) + x.stride(3)) >= 2**31
 
 
 def implementation(backend: str) -> Any:

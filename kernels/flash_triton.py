@@ -31,7 +31,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cegain.kernels.aot_case import SHIPPED, STRIDES, TYPES, AotCase, Expected, Type, aot_case, aot_cases_of
-from cegain.kernels.flash import too_far_apart
+from cegain.kernels.backend import too_far_apart
 from cegain.kernels.launch import LN_2, LOWEST, MetaParameters, Tuning, launch, padded
 
 L2_BYTES = 2**25

@@ -39,9 +39,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "training.text": ("common",),
     "training.run": ("common", "tables", "shapes", "pictures", "kernels", "training.models", "training.text"),
     "training.sweeps": ("common", "tables", "shapes", "speed", "training.models", "training.text", "training.run"),
-    "benchmarks": (
-        *PLAIN, "tables", "shapes", "speed", "ladders", "gain", "views", "kernels", "kernels.costs", "kernels.patterns",
-    ),
+    "benchmarks": ("common", "tables", "shapes", "speed", "ladders", "kernels", "kernels.costs", "kernels.patterns"),
     "commands": (
         *PLAIN, "paper", "tables", "shapes", "speed", "ladders", "gain", "checks", "views", "pictures", "explorer",
         "kernels.patterns",
@@ -60,6 +58,7 @@ EXCEPTIONS = {
     ("benchmarks/test_sweep.py", "training.sweeps"): "times a sweep",
     ("benchmarks/test_sweep.py", "training.text"): "times a sweep",
     ("benchmarks/cli_bench.py", "commands"): "is a command",
+    ("benchmarks/gpu.py", "commands"): "is a command",
 }
 ABSOLUTE_PATH = re.compile(r"(?<![\w./~:])/(work|home|root|Users|mnt|media|srv|opt|tmp|scratch|data)/[\w.-]")
 BARE_CALL = re.compile(rf"""-m["',\s]+({"|".join(BARE)})\.""")
@@ -80,7 +79,7 @@ def room_of(name: str) -> str:
     for room in (".".join(parts[:2]), parts[0]):
         if room in ROOMS:
             return room
-    return "training.run" if parts[0] == "training" else "cegain"
+    return "training.commands" if parts[0] == "training" else "cegain"
 
 
 def sources() -> dict[str, Path]:

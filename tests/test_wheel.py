@@ -55,7 +55,11 @@ def test_data_is_in_the_wheel_and_tests_are_not(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     data = [f"cegain/data/{p.name}" for p in (ROOT / "estimator" / "data").iterdir() if p.suffix in (".csv", ".json")]
     assert data
-    page = [f"cegain/report_page/{p.name}" for p in (ROOT / "estimator" / "report_page").iterdir()]
+    page = [
+        f"cegain/{p.relative_to(ROOT / 'estimator').as_posix()}"
+        for ending in ("html", "css", "js")
+        for p in (ROOT / "estimator" / "explorer").rglob(f"*.{ending}")
+    ]
     assert any(name.endswith("page.html") for name in page)
     assert {*data, *page} <= set(names)
     assert not [name for name in names if name.startswith("tests") or "__pycache__" in name]

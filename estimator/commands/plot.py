@@ -98,12 +98,12 @@ def _strangers(kind: str, options: dict[str, Any]) -> list[str]:
 
 def _draw_curves(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
     """CEG against scale, a panel for each algorithm or combination."""
-    from cegain.pictures import curves
+    from cegain.pictures.curves import draw, grid
 
     options = {name: value for name, value in options.items() if name not in (*_KINDS, *_GO_WITH, "output")}
     budgets = parse_budgets(options["flops"], problems)
     if len(set(budgets)) > 1:
-        options["flops"] = curves.grid(min(budgets), max(budgets))
+        options["flops"] = grid(min(budgets), max(budgets))
     elif budgets:
         problems.append("--flops: a picture needs a range (found one budget). Try 1e17:1e26.")
     names = [part for part in options["algo"].split(",") if part.strip()]
@@ -125,7 +125,7 @@ def _draw_curves(options: dict[str, Any], problems: list[str], ending: str) -> b
         parts.append([answer(asked | {"baseline": baseline}, [], algo=part) for part, baseline in alone])
     if problems:
         raise BadInput(problems)
-    return curves.draw(curves, ending, parts)
+    return draw(curves, ending, parts)
 
 
 def _draw_runs(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
@@ -169,7 +169,7 @@ def _draw_kernels(options: dict[str, Any], problems: list[str], ending: str) -> 
 def _draw_pattern(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
     """Which keys each head's queries see, and the blocks visited for it."""
     from cegain.kernels.patterns import head_patterns
-    from cegain.pictures import pattern
+    from cegain.pictures.pattern import draw
 
     pattern = options["pattern"].lower()
     sizes: dict[str, int] = {}
@@ -188,7 +188,7 @@ def _draw_pattern(options: dict[str, Any], problems: list[str], ending: str) -> 
         heads = head_patterns(pattern, n_heads, tokens, **sizes)
     except ValueError as error:
         raise BadInput([f"--pattern: {error}."]) from None
-    return pattern.draw(pattern, heads, tokens, block, ending)
+    return draw(pattern, heads, tokens, block, ending)
 
 
 def _draw_coverage(options: dict[str, Any], problems: list[str], ending: str) -> bytes:

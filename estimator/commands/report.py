@@ -26,23 +26,23 @@ def report_command(output: str, algo: str, flops: str | None, only_evidence: boo
     ceg report -o ceg.html
     ceg report -o ours.html --evidence my_gains.csv --algo moe,rope --flops 1e25
     """
-    from cegain.explorer import page
+    from cegain.explorer import explorer
 
     began = time.perf_counter()
     problems: list[str] = []
     target = output_path("--output", output, problems, ENDINGS)
-    names = algorithm_names("--algo", algo, problems) if algo else [page.START]
-    shown = page.START_FLOPS if flops is None else one_budget("--flops", flops, problems)
-    low, high = page.FLOPS
+    names = algorithm_names("--algo", algo, problems) if algo else [explorer.START]
+    shown = explorer.START_FLOPS if flops is None else one_budget("--flops", flops, problems)
+    low, high = explorer.FLOPS
     if not math.isnan(shown) and not low <= shown <= high:
         problems.append(f"--flops: {low:g} to {high:g} can be shown (found {shown:g}). Try 1e24.")
     tables = load_evidence(evidence, only_evidence, problems)
     assert target is not None
     try:
-        content = page.html(
-            page.document(tables, evidence=evidence, only_evidence=only_evidence, algo=names, flops=shown)
+        content = explorer.html(
+            explorer.document(tables, evidence=evidence, only_evidence=only_evidence, algo=names, flops=shown)
         )
-    except page.LibraryError as error:
+    except explorer.LibraryError as error:
         raise BadInput([f"ceg report: {error}"]) from None
     except EvidenceError as error:
         raise BadInput([f"ceg report: {problem}" for problem in error.problems]) from None

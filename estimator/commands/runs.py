@@ -121,7 +121,7 @@ def draw_runs(
 ) -> bytes:
     """`ceg plot --runs`: two ladders and the gain between them, as a picture; `problems` are of what is common."""
     from cegain.ladders import ladder
-    from cegain.pictures import runs
+    from cegain.pictures.runs import draw
 
     budgets = parse_budgets(flops, problems) if flops else []
     if len(set(budgets)) == 1:
@@ -138,7 +138,7 @@ def draw_runs(
     _remark(table)
     x = [float(end) for arm in arms for end in arm.x[[0, -1]]]
     low, high = (min(budgets), max(budgets)) if budgets else (math.exp(min(x)), 100 * math.exp(max(x)))
-    return runs.draw(arms[0], arms[1], low, high, ending)
+    return draw(arms[0], arms[1], low, high, ending)
 
 
 @click.command("speedup", cls=Command)

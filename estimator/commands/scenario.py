@@ -82,9 +82,9 @@ def scenario_command(only_evidence: bool, evidence: tuple[str, ...], as_json: bo
         pace = "--halving" if assumed.pace == scenario.LITERATURE else "--pace"
         raise BadInput([f"{pace}, --years: {error}. Ask for fewer years or a slower pace."]) from None
     if picture is not None:
-        from cegain.pictures import scenario
+        from cegain.pictures.scenario import draw
 
-        write("--output", picture, scenario.draw(found, picture.suffix.lower()))
+        write("--output", picture, draw(found, picture.suffix.lower()))
     if as_json:
         print_json(scenario.document(found))
         return

@@ -1,7 +1,7 @@
-"""The posterior as data, for a page that answers in the browser (`report_page/posterior.js`).
+"""The posterior as data, for a page that answers in the browser (`scripts/posterior.js`).
 
 No answers are in it, but what answers are made of: each algorithm's fitted chain of studies in every currency, which
-`report_page/chain.js` follows to any budget as `chain.state` does, the measured combinations, and every constant of
+`scripts/chain.js` follows to any budget as `chain.state` does, the measured combinations, and every constant of
 the method. What a page computes from it is therefore the estimate itself, not a picture of it.
 
 Arrays of many numbers travel as base64 of little-endian doubles: exact, and shorter than decimals.

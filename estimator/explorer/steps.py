@@ -1,6 +1,6 @@
 """What the explorer's step-time model needs as data: devices, arms, calibration, and every constant by its name.
 
-`report_page/step_time.js`, on `architecture.js`, computes in the browser what `device_gain.speeds` computes here, from
+`scripts/step_time.js`, on `architecture.js`, computes in the browser what `two_models.speeds` computes here, from
 this document and from nothing else. A constant travels under the name of its module and its own, so that the two can be
 read side by side and no number is typed twice.
 """

@@ -19,9 +19,8 @@ from cegain import algorithms
 from cegain.common.arrays import Array
 from cegain.common.text import budget
 from cegain.common.verdict import CLASS_SLOPE
-from cegain.pictures import labels, style
-from cegain.pictures.labels import Named
-from cegain.pictures.style import BLUE, DOTTED, GREEN, GREY, RED, SMALL, STYLE
+from cegain.pictures import style
+from cegain.pictures.style import BLUE, DOTTED, GREEN, GREY, RED, SMALL, STYLE, Named
 from cegain.views.classify import Verdict
 
 _LOOKS: dict[str, tuple[str, str, Any]] = {
@@ -141,7 +140,7 @@ def _one(axes: Axes, v: Verdict) -> None:
 
 def _label(axes: Axes, shown: Sequence[Verdict]) -> None:
     spots = [(v, *np.exp(v.mean).tolist()) for v in shown if v.mean is not None]
-    labels.place(axes, [Named(_short(v.name), x, y, _LOOKS[v.label][0]) for v, x, y in spots])
+    style.place(axes, [Named(_short(v.name), x, y, _LOOKS[v.label][0]) for v, x, y in spots])
 
 
 def _short(name: str) -> str:

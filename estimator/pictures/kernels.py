@@ -12,8 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from cegain.pictures import style
-from cegain.pictures.labels import Named
-from cegain.pictures.style import BLACK, BLUE, DASHED, GREEN, GREY, HEADING, ORANGE, PINK, RED, SKY, SMALL, STYLE
+from cegain.pictures.style import BLACK, BLUE, DASHED, GREEN, GREY, HEADING, ORANGE, PINK, RED, SKY, SMALL, STYLE, Named
 from cegain.tables.kernel_times import KernelTime
 from cegain.views.kernel_families import FAMILIES, OURS, Ceilings, Family, Test, ceilings, choose, panel_title
 
@@ -312,5 +311,5 @@ def draw_roofline(rows: Sequence[KernelTime], device: str | None, ending: str) -
         page.draw_without_rendering()
         page.set_layout_engine("none")  # names must not move the axes that they are placed in
         points = [(row.flops / row.bytes, row.flops / row.median_s / 1e12) for row in shown]
-        labels.place(axes, names, [*points, *of_products], size=HEADING)
+        style.place(axes, names, [*points, *of_products], size=HEADING)
         return style.encode(page, ending)

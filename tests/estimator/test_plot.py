@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from cegain.gain.answer import Estimate
 from cegain.gain.question import estimate_all
-from cegain.pictures import curves
+from cegain.pictures.curves import draw, grid
 from cegain.tables.published_gains import COLUMNS
 
 SIGNATURES = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".pdf": b"%PDF-"}
@@ -52,14 +52,14 @@ CURVES: dict[str, Callable[[], list[Curve]]] = {
 @pytest.mark.parametrize("ending", SIGNATURES)
 def test_bytes_are_of_the_kind_and_the_same_twice(ending: str) -> None:
     curves = [curve("moe"), curve("zero")]
-    first = curves.draw(curves, ending)
+    first = draw(curves, ending)
     assert first.startswith(SIGNATURES[ending])
-    assert curves.draw(curves, ending) == first
+    assert draw(curves, ending) == first
 
 
 @pytest.mark.parametrize("which", CURVES)
 def test_svg_is_well_formed(which: str) -> None:
-    root = ET.fromstring(curves.draw(CURVES[which](), ".svg"))
+    root = ET.fromstring(draw(CURVES[which](), ".svg"))
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
 
 
@@ -76,7 +76,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Curve]], Figure]:
     monkeypatch.setattr(Figure, "savefig", keep)
 
     def draw(curves: list[Curve]) -> Figure:
-        curves.draw(curves, ".png")
+        draw(curves, ".png")
         return kept[-1]
 
     return draw
@@ -159,7 +159,7 @@ def test_no_evidence_says_why(drawn: Callable[[list[Curve]], Figure]) -> None:
 def test_grid_is_what_the_option_takes(low: float, high: float, n: int) -> None:
     from cegain.commands.options import parse_budgets
 
-    budgets = parse_budgets(curves.grid(low, high), [])
+    budgets = parse_budgets(grid(low, high), [])
     assert len(budgets) == n
     assert (budgets[0], budgets[-1]) == pytest.approx((low, high))
     ratios = [b / a for a, b in pairwise(budgets)]

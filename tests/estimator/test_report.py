@@ -9,7 +9,7 @@ import pytest
 
 from cegain.checks import backtest, backtest_scores, coverage
 from cegain.common import verdict
-from cegain.explorer import page, sections
+from cegain.explorer import explorer, sections
 from cegain.gain import question
 from cegain.tables.published_gains import BASES, COLUMNS, OPTIONAL_COLUMNS, OWN
 from tests.estimator.calls import Calls
@@ -81,16 +81,16 @@ def test_the_page_loads_nothing(written: str) -> None:
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe-eval" not in policy
     assert "unsafe-inline" not in policy.split("style-src")[0]
-    assert "@import" not in (page._PAGE / "page.css").read_text()
-    assert "url(" not in (page._PAGE / "page.css").read_text()
+    assert "@import" not in (explorer.FOLDER / "page.css").read_text()
+    assert "url(" not in (explorer.FOLDER / "page.css").read_text()
 
 
 def test_every_script_of_the_page_is_ours_plotlys_or_data(written: str) -> None:
     page = parsed(written)
     kinds = [attributes.get("type") for tag, attributes in page.elements if tag == "script"]
-    assert kinds == ["application/json", "text/plain", *[None] * len(page.SCRIPTS)]
-    own = {path.name for path in page._PAGE.glob("*.js")}
-    assert own == set(page.SCRIPTS)
+    assert kinds == ["application/json", "text/plain", *[None] * len(explorer.SCRIPTS)]
+    own = {path.name for path in explorer.SCRIPT_FOLDER.glob("*.js")}
+    assert own == set(explorer.SCRIPTS)
 
 
 def test_evidence_cannot_leave_its_script(written: str) -> None:
@@ -142,7 +142,7 @@ def test_bad_evidence_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_plotly_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "LIBRARY", "plotly_that_is_not_there")
+    monkeypatch.setattr(explorer, "LIBRARY", "plotly_that_is_not_there")
     said = REPORT.refused("-o", tmp_path / "ceg.html")
     assert "plotly.js is installed with the package plotly (found none). Try: pip install plotly." in said
     assert list(tmp_path.iterdir()) == []
@@ -164,7 +164,7 @@ def test_a_plotly_that_cannot_go_into_a_page_is_refused(
     (package / "__init__.py").touch()
     (package / "package_data" / "plotly.min.js").write_bytes(content)
     monkeypatch.syspath_prepend(tmp_path / "odd")
-    monkeypatch.setattr(page, "LIBRARY", package.name)
+    monkeypatch.setattr(explorer, "LIBRARY", package.name)
     said = REPORT.refused("-o", tmp_path / "ceg.html")
     assert found in said
     assert "Try: pip install --force-reinstall plotly." in said
@@ -172,7 +172,7 @@ def test_a_plotly_that_cannot_go_into_a_page_is_refused(
 
 
 def test_our_scripts_can_go_into_a_page() -> None:
-    assert [name for name in page.SCRIPTS if page.ENDS_SCRIPT.search(script(name))] == []
+    assert [name for name in explorer.SCRIPTS if explorer.ENDS_SCRIPT.search(script(name))] == []
 
 
 STORED = ("coverage", "COVERAGE_FILE"), ("backtest", "SCORES")
@@ -209,7 +209,7 @@ def test_stored_results_that_are_missing_or_broken_are_one_clear_error(
 
 
 def script(name: str) -> str:
-    return (page._PAGE / name).read_text(encoding="utf-8")
+    return (explorer.SCRIPT_FOLDER / name).read_text(encoding="utf-8")
 
 
 def keys(name: str, table: str) -> list[str]:
@@ -230,27 +230,27 @@ def test_what_the_scripts_call_by_name_is_what_python_calls_so() -> None:
 
 
 def test_no_script_repeats_a_number_that_python_has() -> None:
-    quantile = page.page(["moe"], 1e24)["normal_90"]
+    quantile = explorer.page(["moe"], 1e24)["normal_90"]
     assert quantile == pytest.approx(1.6449, abs=1e-4)
-    numbers = [(n, float(text)) for n in page.SCRIPTS for text in re.findall(r"\d+\.\d{2,}", script(n))]
+    numbers = [(n, float(text)) for n in explorer.SCRIPTS for text in re.findall(r"\d+\.\d{2,}", script(n))]
     assert numbers
     assert [(n, value) for n, value in numbers if value == pytest.approx(quantile, abs=1e-3)] == []
 
 
 @pytest.mark.parametrize("text", ["</script>", "<!--<script>", "a & b", "\u2028\u2029", 'quote " and \\ slash', "é"])
 def test_escaped_json_is_the_same_json(text: str) -> None:
-    written = page.escaped({"key": text})
+    written = explorer.escaped({"key": text})
     assert json.loads(written) == {"key": text}
     assert not re.search("[<>&\u2028\u2029]", written)
 
 
 def test_numbers_that_are_none_are_refused() -> None:
     with pytest.raises(ValueError, match="JSON"):
-        page.escaped({"key": float("nan")})
+        explorer.escaped({"key": float("nan")})
 
 
 def test_marks_on_the_scale_have_sources() -> None:
-    page = page.page(["moe"], 1e24)
+    page = explorer.page(["moe"], 1e24)
     assert [run["name"] for run in page["runs"]] == ["GPT-3 175B", "Llama 2 70B", "DeepSeek-V3", "Llama 3.1 405B"]
     assert all("arXiv" in run["source"] for run in page["runs"])
     assert [t["flops"] for t in page["thresholds"]] == [1e25, 1e26]

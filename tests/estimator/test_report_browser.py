@@ -16,7 +16,7 @@ import pytest
 
 from cegain import algorithms
 from cegain.common import text
-from cegain.explorer import page
+from cegain.explorer import explorer
 from cegain.gain import question
 from cegain.gain.evidence import load
 from cegain.tables.published_gains import COLUMNS, OPTIONAL_COLUMNS
@@ -416,7 +416,7 @@ def test_every_stack_of_the_ladders_can_be_chosen(shown: Any, files: tuple[Path,
     document = json.loads(data)
     document["sections"]["ladders"] = [first, other]
     path = tmp_path / "two.html"
-    path.write_text(text.replace(data, page.escaped(document)), encoding="utf-8")
+    path.write_text(text.replace(data, explorer.escaped(document)), encoding="utf-8")
     found = _open(shown, path)
     found.show_sections()
     stack, arm = found.page.locator("#ladders select").all()

@@ -21,7 +21,7 @@ from cegain.gain.evidence import load
 from cegain.tables.published_gains import Evidence, PublishedGain
 from tests.estimator.test_contrasts import published
 
-PAGE = Path(posterior.__file__).with_name("report_page")
+PAGE = Path(posterior.__file__).with_name("scripts")
 SHIPPED = load()
 QUESTIONS = [(name, currency) for currency in question.CURRENCIES for name in algorithms.names()]
 NORM = {"algorithm": "layernorm", "treatment": "LayerNorm", "baseline": "no_norm"}

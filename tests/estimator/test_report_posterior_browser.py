@@ -27,7 +27,7 @@ from tests.estimator.test_gain import write
 
 pytestmark = pytest.mark.slow
 
-PAGE = Path(posterior.__file__).with_name("report_page")
+PAGE = Path(posterior.__file__).with_name("scripts")
 SCRIPTS = ("architecture.js", "step_time.js", "mixture.js", "chain.js", "posterior.js")
 HTML = "<!doctype html><meta charset='utf-8'><title>answers</title>" + "".join(
     f"<script>{(PAGE / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS

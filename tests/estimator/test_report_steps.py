@@ -14,7 +14,7 @@ from cegain.speed import hardware, measured_device, step_time, step_work
 from tests.estimator.report_settings import CURRENCIES, settings, timed
 
 DOCUMENT = steps.document()
-PAGE = Path(steps.__file__).with_name("report_page")
+PAGE = Path(steps.__file__).with_name("scripts")
 MODULES = ("architecture", "costs", "device_gain", "step_time", "step_work")
 
 

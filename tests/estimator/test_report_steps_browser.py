@@ -15,7 +15,7 @@ from tests.estimator.report_settings import ReportSetting, settings, timed
 
 pytestmark = pytest.mark.slow
 
-PAGE = Path(steps.__file__).with_name("report_page")
+PAGE = Path(steps.__file__).with_name("scripts")
 SCRIPTS = ("architecture.js", "step_time.js")
 TIMED = ("time", "usd", "decode")
 CLOSE = 1e-9

@@ -123,7 +123,7 @@ def test_a_run_goes_on_where_its_newest_sound_checkpoint_was(tiny_corpus: Corpus
 
 def _command(corpus: Corpus, folder: Path, *more: str) -> list[str]:
     return [
-        sys.executable, "-m", "cegain.training.run.train", "--corpus", str(corpus.folder), "--runs", str(folder),
+        sys.executable, "-m", "cegain.training", "--corpus", str(corpus.folder), "--runs", str(folder),
         "--layers", "2", "--width", "16", "--heads", "2", "--seq-len", "32", "--batch", "4", "--eval-tokens", "2048",
         *more,
     ]  # fmt: skip

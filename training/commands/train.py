@@ -99,7 +99,7 @@ def train_command(as_json: bool, dry_run: bool, **options: Any) -> None:
     ceg train --preset paper-mini --arm layernorm+rope+flash_attention
 
     A run that was killed goes on when the same command is given again; one that has finished is not repeated. Several
-    processes: torchrun --nproc-per-node N -m cegain.training.run.train, with the same options.
+    processes: torchrun --nproc-per-node N -m cegain.training, with the same options.
     """
     problems: list[str] = []
     given = _given(options, problems)

@@ -1,6 +1,6 @@
 """Train one model and leave a folder that says everything about it: `ceg train`, or
 
-    torchrun --nproc-per-node 2 -m cegain.training.run.train --arm rope --stack bare --flops 1e12
+    torchrun --nproc-per-node 2 -m cegain.training --arm rope --stack bare --flops 1e12
 
 The order of the text, the initial weights and dropout follow from the seed alone, so that two arms with one seed differ
 by what the arm changes, and a run that was killed goes on as if nothing had happened.
@@ -282,9 +282,3 @@ def _dropout_seed(seed: int, step: int, rank: int) -> int:
 def _finite(value: float) -> float | None:
     """JSON has no NaN."""
     return value if math.isfinite(value) else None
-
-
-if __name__ == "__main__":
-    from cegain.training.commands.train import train_command
-
-    train_command()

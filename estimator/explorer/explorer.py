@@ -49,7 +49,8 @@ SCRIPTS = (
     "page.js",
 )  # fmt: skip
 """The page's own scripts, each using those before it."""
-_PAGE = Path(__file__).with_name("report_page")
+FOLDER = Path(__file__).parent
+SCRIPT_FOLDER = FOLDER / "scripts"
 ENDS_SCRIPT = re.compile(r"</script|<!--", re.IGNORECASE)
 """What no script in the page may hold: it would end its element, or begin a comment in it."""
 _AGAIN = "Try: pip install --force-reinstall plotly."
@@ -138,15 +139,15 @@ def html(data: dict[str, Any]) -> bytes:
         ValueError: a number of the document is not finite.
     """
     library = plotly()
-    scripts = [(_PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    scripts = [(SCRIPT_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS]
     parts = {
         "policy": _policy([library, *scripts]),
-        "style": (_PAGE / "page.css").read_text(encoding="utf-8"),
+        "style": (FOLDER / "page.css").read_text(encoding="utf-8"),
         "data": escaped(data),
         "plotly": library,
         "scripts": "\n".join(f"<script>{script}</script>" for script in scripts),
     }
-    template = (_PAGE / "page.html").read_text(encoding="utf-8")
+    template = (FOLDER / "page.html").read_text(encoding="utf-8")
     # In one pass: what is put in is not searched for further places.
     return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], template).encode()
 
