@@ -24,8 +24,8 @@ the pairing is lost and the error is that of two unpaired means. The formula hol
     var = g^2 v_t / n_t + sum_j w_j^2 v_bj / n_bj + 2 g w_r c n_both / (n_t n_br),   r the treatment's rung
 
 That a noisy curve is not linear, and that PCHIP is not the curve (at most 0.011 in ln CEG for E + K C^-gamma in half
-decades and three rungs or more, 0.04 with two), is left out. `tests/estimator/test_paired.py` holds the standard errors
-against the scatter of made-up ladders.
+decades and three rungs or more, 0.04 with two), is left out. `tests/estimator/ladders/test_seed_noise.py` holds the
+standard errors against the scatter of made-up ladders.
 """
 
 from __future__ import annotations

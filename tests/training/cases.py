@@ -4,7 +4,7 @@ from typing import Any
 
 from cegain.shapes import arms
 from cegain.shapes.architecture import STACKS, ModelShape, stack
-from tests.estimator.test_architecture import SWITCHES
+from tests.estimator.shapes.test_architecture import SWITCHES
 
 SIZE: dict[str, Any] = {"n_layers": 2, "d_model": 32, "n_heads": 4, "vocab_size": 61, "seq_len": 24}
 ARMS = [(name, arm) for name in STACKS for arm in arms.arms(name)]
