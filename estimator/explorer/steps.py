@@ -14,18 +14,17 @@ from types import ModuleType
 from typing import Any
 
 from cegain import algorithms
-from cegain.gain import in_currency
 from cegain.kernels import costs
 from cegain.shapes import architecture
 from cegain.shapes.architecture import ModelShape
-from cegain.speed import hardware, measured_device, step_time, step_work
+from cegain.speed import hardware, measured_device, step_time, step_work, two_models
 from cegain.speed.hardware import Device
 
 SEQ_LENS = tuple(2**i for i in range(9, 18))
 """Sequence lengths that the explorer offers; its model takes any other as well."""
 
 _CONSTANTS: Mapping[ModuleType, tuple[str, ...]] = {
-    in_currency: ("DECODE_BATCH", "MOST_FLOPS", "STACK"),
+    two_models: ("DECODE_BATCH", "MOST_FLOPS", "STACK"),
     architecture: ("ASPECT_RATIO", "CHINCHILLA_A", "CHINCHILLA_ALPHA", "CHINCHILLA_B", "CHINCHILLA_BETA", "STACKS"),
     costs: ("ATTENTION_BACKWARD_MATMULS", "FLASH_BACKWARD_MATMULS"),
     step_work: (
@@ -45,7 +44,7 @@ def document() -> dict[str, object]:
 
     Keys: `seq_lens`; for every module in the browser's model, its constants under the module's name; `shape`, the
     defaults of `ModelShape`; `calibration`; `algorithms`, their arms and what they replace; `devices` by name, as
-    `device_speed.find` gives them; `largest_normal` by number of devices.
+    `measured_device.find` gives them; `largest_normal` by number of devices.
     """
     found = {
         module.__name__.rpartition(".")[2]: {name: _plain(getattr(module, name)) for name in names}

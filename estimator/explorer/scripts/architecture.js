@@ -230,7 +230,7 @@ ceg.architecture = (() => {
 
   function computeOptimalShape(data, flops, fields) {
     const n = computeOptimal(data, flops);
-    const stack = { ...data.shape, ...data.architecture.STACKS[data.device_gain.STACK] };
+    const stack = { ...data.shape, ...data.architecture.STACKS[data.two_models.STACK] };
     const { vocab_size = stack.vocab_size, seq_len = stack.seq_len } = fields;
     const probe = modelShape({ ...stack, vocab_size, seq_len });
     const width = widthFor(data, n, probe.parameters.embedding / probe.d_model);

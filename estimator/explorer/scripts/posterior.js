@@ -1,7 +1,7 @@
 "use strict";
 
 /* Answers in the browser, from the posterior that estimator/explorer/posterior.py wrote. Mirrors estimator/gain/method.py,
-   interaction.py, device_gain.py and text.py. Budgets in FLOP, gains as factors, curves of ln CEG. */
+   interaction.py, in_currency.py and answer.py. Budgets in FLOP, gains as factors, curves of ln CEG. */
 
 globalThis.ceg ??= {};
 
@@ -291,7 +291,7 @@ ceg.posterior = (() => {
     const takesPart = (rows, setting) => !rows.missing && setting.device === setting.baselineDevice;
 
     /**
-     * What device_gain.answer models: {middle, speeds, mean, predictive, joins}, or {why} where it cannot.
+     * What in_currency.answer models: {middle, speeds, mean, predictive, joins}, or {why} where it cannot.
      * `joins`: measured gains of this currency took part.
      */
     function modelled(inFlop, rows, flops, setting) {
@@ -315,7 +315,7 @@ ceg.posterior = (() => {
       return { middle, speeds, joins, mean: () => timed("mean"), predictive: () => timed("predictive") };
     }
 
-    /** Answer a question in time, dollars or decode time: device_gain.answer. */
+    /** Answer a question in time, dollars or decode time: in_currency.answer. */
     function onDevice(inFlop, rows, flops, setting, interval) {
       const found = modelled(inFlop, rows, flops, setting);
       if (!found.speeds) {

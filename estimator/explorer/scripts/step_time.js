@@ -301,7 +301,7 @@ ceg.stepTime = (() => {
 
   const quadratic = (vector, matrix) => sum(vector.map((a, i) => a * sum(vector.map((b, j) => b * matrix[i][j]))));
 
-  // ---- device_gain: the two models of a question ----
+  // ---- two_models: the two models of a question ----
 
   /** See `make`. */
   function speeds(data, names, baselines, currency, flops, inFlop, setting) {
@@ -344,7 +344,7 @@ ceg.stepTime = (() => {
 
   /** One decoding step, on as few devices (a power of two) as hold weights and caches. */
   function token(data, shape, device, context) {
-    const batch = data.device_gain.DECODE_BATCH, { held } = decodeNeeds(shape, device, context, batch);
+    const batch = data.two_models.DECODE_BATCH, { held } = decodeNeeds(shape, device, context, batch);
     let devices = 1;
     while (held > devices * device.memory) {
       if (devices > data.step_work.MOST_DEVICES) {
@@ -395,7 +395,7 @@ ceg.stepTime = (() => {
   }
 
   function shapeOf(data, flops, fields, seqLen) {
-    const most = data.device_gain.MOST_FLOPS;
+    const most = data.two_models.MOST_FLOPS;
     if (flops > most) {
       throw new NoShapeError(`no model of more than ${general(most)} FLOP is timed, got ${general(flops)}`);
     }
@@ -407,7 +407,7 @@ ceg.stepTime = (() => {
     }
   }
 
-  /** `device_gain.side_document`: one model, with the seconds of one step by part; `plan` is what it runs on. */
+  /** `two_models.side_document`: one model, with the seconds of one step by part; `plan` is what it runs on. */
   function sideDocument(flops, time, fits, plan) {
     const { shape, seconds, parts } = time;
     return {
@@ -454,7 +454,7 @@ ceg.stepTime = (() => {
    *   which the other's budget is larger (no matter for decode); {device, baselineDevice, seqLen}, names of devices and
    *   tokens of a sequence (decode: in each cache). It gives {lnFactor, variance, price, treatment, baseline}: ln of
    *   what a gain in FLOP is multiplied by (decode: of the gain itself), the variance of that, the part of it due to
-   *   prices, and both models as `device_gain.side_document` has them. Throws NoShapeError where there are no two
+   *   prices, and both models as `two_models.side_document` has them. Throws NoShapeError where there are no two
    *   models to compare.
    */
   function make(steps) {

@@ -15,7 +15,7 @@ from tests.estimator.explorer.settings import CURRENCIES, settings, timed
 
 DOCUMENT = steps.document()
 PAGE = Path(steps.__file__).with_name("scripts")
-MODULES = ("architecture", "costs", "device_gain", "step_time", "step_work")
+MODULES = ("architecture", "costs", "step_time", "step_work", "two_models")
 
 
 def _leaves(value: object) -> Iterator[object]:

@@ -29,7 +29,7 @@ REFUSALS = (
     "no model can be timed there: ModelShape has 1 problem(s):\n- gqa_group must divide n_heads",
     "no token can be timed there: weights and caches must fit into 16384 x 24 GB",
 )
-"""Everything that `device_gain.speeds` can refuse, for a sound setting."""
+"""Everything that `two_models.speeds` can refuse, for a sound setting."""
 ASK = """
 ([steps, questions]) => {
   const model = ceg.stepTime.make(steps);
