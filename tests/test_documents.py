@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from cegain.checks import coverage
 from cegain.commands.ceg import ceg
 from cegain.gain import prior
-from cegain.tables import published_gains
+from cegain.gain.evidence import load
+from cegain.tables.published_gains import published
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="installed without the repository")
@@ -94,7 +95,7 @@ def test_data_readme_shows_the_coverage() -> None:
 @pytest.mark.slow
 def test_frozen_settings_are_those_of_the_shipped_rows() -> None:
     stored = json.loads(prior.PRIOR_FILE.read_text())
-    fitted = json.loads(json.dumps(prior.document(published_gains.published(published_gains.load()))))
+    fitted = json.loads(json.dumps(prior.document(published(load()))))
     assert stored["evidence_sha256"] == fitted["evidence_sha256"]
     assert stored["spread"] == pytest.approx(fitted["spread"], rel=1e-3)
     for question, weights in fitted["scenario_weights"].items():
@@ -103,9 +104,7 @@ def test_frozen_settings_are_those_of_the_shipped_rows() -> None:
 
 def test_frozen_settings_know_the_shipped_rows() -> None:
     stored = json.loads(prior.PRIOR_FILE.read_text())
-    assert stored["evidence_sha256"] == published_gains.published(published_gains.load()).sha256, (
-        "run `ceg coverage --write`"
-    )
+    assert stored["evidence_sha256"] == published(load()).sha256, "run `ceg coverage --write`"
 
 
 def bring_up_to_date() -> None:

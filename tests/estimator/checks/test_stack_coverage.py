@@ -6,7 +6,7 @@ import pytest
 
 from cegain.checks.stack_coverage import EXCESS, GAIN, document, leave_one_combination_out
 from cegain.gain import combinations
-from cegain.tables import published_gains
+from cegain.gain.evidence import load
 from tests.estimator.calls import Calls
 from tests.estimator.gain.test_interaction import GLU, NORM, ROPE, SINGLES, factorial, rows_of, together
 
@@ -47,7 +47,7 @@ def test_combinations_of_a_study_have_a_vote_each() -> None:
 
 def test_the_papers_stack_is_compared_with_parts_of_its_own_runs() -> None:
     """Its table and its repository's later runs are of different models: `ceg paper`, 6, divides within each."""
-    rows = published_gains.load([], shipped=True).rows
+    rows = load().rows
     found = [o for o in combinations.observations(rows, "flop") if o.study == "llm_e_guess_2025"]
     assert len(found) == 4
     for o in found:

@@ -91,9 +91,9 @@ def test_conversions_are_named_with_the_algorithm_that_has_them() -> None:
 
 
 def test_document_is_the_answer() -> None:
-    answers = estimate_all("moe", [1e20, 1e24], thresholds=[1e25, 1.0000001e25])
-    document = json.loads(json.dumps(answers.document(answers), allow_nan=False))
-    for answer, entry in zip(answers, document["estimates"], strict=True):
+    both = estimate_all("moe", [1e20, 1e24], thresholds=[1e25, 1.0000001e25])
+    document = json.loads(json.dumps(answers.document(both), allow_nan=False))
+    for answer, entry in zip(both, document["estimates"], strict=True):
         assert entry["ceg_median"] == answer.median
         assert entry["ceg_predictive_interval"] == list(answer.predictive or ())
         assert entry["flops"] == answer.flops

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from cegain import estimate
 from cegain.commands.ceg import ceg
+from cegain.gain import evidence
 from cegain.gain.evidence import load
 from cegain.ladders import own_gains, seed_ladder
 from cegain.tables import published_gains, training_runs
@@ -31,8 +32,9 @@ def call(*words: object) -> Result:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A made-up data folder with a table of runs, and no derived table yet."""
     made_ladder.write(tmp_path / "training_runs.csv", made_ladder.runs())
-    monkeypatch.setattr(published_gains, "DATA", tmp_path)
-    monkeypatch.setattr(published_gains, "OWN_GAINS", tmp_path / "own_gains.csv")
+    monkeypatch.setattr(evidence, "DATA", tmp_path)
+    for module in (evidence, published_gains):
+        monkeypatch.setattr(module, "OWN_GAINS", tmp_path / "own_gains.csv")
     monkeypatch.setattr(training_runs, "TRAINING_RUNS", tmp_path / "training_runs.csv")
     return tmp_path
 

@@ -75,11 +75,11 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Curve]], Figure]:
 
     monkeypatch.setattr(Figure, "savefig", keep)
 
-    def draw(curves: list[Curve]) -> Figure:
+    def laid_out(curves: list[Curve]) -> Figure:
         draw(curves, ".png")
         return kept[-1]
 
-    return draw
+    return laid_out
 
 
 @pytest.mark.parametrize("which", CURVES)

@@ -85,9 +85,7 @@ def test_shares_sum_to_one_and_follow_the_gains() -> None:
     assert found.without[0] == "moe"
     assert found.without[1] == pytest.approx(0.75, abs=0.02)
     assert found.without[2] < found.years[-1].median
-    shipped = scenario.run(
-        evidence.load(), Assumptions(1e26, 3, REGISTRY), scenario.population(published_gains.load(), 1e26)
-    )
+    shipped = scenario.run(evidence.load(), Assumptions(1e26, 3, REGISTRY), scenario.population(evidence.load(), 1e26))
     assert sum(shipped.shares.values()) == pytest.approx(1)
     assert shipped.status == "far_extrapolation"
 
