@@ -47,7 +47,7 @@ bench: .venv/.full
 # Nothing is installed there: that python3 has what it needs.
 gpu:
 	@$(VIEW)
-	PYTHONPATH=.view$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PYTHON) -m cegain.benchmarks.gpu --out $(or $(OUT),gpu-results) --slice $(or $(SLICE),all) $(OPTIONS)
+	PYTHONPATH=$(CURDIR)/.view$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PYTHON) -m cegain.benchmarks.gpu --out $(or $(OUT),gpu-results) --slice $(or $(SLICE),all) $(OPTIONS)
 
 .venv/.python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and none was found. Name one: make PYTHON=/path/to/python3" >&2; exit 1; }

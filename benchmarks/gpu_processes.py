@@ -22,7 +22,7 @@ from cegain.kernels import tuned
 from cegain.speed.measured_device import REPORTED
 from cegain.tables import provenance
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 RESULTS, TABLE, RUNS, TESTS, LOG = "results.json", "tuned.json", "training_runs.csv", "tests.txt", "log.txt"
 FAILURES = "failures.jsonl"
 """Files of --out."""
@@ -92,7 +92,7 @@ class Place:
         """Of a process: caches that stay, the commit, and the configurations that were found by tuning."""
         work = self.work.absolute()
         made = {
-            **os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", provenance.COMMIT: self.commit,
+            **os.environ, "PYTHONUNBUFFERED": "1", provenance.COMMIT: self.commit,
             "TRITON_CACHE_DIR": str(work / "triton"), "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor"),
         }  # fmt: skip
         if (work / TABLE).exists():

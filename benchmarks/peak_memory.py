@@ -34,8 +34,7 @@ def measure(case: Case, wanted: Sequence[tuple[str, PassName]]) -> dict[tuple[st
         return dict.fromkeys(wanted, math.nan)
     question = json.dumps({"case": dataclasses.asdict(case), "wanted": list(wanted)})
     command = [sys.executable, "-m", "cegain.benchmarks.peak_memory", question]
-    root = Path(__file__).parents[1]
-    said = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return dict(zip(wanted, map(float, said.split()), strict=True))
 
 

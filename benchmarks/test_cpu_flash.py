@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -175,8 +174,7 @@ def test_cpu_flash_peak_memory(benchmark: Any, full: bool) -> None:
 
     def peak(name: str) -> int:
         command = [sys.executable, "-m", "cegain.benchmarks.test_cpu_flash", name]
-        root = Path(__file__).parent.parent
-        return int(subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout)
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     assert agrees("flash", 4, 4)
     count = 3 if full else 1

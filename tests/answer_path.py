@@ -13,7 +13,7 @@ _CODE = f"""
 import inspect, os, sys
 entered = set()
 def note(frame, event, argument):
-    if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # a function, and no body of a module or class
+    if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # of functions only
         entered.add(os.path.realpath(frame.f_code.co_filename))
 sys.argv = {QUESTION!r}
 from cegain.commands.ceg import estimate_command
@@ -30,7 +30,8 @@ def entered() -> list[str]:
     """The project's files that are entered, relative to the checkout; class bodies are no entry."""
     done = subprocess.run([sys.executable, "-c", _CODE], capture_output=True, text=True, check=True)
     files = [Path(line) for line in done.stderr.splitlines()]
-    return [f.relative_to(ROOT).as_posix() for f in files if f.is_file() and f.is_relative_to(ROOT) and ".venv" not in f.parts]
+    ours = [f for f in files if f.is_file() and f.is_relative_to(ROOT) and ".venv" not in f.parts]
+    return [f.relative_to(ROOT).as_posix() for f in ours]
 
 
 if __name__ == "__main__":

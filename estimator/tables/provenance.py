@@ -10,7 +10,7 @@ import re
 import subprocess
 from pathlib import Path
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "CEG_COMMIT"
 """In the environment: what is measured, for a copy of the tree that came without its repository."""
 
