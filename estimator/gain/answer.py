@@ -12,12 +12,13 @@ from cegain import algorithms
 from cegain.common.text import budget, number, share, span, wrap
 from cegain.common.verdict import STATUSES
 from cegain.gain import contrasts
-from cegain.gain.interaction import Interaction
-from cegain.speed.two_models import Speeds
 from cegain.tables.published_gains import is_own, own_error
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from cegain.gain.interaction import Interaction
+    from cegain.speed.two_models import Speeds
 
 METHOD = "meta-regression/2"
 """Name and version of the method, written into every JSON answer."""
