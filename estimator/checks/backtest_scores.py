@@ -56,7 +56,7 @@ def entry(
             "settings_sha256": sha256(forecast.SETTINGS),
             "summary": backtest.document(points, skipped, {})["summary"],
             "skipped": dict(sorted(Counter(s.why for s in skipped).items())),
-            "points": _columns(points),
+            "points": columns(points),
         }
     )
 
@@ -100,7 +100,7 @@ def sha256(path: str | os.PathLike[str]) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def _columns(points: Sequence[Point]) -> dict[str, list[Any]]:
+def columns(points: Sequence[Point]) -> dict[str, list[Any]]:
     """The forecasts with the ends of their 90% intervals, and what was found, for pictures."""
     rows = [
         (p.set, p.decades, *(math.exp(gain) for gain in (p.actual, p.forecast[0], p.forecast[2], p.forecast[-1])))

@@ -95,8 +95,7 @@ def estimate_command(as_json: bool, plot: str | None, **options: Any) -> None:
     """
     problems: list[str] = []
     picture = output_path("--plot", plot, problems, IMAGE_TYPES)
-    shared: list[dict[str, float]] = []
-    estimates = answer(options, problems, shared=shared)
+    estimates = answer(options, problems, shares=True)
     if picture is not None:
         from cegain.pictures import curves as drawing
 
@@ -106,11 +105,11 @@ def estimate_command(as_json: bool, plot: str | None, **options: Any) -> None:
     from cegain.gain.answer import document, plain, print_table
 
     if as_json:
-        print_json(document(estimates, shared))
+        print_json(document(estimates))
     elif len(estimates) == 1:
-        click.echo(plain(estimates[0], shared[0]))
+        click.echo(plain(estimates[0]))
     else:
-        print_table(console(), estimates, shared)
+        print_table(console(), estimates)
 
 
 @ceg.command("list")

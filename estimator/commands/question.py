@@ -61,10 +61,9 @@ def question_options(command: Callable[..., None], required: bool = True) -> Cal
 
 
 def answer(
-    options: dict[str, Any], problems: list[str], algo: str | None = None, shared: list[dict[str, float]] | None = None
+    options: dict[str, Any], problems: list[str], algo: str | None = None, shares: bool = False
 ) -> tuple[Estimate, ...]:
-    """Answer the question that the shared options put, reporting `problems` found elsewhere with its own; a list
-    `shared` receives the share of each kind of evidence at every budget."""
+    """Answer the question that the shared options put, reporting `problems` found elsewhere with its own."""
     from cegain.gain import question
 
     interval = number("--interval", options["interval"], problems, "0.9")
@@ -87,7 +86,7 @@ def answer(
             thresholds=[*question.THRESHOLDS, *(t for t in thresholds if t is not None)],
             seed=seed or 0,
             problems=problems,
-            shared=shared,
+            with_shares=shares,
         )
     except question.QuestionError as error:
         raise BadInput(error.problems) from None

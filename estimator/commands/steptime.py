@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -14,6 +14,7 @@ from cegain.tables.problems import EvidenceError
 
 if TYPE_CHECKING:
     from cegain.shapes.architecture import ModelShape
+    from cegain.speed.step_time import StepTime, TokenTime
 
 _FLAGS = {
     "n_layers": "--layers", "d_model": "--width", "n_heads": "--heads", "gqa_group": "--kv-heads", "d_ff": "--ff",
@@ -26,6 +27,7 @@ _FLAGS = {
 _WORDS = {" if head_dim is None": "", "give head_dim, or use": "use", "n_heads": "heads", "d_model": "width"}
 # options that hold whole numbers, with examples
 _SHAPE = {"layers": "12", "width": "768", "heads": "12", "kv_heads": "8", "ff": "3072", "experts": "8", "top_k": "2"}
+_ENDS = ("published", "calibrate", "store", "as_json")
 _PLAN = {"gpus": "8", "micro_batch": "4", "accumulate": "1", "expert_parallel": "8"}
 
 
@@ -86,16 +88,20 @@ def steptime_command(
     problems = []
     if store:
         problems.append("--write: it goes with --calibrate. Add --calibrate TABLE.csv, or leave it out.")
-    if not options["decode"]:
-        problems += [
-            f"--{n}: it goes with --decode. Add that, or leave it out." for n in ("context", "batch") if n in given
-        ]
-    _time(options, problems, as_json)
+    problems += _misplaced(ctx, bool(options["decode"]))
+    from cegain.speed import step_text
+    from cegain.speed.step_time import TokenTime
+
+    step = _timed(options, problems)
+    if isinstance(step, TokenTime):
+        print_json(step_text.token_document(step)) if as_json else click.echo(step_text.token_plain(step))
+    else:
+        print_json(step_text.document(step)) if as_json else click.echo(step_text.plain(step))
 
 
-def _time(options: dict[str, Any], problems: list[str], as_json: bool) -> None:
+def _timed(options: dict[str, Any], problems: list[str]) -> StepTime | TokenTime:
     """One training step or one decoded token."""
-    from cegain.speed import hardware, measured_device, step_text, step_time, step_work
+    from cegain.speed import hardware, measured_device, step_time, step_work
 
     shape = _read_shape(options, problems)
     device = None
@@ -111,13 +117,11 @@ def _time(options: dict[str, Any], problems: list[str], as_json: bool) -> None:
     batch = _whole("batch", options["batch"] or "1", "1", problems)
     if shape is not None and device is not None and not problems and options["decode"]:
         try:
-            token = step_time.decoded_token(
+            return step_time.decoded_token(
                 shape, device, context=context or 0, batch=batch or 0, devices=fields.get("devices", 1)
             )
         except ValueError as error:
             raise BadInput(_flagged(str(error).splitlines())) from None
-        print_json(step_text.token_document(token)) if as_json else click.echo(step_text.token_plain(token))
-        return
     if shape is not None and device is not None:
         # a plan with bad counts is reported as it is, a sound one is completed
         plan = step_work.Plan(device=device, **fields)
@@ -128,8 +132,30 @@ def _time(options: dict[str, Any], problems: list[str], as_json: bool) -> None:
         problems += _flagged(broken)
     if problems or shape is None or device is None:
         raise BadInput(problems)
-    step = step_time.training_step(shape, plan)
-    print_json(step_text.document(step)) if as_json else click.echo(step_text.plain(step))
+    return step_time.training_step(shape, plan)
+
+
+def timed(words: Sequence[str]) -> StepTime | TokenTime:
+    """What the command times, from the words of its command line.
+
+    Raises:
+        click.UsageError: everything wrong with them.
+    """
+    context = steptime_command.make_context("steptime", list(words))
+    options = {name: value for name, value in context.params.items() if name not in _ENDS}
+    problems = _misplaced(context, bool(options["decode"]))
+    return _timed(options, problems)
+
+
+def _misplaced(context: click.Context, decode: bool) -> list[str]:
+    """Options of a decoded token that were given for a training step."""
+    words = [] if decode else ["context", "batch"]
+    default = click.core.ParameterSource.DEFAULT
+    return [
+        f"--{name}: it goes with --decode. Add that, or leave it out."
+        for name in words
+        if context.get_parameter_source(name) is not default
+    ]
 
 
 def _read_shape(options: dict[str, Any], problems: list[str]) -> ModelShape | None:

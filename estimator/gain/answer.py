@@ -39,28 +39,30 @@ class Estimate:
     status: str
     reason: str
     interval: float
-    median: float | None
-    predictive: tuple[float, float] | None
-    predictive_50: tuple[float, float] | None
-    predictive_90: tuple[float, float] | None
-    mean_median: float | None
-    mean_interval: tuple[float, float] | None
-    growth_per_decade: float | None
-    growth_interval: tuple[float, float] | None
-    label: str | None
-    classes: dict[str, float] | None
-    above: dict[float, float] | None
-    decades: float | None
     questions: tuple[contrasts.Question, ...] = field(compare=False, repr=False)
     notes: tuple[str, ...]
     evidence_sha256: str
     seed: int
+    median: float | None = None
+    predictive: tuple[float, float] | None = None
+    predictive_50: tuple[float, float] | None = None
+    predictive_90: tuple[float, float] | None = None
+    mean_median: float | None = None
+    mean_interval: tuple[float, float] | None = None
+    growth_per_decade: float | None = None
+    growth_interval: tuple[float, float] | None = None
+    label: str | None = None
+    classes: dict[str, float] | None = None
+    above: dict[float, float] | None = None
+    decades: float | None = None
     speeds: Speeds | None = None
     """In time, dollars and per token: the two models whose speeds are compared, None where rows alone answer."""
     gain_in_flop: float | None = None
     """What `speeds` are multiplied with: the median of the average setting."""
     interaction: Interaction | None = field(default=None, compare=False, repr=False)
     """Of a combination: ln(stack / product of parts) at `flops`; None for one part, or where all but one are exact."""
+    shares: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
+    """Share of each kind of evidence in what is known of the level (`shares.shares`); empty where it was not asked."""
 
     @property
     def equivalent_flops(self) -> float | None:
@@ -86,8 +88,8 @@ def title(estimate: Estimate) -> str:
     return f"{names}, against {against}, in {estimate.currency}"
 
 
-def plain(estimate: Estimate, shared: Mapping[str, float] | None = None) -> str:
-    """The answer as text, about 15 lines of at most 110 columns; `shared`: the kinds' shares (`shares.shares`)."""
+def plain(estimate: Estimate) -> str:
+    """The answer as text, about 15 lines of at most 110 columns."""
     lines = [f"CEG of {title(estimate)}, at {number(estimate.flops)} FLOP", f"status: {estimate.status}"]
     if estimate.status == "no_evidence":
         lines += ["", *(f"  {part}" for part in estimate.reason.split("; ")), *_notes(estimate)]
@@ -117,7 +119,7 @@ def plain(estimate: Estimate, shared: Mapping[str, float] | None = None) -> str:
         *_interaction(estimate, percent),
         *_growth(estimate, percent),
         *_evidence(estimate),
-        *_shares(shared, beside_model=estimate.speeds is not None),
+        *_shares(estimate.shares, beside_model=estimate.speeds is not None),
         *_notes(estimate),
     ]
     return "\n".join(map(wrap, lines))
@@ -282,8 +284,8 @@ def _notes(estimate: Estimate) -> list[str]:
     return ["", *(f"  Note: {note}." for note in estimate.notes)] if estimate.notes else []
 
 
-def document(estimates: Sequence[Estimate], shared: Sequence[Mapping[str, float]] | None = None) -> dict[str, object]:
-    """The JSON answer (docs/json.md; `estimates`, `shared`: one per budget). `status` is the worst of them."""
+def document(estimates: Sequence[Estimate]) -> dict[str, object]:
+    """The JSON answer (docs/json.md; `estimates`: one per budget). `status` is the worst of them."""
     first = estimates[0]
     return {
         "schema": "ceg.estimate",
@@ -296,11 +298,11 @@ def document(estimates: Sequence[Estimate], shared: Sequence[Mapping[str, float]
         "interval_probability": first.interval,
         "evidence_sha256": first.evidence_sha256,
         "seed": first.seed,
-        "estimates": [_one(e, part) for e, part in zip(estimates, shared or [{}] * len(estimates), strict=True)],
+        "estimates": [_one(e) for e in estimates],
     }
 
 
-def _one(e: Estimate, shared: Mapping[str, float]) -> dict[str, object]:
+def _one(e: Estimate) -> dict[str, object]:
     used = [u for q in e.questions for u in q.used]
     kept = [u for u in used if u.contrast >= 0]
     fixing = [u for u in kept if u.fixes_level]
@@ -331,7 +333,7 @@ def _one(e: Estimate, shared: Mapping[str, float]) -> dict[str, object]:
             "studies": len({u.row.study for u in fixing}),
             "rows_by_basis": dict(sorted(Counter(u.row.basis for u in fixing).items())),
             "flops_range": [flops[0], flops[-1]] if flops else None,
-            "information_shares": dict(shared),
+            "information_shares": dict(e.shares),
             "own_rows": [
                 {
                     "algorithm": row.algorithm,
@@ -384,8 +386,8 @@ def _setting(e: Estimate) -> dict[str, object] | None:
     }
 
 
-def print_table(console: Console, estimates: Sequence[Estimate], shared: Sequence[Mapping[str, float]] = ()) -> None:
-    """Several budgets as a table, one row each, with the share of our own runs (`shared`) where they have one."""
+def print_table(console: Console, estimates: Sequence[Estimate]) -> None:
+    """Several budgets as a table, one row each, with the share of our own runs where they have one."""
     from rich.table import Table
 
     first = estimates[0]
@@ -393,7 +395,7 @@ def print_table(console: Console, estimates: Sequence[Estimate], shared: Sequenc
     table = Table(title=title(first), title_justify="left", box=None, padding=(0, 1))
     columns = ["FLOP with it", "CEG median", "50%", f"{percent} (new study)", f"{percent} (mean)"]
     thresholds = list(next((e.above for e in estimates if e.above), {}))
-    own = [parts.get(OWN, 0.0) for parts in shared]
+    own = [e.shares.get(OWN, 0.0) for e in estimates]
     columns += [f">{budget(t)}" for t in thresholds] + ["own"] * any(own) + ["decades", "status"]
     for name in columns:
         table.add_column(name, justify="left" if name == "status" else "right")

@@ -150,7 +150,6 @@ def refused(
         notes=prepared.notes,
         evidence_sha256=sha256,
         seed=seed,
-        **dict.fromkeys(_ANSWER_FIELDS),
     )
 
 
@@ -189,22 +188,6 @@ def answered(
         mean_interval=_exp(mean.central(interval)),
         decades=decades,
     )
-
-
-_ANSWER_FIELDS = (
-    "median",
-    "predictive",
-    "predictive_50",
-    "predictive_90",
-    "mean_median",
-    "mean_interval",
-    "growth_per_decade",
-    "growth_interval",
-    "label",
-    "classes",
-    "above",
-    "decades",
-)
 
 
 def _exp(ends: tuple[float, float]) -> tuple[float, float]:

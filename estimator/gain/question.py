@@ -1,8 +1,9 @@
-"""The Python API: check a question, load the evidence, answer. The CLI calls the same functions."""
+"""Check a question, load the evidence, answer: what the commands and the Python API call."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import gc
 import math
@@ -38,59 +39,6 @@ class QuestionError(ValueError):
         super().__init__("\n".join(problems))
 
 
-def estimate(
-    algo: str | Sequence[str],
-    flops: float,
-    *,
-    currency: str = "flop",
-    baseline: str | Sequence[str] | None = None,
-    device: str | None = None,
-    baseline_device: str | None = None,
-    seq_len: int | None = None,
-    interval: float = 0.9,
-    evidence: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
-    only_evidence: bool = False,
-    slope_prior: bool = True,
-    thresholds: Iterable[float] = THRESHOLDS,
-    seed: int = 0,
-) -> Estimate:
-    """Compute-equivalent gain of `algo` when `flops` are spent with it.
-
-    Args:
-        algo: name or names ("moe", "layernorm,rope" or a sequence: a combination).
-        flops: training compute with the algorithm (FLOP).
-        currency: "flop", "time", "usd" or "decode" (seconds per generated token).
-        baseline: what the algorithm replaces, if not its default (one per algorithm).
-        device: in other currencies than flop, where the model with the algorithm runs ("h100"); see `hardware.DEVICES`.
-        baseline_device: where the other model runs; None: on the same device.
-        seq_len: in other currencies than flop, tokens of a sequence; None: `device_gain.SEQ_LEN`.
-        interval: probability content of `predictive` and `mean_interval`.
-        evidence: further tables of gains (files or folders), read beside the shipped one.
-        only_evidence: leave the shipped table out.
-        slope_prior: false leaves the growth with compute to the algorithm's own rows.
-        thresholds: budgets (FLOP) for which the share of the distribution above is given.
-        seed: recorded in the answer. Nothing is drawn at random: the method is closed form.
-
-    Raises:
-        QuestionError: with everything wrong with the question and its tables.
-    """
-    return estimate_all(
-        algo,
-        [flops],
-        currency=currency,
-        baseline=baseline,
-        device=device,
-        baseline_device=baseline_device,
-        seq_len=seq_len,
-        interval=interval,
-        evidence=evidence,
-        only_evidence=only_evidence,
-        slope_prior=slope_prior,
-        thresholds=thresholds,
-        seed=seed,
-    )[0]
-
-
 def estimate_all(
     algo: str | Sequence[str],
     flops: Sequence[float],
@@ -107,12 +55,12 @@ def estimate_all(
     thresholds: Iterable[float] = THRESHOLDS,
     seed: int = 0,
     problems: Sequence[str] = (),
-    shared: list[dict[str, float]] | None = None,
+    with_shares: bool = True,
 ) -> tuple[Estimate, ...]:
-    """As `estimate`, at several budgets.
+    """Answers at several budgets (FLOP); the arguments are those of `cegain.estimate`.
 
-    `problems` that the caller found already are reported with the rest; a list `shared` receives the share of each kind
-    of evidence at every budget (`shares.shares`).
+    `problems` that the caller found already are reported with the rest. The shares of each kind of evidence take
+    further fits, which a curve through many budgets can do without.
     """
     problems = list(problems)
     others = len(problems)
@@ -160,24 +108,27 @@ def estimate_all(
             )
 
         prepared = prepared_in(currency)
-        if shared is not None:
-            shared += shares.shares(
+        by_kind: list[dict[str, float]] = [{}] * len(budgets)
+        if with_shares:
+            by_kind = shares.shares(
                 tables.rows, parts, replaced, budgets, currency=currency, spread=spread, shipped=ours
             )
         if setting is not None:
             from cegain.gain import in_currency
 
             in_flop = None if currency == "decode" else prepared_in("flop")
-            return tuple(
+            answers = [
                 in_currency.answer(
                     in_flop, prepared, budget, setting, interval=interval, sha256=tables.sha256, seed=seed
                 )
                 for budget in budgets
-            )
-    return tuple(
-        method.evaluate(prepared, budget, interval=interval, thresholds=limits, sha256=tables.sha256, seed=seed)
-        for budget in budgets
-    )
+            ]
+        else:
+            answers = [
+                method.evaluate(prepared, budget, interval=interval, thresholds=limits, sha256=tables.sha256, seed=seed)
+                for budget in budgets
+            ]
+    return tuple(dataclasses.replace(answer, shares=kinds) for answer, kinds in zip(answers, by_kind, strict=True))
 
 
 def _setting(

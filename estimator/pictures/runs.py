@@ -1,4 +1,4 @@
-"""Two ladders and the gain between them, in one picture: losses on the left, CEG with bands on the right."""
+"""What runs tell: two ladders and the gain between them, one arm's law, one pair of losses."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
+from cegain.common.text import number
 from cegain.ladders import forecast, reading
 from cegain.ladders.ladder import Ladder
+from cegain.ladders.one_pair import Speedup
+from cegain.ladders.scaling_law import FitResult
 from cegain.pictures import style
 from cegain.pictures.style import BLACK, BLUE, DASHED, DOTTED, GREY, RED, SMALL, STYLE
 
@@ -39,6 +42,47 @@ def draw(baseline: Ladder, treatment: Ladder, low: float, high: float, ending: s
         rungs = f"{len(baseline.x)} + {len(treatment.x)} rungs"
         rows = [(arm.name, arm.x.tolist(), arm.y.tolist()) for arm in (baseline, treatment)]
         style.below(page, reading_it, style.source(style.table_hash(rungs, rows)))
+        return style.encode(page, ending)
+
+
+def draw_law(rungs: Ladder, frontier: FitResult, ending: str) -> bytes:
+    """Draw one arm's losses and the frontier that was fitted to them; returns the file's bytes."""
+    low, high = math.exp(rungs.x[0]), math.exp(rungs.x[-1])
+    with mpl.rc_context(STYLE):
+        page = style.figure(6.4, 4.9)
+        style.title(page, f"{rungs.name}: losses and the law through them")
+        axes = page.subplots()
+        style.compute_axis(axes.xaxis, low, high)
+        axes.set_xlabel("training compute (FLOP)")
+        axes.plot(np.exp(rungs.x), np.exp(rungs.y), "o", color=BLACK, markersize=4.5, label=rungs.name)
+        if frontier.answers:
+            x = np.geomspace(low, high, _POINTS)
+            axes.plot(x, frontier.predict(C=x).value, color=BLUE, linewidth=1.4, label=f"fit, {frontier.status}")
+        axes.set_ylabel("loss (as in the table)")
+        style.loss_axis(axes)
+        axes.legend()
+        rows = [(rungs.name, rungs.x.tolist(), rungs.y.tolist())]
+        reading_it = "A point per budget; the line is E + K C^-gamma."
+        style.below(page, reading_it, style.source(style.table_hash(f"{len(rungs.x)} rungs", rows)))
+        return style.encode(page, ending)
+
+
+def draw_pair(pair: Speedup, ending: str) -> bytes:
+    """Draw the gain behind one pair of losses by the floor that is assumed; returns the file's bytes."""
+    with mpl.rc_context(STYLE):
+        page = style.figure(6.4, 4.4)
+        style.title(page, f"Loss {pair.loss:g} instead of {pair.baseline_loss:g} at {number(pair.flops)} FLOP")
+        axes = page.subplots()
+        floors, gains = zip(*pair.sensitivity, strict=True)
+        axes.fill_between(floors, *pair.interval, color=BLUE, alpha=0.18, linewidth=0, label="90%, all uncertainty")
+        axes.plot(floors, gains, "o-", color=BLUE, linewidth=1.4, label="the rest at its median")
+        axes.set_yscale("log")
+        axes.set_xlabel("assumed floor (unit of the losses)")
+        axes.set_ylabel("compute-equivalent gain in FLOP")
+        style.gain_axis(axes)
+        style.one_line(axes)
+        axes.legend()
+        style.below(page, "Points: the floor at its 5%, 50% and 95% point.", style.source())
         return style.encode(page, ending)
 
 

@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
 
-from cegain import algorithms
+from cegain import algorithms, estimate
 from cegain.common import mixture
 from cegain.common.mixture import Mixture
 from cegain.explorer import posterior, steps
 from cegain.gain import prior
 from cegain.gain.answer import document as answer_document
 from cegain.gain.evidence import load
-from cegain.gain.question import estimate
 from tests.estimator.explorer.browser import page_of
 from tests.estimator.explorer.settings import CURRENCIES, ReportSetting, settings
 from tests.estimator.gain.test_contrasts import published

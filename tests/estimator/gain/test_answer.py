@@ -5,9 +5,10 @@ import math
 
 import pytest
 
+from cegain import estimate
 from cegain.common import text
 from cegain.gain import answer as answers
-from cegain.gain.question import estimate, estimate_all
+from cegain.gain.question import estimate_all
 
 
 @pytest.mark.parametrize(
