@@ -121,9 +121,7 @@ def test_several_budgets_give_as_many_answers() -> None:
     answers = estimate("moe", [1e20, 1e24], currency="time", device="a100-80")
     assert [answer.flops for answer in answers] == [1e20, 1e24]
     assert told(answers[1]) == told(estimate("moe", 1e24, currency="time", device="a100-80"))
-    assert [a.median for a in estimate("moe", np.array([1e20, 1e24]))] == [
-        estimate("moe", c).median for c in (1e20, 1e24)
-    ]
+    assert told(estimate("moe", np.array([1e20, 1e24]))[1]) == told(estimate("moe", 1e24))
     assert estimate("moe", np.float64(1e24)) == estimate("moe", 1e24)
     with pytest.raises(QuestionError, match="flops: a number"):
         estimate("moe", "much")  # type: ignore[call-overload]
@@ -228,7 +226,7 @@ def test_a_data_frame_is_a_table_of_runs(runs: Path) -> None:
         (lambda runs: cegain.fit(runs / "none", "gpt"), ["none"]),
         (lambda runs: cegain.backtest([runs, runs / "none"], cuts=[0.5]), ["cuts: a factor above 1", "none"]),
         (lambda _: cegain.speedup(-1.0, 2.0, 1e19, exponent=0.0), ["baseline loss", "exponent"]),
-        (lambda _: cegain.step_time("h1000", params=7e9, gpus=-3), ["device", "gpus"]),
+        (lambda _: cegain.step_time("h1000", params=-1.0), ["device", "params"]),
         (lambda _: cegain.step_time("h100", wide=3), ["wide"]),
         (lambda _: cegain.step_time("h100", params=7e9, batch=3), ["batch: it goes with decode"]),
     ],
