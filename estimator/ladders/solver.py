@@ -29,7 +29,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from cegain.common.arrays import Array
+
 AnyFloat = npt.NDArray[np.floating]
 Flags = npt.NDArray[np.bool_]
 
@@ -56,12 +57,11 @@ class Derivatives(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """For b problems: parameters [b, p], objective [b], whether it converged [b], evaluations spent [b]."""
+    """For b problems: parameters [b, p], objective [b], whether it converged [b]."""
 
     theta: Array
     objective: Array
     converged: Flags
-    evaluations: npt.NDArray[np.intp]
 
 
 class PowerSum:
@@ -218,25 +218,23 @@ def minimise(
     theta = np.clip(starts, box.low, box.high)
     b = len(theta)
     objective, converged = np.full(b, np.inf), np.zeros(b, dtype=bool)
-    evaluations = np.zeros(b, dtype=np.intp)
     weights = np.broadcast_to(weights, (b, weights.shape[1]))
     damping: float | Array = _FIRST_DAMPING
     metric = _damping_metric(problem, theta, weights)
     if b >= _SINGLE_FROM:
         single = problem.with_dtype(np.float32)
         part = _descend(single, theta, weights.astype(np.float32), box, metric, damping, _SINGLE_TOLERANCE, steps)
-        theta, evaluations = part.theta, part.evaluations
+        theta = part.theta
         damping = np.where(part.converged, _MIN_DAMPING, _FIRST_DAMPING)
     left = np.arange(b)
     for _ in range(rounds):
         part = _descend(problem, theta[left], weights[left], box, metric, damping, tolerance, steps)
         theta[left], objective[left], converged[left] = part.theta, part.objective, part.converged
-        evaluations[left] += part.evaluations
         left = np.flatnonzero(~converged)
         if not left.size:
             break
         metric, damping = _damping_metric(problem, theta[left], weights[left]), _FIRST_DAMPING
-    return Solution(theta, objective, converged, evaluations)
+    return Solution(theta, objective, converged)
 
 
 def grid_starts(problem: PowerSum, weight: Array, box: Box, exponents: Sequence[float], keep: int) -> Array:
@@ -271,12 +269,10 @@ def minimise_from_afar(
     problem: PowerSum, starts: Array, weights: AnyFloat, box: Box, *, tolerance: float = 1e-15
 ) -> Solution:
     """`minimise` for starts that may be hopeless: first with a delta so wide that the objective is smooth there."""
-    spent = np.zeros(len(starts), dtype=np.intp)
     for factor in _WIDER_FIRST:
-        wider = minimise(problem.with_delta(problem.delta * factor), starts, weights, box, tolerance=1e-5, steps=30)
-        starts, spent = wider.theta, spent + wider.evaluations
-    final = minimise(problem, starts, weights, box, tolerance=tolerance)
-    return final._replace(evaluations=final.evaluations + spent)
+        wider = problem.with_delta(problem.delta * factor)
+        starts = minimise(wider, starts, weights, box, tolerance=1e-5, steps=30).theta
+    return minimise(problem, starts, weights, box, tolerance=tolerance)
 
 
 def _damping_metric(problem: PowerSum, theta: Array, weights: AnyFloat) -> Array:
@@ -318,7 +314,7 @@ def _descend(
     """One round. At most `_BLOCK` problems are in work; a finished one makes room for the next."""
     b = len(starts)
     done_theta, done_objective = starts.copy(), np.full(b, np.inf)
-    done_converged, done_steps = np.zeros(b, dtype=bool), np.zeros(b, dtype=np.intp)
+    done_converged = np.zeros(b, dtype=bool)
     metrics = np.broadcast_to(metrics, (b, *metrics.shape[1:]))
     initial = np.broadcast_to(np.asarray(first_damping, dtype=np.float64), b)
 
@@ -350,7 +346,6 @@ def _descend(
         if finished.any():
             out = np.flatnonzero(finished)
             done_theta[slot[out]], done_objective[slot[out]] = theta[out], objective[out]
-            done_steps[slot[out]] = steps[out]
             new = np.arange(waiting, min(b, waiting + len(out)))
             waiting += len(new)
             into = out[: len(new)]
@@ -379,4 +374,4 @@ def _descend(
         steps[fresh & ~better] = max_steps
         theta[better], objective[better] = trial[better], value[better]
         gradient[better], hessian[better] = slope[better], curvature[better]
-    return Solution(done_theta, done_objective, done_converged, done_steps)
+    return Solution(done_theta, done_objective, done_converged)

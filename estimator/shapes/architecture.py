@@ -337,31 +337,6 @@ def optimizer_flops(shape: ModelShape) -> int:
     return shape.n_layers * sum(m.copies * costs.muon_step([(m.d_out, m.d_in)]).flops for m in block_matrices(shape))
 
 
-def train_flops(
-    shape: ModelShape, tokens: float, convention: Convention = "useful", *, batch_tokens: int = DEFAULT_BATCH_TOKENS
-) -> float:
-    """Training FLOP of a run on `tokens` tokens; see `flops_per_token`."""
-    if not tokens >= 0:
-        raise ValueError(f"tokens must be at least 0, got {tokens}; give the tokens of the whole run")
-    return tokens * flops_per_token(shape, convention, batch_tokens=batch_tokens)
-
-
-def flop_ratio(
-    baseline: ModelShape,
-    treatment: ModelShape,
-    convention: Convention = "useful",
-    *,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
-) -> float:
-    """Training FLOP per token of the baseline over that of the treatment.
-
-    A gain in steps at equal tokens per step, times this ratio, is the gain in FLOP.
-    """
-    return flops_per_token(baseline, convention, batch_tokens=batch_tokens) / flops_per_token(
-        treatment, convention, batch_tokens=batch_tokens
-    )
-
-
 def kv_cache_bytes(shape: ModelShape, tokens: int, bytes_per_element: int = 2) -> int:
     """Bytes that one sequence keeps between decoding steps after `tokens` tokens.
 

@@ -72,8 +72,6 @@ class Plan:
     """Bytes/s of a server, one direction; None: the device's."""
     expert_parallel: int = 1
     """Devices that share out the experts of a layer."""
-    expert_nodes: int | None = None
-    """Most servers that one token is sent to; None: as many as its experts happen to live on."""
 
     @property
     def used_precision(self) -> Precision:
@@ -287,7 +285,6 @@ def _exchange(shape: ModelShape, plan: Plan) -> tuple[float, float]:
     moved = 2 * values * (2 * plan.value_bytes if plan.used_precision != "fp8" else 1 + plan.value_bytes)
     nodes = max(1.0, plan.expert_parallel / plan.on_node)
     met = nodes * (1 - (1 - 1 / nodes) ** shape.top_k)
-    met = min(met, plan.expert_nodes or math.inf)
     here = min(plan.expert_parallel, plan.on_node)
     return moved * shape.top_k * (here - 1) / here, moved * met * (nodes - 1) / nodes
 

@@ -6,7 +6,7 @@ from itertools import groupby
 
 import pytest
 
-from cegain.shapes.architecture import ModelShape, flop_ratio
+from cegain.shapes.architecture import ModelShape, flops_per_token
 from cegain.tables.files import DATA
 from cegain.tables.published_gains import PUBLISHED_GAINS, PublishedGain, read_published_gains
 
@@ -65,11 +65,12 @@ def test_sparse_transformer_factor_is_our_flop_ratio() -> None:
         n_layers=30, d_model=512, n_heads=8, vocab_size=256, seq_len=12288,
         pattern="fixed", stride=128, summary=32,
     )  # fmt: skip
-    assert row.flop_factor == pytest.approx(flop_ratio(dense, sparse), rel=1e-3)
+    assert row.flop_factor == pytest.approx(flops_per_token(dense) / flops_per_token(sparse), rel=1e-3)
 
 
 def _mqa_ratio(**shape: int) -> float:
-    return flop_ratio(ModelShape(**shape), ModelShape(**shape, heads="mqa"))  # type: ignore[arg-type]
+    own, shared = (ModelShape(**shape, heads=heads) for heads in ("mha", "mqa"))  # type: ignore[arg-type]
+    return flops_per_token(own) / flops_per_token(shared)
 
 
 def _find(algorithm: str, words: str) -> list[PublishedGain]:
