@@ -19,6 +19,7 @@ from scipy.special import ndtri
 
 from cegain import algorithms
 from cegain.common.scores import binomial_range, interval_score, rounded
+from cegain.common.text import span
 from cegain.gain import contrasts, curves, prior
 from cegain.gain.study import X0
 from cegain.tables.files import DATA
@@ -28,6 +29,7 @@ from cegain.tables.published_gains import Evidence, PublishedGain
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 COVERAGE_FILE = DATA / "coverage.json"
 """The check on the shipped literature, made by `ceg coverage --write`: it takes too long to be made anew for a page."""
@@ -48,6 +50,16 @@ class Score(NamedTuple):
     high: float
     rival_low: float
     rival_high: float
+
+    @property
+    def inside(self) -> bool:
+        """Whether the gain lies in the predicted interval."""
+        return self.low <= self.value <= self.high
+
+    def document(self) -> dict[str, object]:
+        """As JSON has it, gains as factors."""
+        factors = {name: math.exp(value) for name, value in self._asdict().items() if isinstance(value, float)}
+        return self._asdict() | factors
 
 
 class Summary(NamedTuple):
@@ -82,54 +94,50 @@ def leave_one_study_out(
 ) -> Report:
     """Score every row whose algorithm another study also measured against its default baseline.
 
-    Args:
-        rows: the evidence.
-        left_out: the studies to score, all of them by default.
-        content: probability of the intervals.
+    `left_out` names the studies to score, all of them by default; `content` is the probability of the intervals.
     """
     scores: list[Score] = []
     unscored = []
     for study in studies(rows) if left_out is None else left_out:
-        own = [row for row in rows if row.study == study]
+        of_study = [row for row in rows if row.study == study]
         others = [row for row in rows if row.study != study]
-        found: list[Score] = []
+        study_scores: list[Score] = []
         spread = None
-        for name, currency, held in _questions(own):
+        for name, currency, left in _questions(of_study):
             spread = spread or prior.fit_spread(others)
-            baseline = algorithms.get(name).replaces[0]
-            asked = contrasts.question(others, name, baseline, currency)
-            if asked.rows is None:
+            question = contrasts.question(others, name, algorithms.get(name).replaces[0], currency)
+            if question.rows is None:
                 continue
-            curve = curves.fit_curve(asked, spread, prior.fit_posterior(asked.rows, spread).weights)
+            curve = curves.fit_curve(question, spread, prior.fit_posterior(question.rows, spread).weights)
             if curve is not None:
-                found += _score(study, name, currency, held, curve, _rival(others, currency, content), content)
-        scores += found
-        if not found:
+                rival = _rival(others, currency, content)
+                study_scores += _score((study, name, currency), left, curve, rival, content)
+        scores += study_scores
+        if not study_scores:
             unscored.append(study)
     return Report(tuple(scores), tuple(unscored), content)
 
 
 def _questions(rows: Sequence[PublishedGain]) -> Iterator[tuple[str, str, contrasts.Question]]:
     """Those of `prior.questions` whose level some of `rows` fix."""
-    for name, currency, asked in prior.questions(rows):
-        if asked.rows is not None and asked.rows.fixes_level.any():
-            yield name, currency, asked
+    for name, currency, question in prior.questions(rows):
+        if question.rows is not None and question.rows.fixes_level.any():
+            yield name, currency, question
 
 
 def summarise(scores: Sequence[Score], content: float = 0.9) -> Summary:
     """Coverage with its exact binomial 95% range, width and interval score, each study one vote.
 
     The vote of a study is the share of its rows inside. The Clopper-Pearson range (1934) is taken at the whole
-    number of votes below for its lower end and above for its upper end, which can only widen it. Interval score:
-    Gneiting & Raftery 2007, eq. 43 (doi:10.1198/016214506000001437); lower is better.
+    number of votes below for its lower end and above for its upper end, which can only widen it.
     """
-    groups = list(_by_study(scores).values())
-    n = len(groups)
+    groups = list(by_study(scores).values())
+    n, penalty = len(groups), 2 / (1 - content)
 
     def vote(value: Callable[[Score], float]) -> float:
         return float(np.mean([np.mean([value(s) for s in group]) for group in groups]))
 
-    coverage = vote(lambda s: float(s.low <= s.value <= s.high))
+    coverage = vote(lambda s: s.inside)
     return Summary(
         studies=n,
         rows=len(scores),
@@ -137,42 +145,35 @@ def summarise(scores: Sequence[Score], content: float = 0.9) -> Summary:
         coverage=coverage,
         coverage_range=binomial_range(coverage * n, n),
         median_width_factor=math.exp(float(np.median([s.high - s.low for s in scores]))),
-        interval_score=vote(lambda s: interval_score(s.low, s.high, s.value, content)),
+        interval_score=vote(lambda s: float(interval_score(s.low, s.high, s.value, penalty))),
         rival_coverage=vote(lambda s: float(s.rival_low <= s.value <= s.rival_high)),
-        rival_interval_score=vote(lambda s: interval_score(s.rival_low, s.rival_high, s.value, content)),
+        rival_interval_score=vote(lambda s: float(interval_score(s.rival_low, s.rival_high, s.value, penalty))),
     )
 
 
 def _score(
-    study: str,
-    name: str,
-    currency: str,
-    held: contrasts.Question,
-    curve: curves.Curve,
-    rival: tuple[float, float],
-    content: float,
+    key: tuple[str, str, str], left: contrasts.Question, curve: curves.Curve, rival: tuple[float, float], content: float
 ) -> list[Score]:
-    assert held.rows is not None
-    rows = held.rows
-    kept = [u for u in held.used if u.contrast >= 0]
-    found = []
-    for i, used in enumerate(kept):
+    """Scores of the rows that were left out, under their study, algorithm and currency."""
+    assert left.rows is not None
+    scores = []
+    for i, used in enumerate(u for u in left.used if u.contrast >= 0):
         if not used.fixes_level:
             continue
         flops = used.row.flops
         if math.isnan(flops):
             flops = 10.0 ** float(np.median(curve.reach)) if len(curve.reach) else 10.0**X0
-        low, high = curve.predictive(flops).central(content)
-        found.append(Score(study, name, currency, float(rows.y[i]), low, high, *rival))
-    return found
+        interval = curve.predictive(flops).central(content)
+        scores.append(Score(*key, float(left.rows.y[i]), *interval, *rival))
+    return scores
 
 
 def _rival(others: Sequence[PublishedGain], currency: str, content: float) -> tuple[float, float]:
     """One normal over ln gains of all rows that set a level in this currency, each study weighing the same."""
     values: dict[str, list[float]] = {}
-    for _, asked_currency, asked in _questions(others):
-        for used in asked.used:
-            if asked_currency == currency and used.contrast >= 0 and used.fixes_level:
+    for _, its_currency, question in _questions(others):
+        for used in question.used:
+            if its_currency == currency and used.contrast >= 0 and used.fixes_level:
                 values.setdefault(used.row.study, []).append(math.log(used.row.ceg * used.conversion.factor))
     weights = np.concatenate([np.full(len(v), 1 / len(v)) for _, v in sorted(values.items())])
     gains = np.concatenate([np.array(sorted(v)) for _, v in sorted(values.items())])
@@ -185,10 +186,6 @@ def _rival(others: Sequence[PublishedGain], currency: str, content: float) -> tu
 
 def document(report: Report) -> dict[str, object]:
     """The report as JSON: gains as factors, scores and widths of ln gain."""
-    rows = [
-        s._asdict() | {key: math.exp(getattr(s, key)) for key in ("value", "low", "high", "rival_low", "rival_high")}
-        for s in report.scores
-    ]
     return {
         "schema": SCHEMA,
         "schema_version": 1,
@@ -202,26 +199,24 @@ def document(report: Report) -> dict[str, object]:
                     for name, currency in dict.fromkeys((s.algorithm, s.currency) for s in scores)
                 ],
                 "rows": len(scores),
-                "inside": _inside(scores),
-                "published": _factors([s.value for s in scores], [s.value for s in scores]),
-                "predicted": _factors([s.low for s in scores], [s.high for s in scores]),
+                "inside": sum(s.inside for s in scores),
+                "published": _published(scores),
+                "predicted": _predicted(scores),
             }
-            for study, scores in _by_study(report.scores).items()
+            for study, scores in by_study(report.scores).items()
         ],
         "unscored_studies": list(report.unscored),
-        "rows": rows,
+        "rows": [score.document() for score in report.scores],
     }
 
 
 def stored(tables: Evidence, report: Report) -> dict[str, object]:
     """Content of `COVERAGE_FILE`: the report as JSON, what it was made of and how."""
-    made = {
-        "command": "ceg coverage",
-        "version": version("cegain"),
-        "evidence_sha256": tables.sha256,
+    provenance = {
+        "command": "ceg coverage", "version": version("cegain"), "evidence_sha256": tables.sha256,
         "enough_studies": ENOUGH_STUDIES,
-    }
-    return rounded(made | document(report))
+    }  # fmt: skip
+    return rounded(provenance | document(report))
 
 
 def load_stored(path: Path | None = None) -> dict[str, Any]:
@@ -232,9 +227,9 @@ def load_stored(path: Path | None = None) -> dict[str, Any]:
     """
     path = COVERAGE_FILE if path is None else path
     try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-        missing = [key for key in _STORED if key not in found]
-        why = f"no {', '.join(missing)}" if missing else "" if found["schema"] == SCHEMA else "another document"
+        report: dict[str, Any] = json.loads(path.read_bytes())
+        missing = [key for key in _STORED if key not in report]
+        why = f"no {', '.join(missing)}" if missing else "" if report["schema"] == SCHEMA else "another document"
     except OSError as error:
         why = error.strerror or str(error)
     except (TypeError, ValueError) as error:  # no JSON, or a number
@@ -242,23 +237,25 @@ def load_stored(path: Path | None = None) -> dict[str, Any]:
     if why:
         rule = f"stored coverage is a file with the schema {SCHEMA}"
         raise EvidenceError([Problem(str(path), rule, why, "Make it again with `ceg coverage --write`.")])
-    return found
+    return report
 
 
-def _by_study(scores: Sequence[Score]) -> dict[str, list[Score]]:
-    found: dict[str, list[Score]] = {}
+def by_study(scores: Sequence[Score]) -> dict[str, list[Score]]:
+    """Scores by what has one vote."""
+    groups: dict[str, list[Score]] = {}
     for score in scores:
-        found.setdefault(score.study, []).append(score)
-    return found
+        groups.setdefault(score.study, []).append(score)
+    return groups
 
 
-def _inside(scores: Sequence[Score]) -> int:
-    return sum(s.low <= s.value <= s.high for s in scores)
+def _published(scores: Sequence[Score]) -> tuple[float, float]:
+    """The lowest and the highest gain (factors)."""
+    return math.exp(min(s.value for s in scores)), math.exp(max(s.value for s in scores))
 
 
-def _factors(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float]:
-    """Gains (factors) from the lowest to the highest of ln gains."""
-    return math.exp(min(lows)), math.exp(max(highs))
+def _predicted(scores: Sequence[Score]) -> tuple[float, float]:
+    """From the lowest to the highest end of the intervals (factors)."""
+    return math.exp(min(s.low for s in scores)), math.exp(max(s.high for s in scores))
 
 
 def summaries(report: Report) -> dict[str, Summary]:
@@ -271,36 +268,43 @@ def summaries(report: Report) -> dict[str, Summary]:
 
 def print_report(console: Console, report: Report) -> None:
     """Coverage by study, and the summary."""
-    from rich.table import Table
-
-    from cegain.common.text import span
-
-    table = Table(box=None, padding=(0, 1))
-    for name in ("study left out", "algorithms", "rows", "inside", "published", "predicted"):
-        table.add_column(name, justify="right" if name in ("rows", "inside") else "left")
-    for study, scores in _by_study(report.scores).items():
+    table = score_table(("study left out", "algorithms"), "published")
+    for study, scores in by_study(report.scores).items():
         names = ", ".join(dict.fromkeys(f"{s.algorithm} ({s.currency})" for s in scores))
-        table.add_row(
-            study,
-            names,
-            str(len(scores)),
-            str(_inside(scores)),
-            span(_factors([s.value for s in scores], [s.value for s in scores])),
-            span(_factors([s.low for s in scores], [s.high for s in scores])),
-        )
+        table.add_row(study, names, *cells(scores))
     console.print(table)
-    percent = f"{100 * report.content:g}%"
     for name, summary in summaries(report).items():
-        low, high = summary.coverage_range
-        console.print(
-            f"\n{name}: {percent} predictive intervals cover {summary.votes:.1f} of {summary.studies} studies "
-            f"= {summary.coverage:.2f} (exact binomial 95% range {low:.2f} - {high:.2f}), {summary.rows} rows\n"
-            f"  median width factor {summary.median_width_factor:.1f}; "
-            f"interval score (ln) {summary.interval_score:.2f}, one normal for all other studies "
-            f"{summary.rival_interval_score:.2f} (covers {summary.rival_coverage:.2f})"
-        )
+        text = summary_text(summary, report.content, "studies", "one normal for all other studies")
+        console.print(f"\n{name}: {text}")
         if summary.studies < ENOUGH_STUDIES:
             console.print(
                 f"  Only {summary.studies} studies scored, fewer than {ENOUGH_STUDIES}: too few to trust a coverage."
             )
     console.print(f"\nNo other study to predict them from: {', '.join(report.unscored) or 'none'}.")
+
+
+def score_table(names: Sequence[str], measured: str, title: str | None = None) -> Table:
+    """An empty table for rows of names and `cells`; `measured` heads the measured gains."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
+    for name in (*names, "rows", "inside", measured, "predicted"):
+        table.add_column(name, justify="right" if name in ("rows", "inside") else "left")
+    return table
+
+
+def cells(scores: Sequence[Score]) -> tuple[str, ...]:
+    """Of what has one vote: rows, those inside, the span of their gains and that of the intervals."""
+    inside = sum(s.inside for s in scores)
+    return str(len(scores)), str(inside), span(_published(scores)), span(_predicted(scores))
+
+
+def summary_text(summary: Summary, content: float, voters: str, rival: str) -> str:
+    """Coverage in two lines, beside the rival's."""
+    low, high = summary.coverage_range
+    return (
+        f"{100 * content:g}% predictive intervals cover {summary.votes:.1f} of {summary.studies} {voters} "
+        f"= {summary.coverage:.2f} (exact binomial 95% range {low:.2f} - {high:.2f}), {summary.rows} rows\n"
+        f"  median width factor {summary.median_width_factor:.1f}; interval score (ln) {summary.interval_score:.2f}, "
+        f"{rival} {summary.rival_interval_score:.2f} (covers {summary.rival_coverage:.2f})"
+    )

@@ -40,106 +40,75 @@ class Report(NamedTuple):
 
     def summaries(self) -> dict[str, Summary]:
         """One per question that has scores."""
-        return {what: coverage.summarise(found, self.content) for what, found in self.scores.items() if found}
+        return {what: coverage.summarise(scores, self.content) for what, scores in self.scores.items() if scores}
 
 
 def leave_one_combination_out(rows: Sequence[PublishedGain], content: float = 0.9) -> Report:
-    """Score every combination whose parts its study measured; gains in FLOP.
-
-    Args:
-        rows: the evidence.
-        content: probability of the intervals.
-    """
-    seen = combinations.observations(rows, CURRENCY)
-    groups = dict.fromkeys((o.study, o.label) for o in seen)
+    """Score every combination whose parts its study measured, by intervals of probability `content`; gains in FLOP."""
+    observations = combinations.observations(rows, CURRENCY)
     gains: list[Score] = []
     excesses: list[Score] = []
     unscored = []
-    for study, label in groups:
-        held = [o for o in seen if (o.study, o.label) == (study, label)]
-        others = [o for o in seen if (o.study, o.label) != (study, label)]
-        excesses += _excesses(held, others, content)
-        if held[0].context:
+    for study, label in dict.fromkeys((o.study, o.label) for o in observations):
+        left_out = [o for o in observations if (o.study, o.label) == (study, label)]
+        others = [o for o in observations if (o.study, o.label) != (study, label)]
+        excesses += _excesses(left_out, others, content)
+        if left_out[0].context:
             continue  # a part's gain, which `coverage.leave_one_study_out` scores
-        found = _gains(rows, [o.sources[0][0] for o in held], label, content)
-        gains += found
-        if not found:
+        scores = _gains(rows, [o.sources[0][0] for o in left_out], label, content)
+        gains += scores
+        if not scores:
             unscored.append(f"{label} ({study})")
     return Report({GAIN: tuple(gains), EXCESS: tuple(excesses)}, tuple(unscored), content)
 
 
-def _gains(rows: Iterable[PublishedGain], held: Sequence[PublishedGain], label: str, content: float) -> list[Score]:
+def _gains(rows: Iterable[PublishedGain], left_out: Sequence[PublishedGain], label: str, content: float) -> list[Score]:
     """A study's combination, at each of its budgets, from everything but its rows."""
-    study, algorithm, baseline = held[0].study, held[0].algorithm, held[0].baseline
+    study, algorithm, baseline = left_out[0].study, left_out[0].algorithm, left_out[0].baseline
     others = [r for r in rows if (r.study, r.algorithm, r.baseline) != (study, algorithm, baseline)]
     names, baselines = zip(*sorted(zip(algorithm.split("+"), baseline.split("+"), strict=True)), strict=True)
     prepared = method.prepare(others, names, baselines, currency=CURRENCY, spread=prior.frozen())
     if prepared.missing:
         return []
-    found = []
-    for row in held:
+    scores = []
+    for row in left_out:
         value = math.log(row.ceg * convert(row, CURRENCY).factor)
         predicted = method.distributions(prepared, row.flops)[1].central(content)
         plain = mixture.total(curve.predictive(row.flops) for curve in prepared.curves).central(content)
-        found.append(Score(f"{study}: {label}", label, CURRENCY, value, *predicted, *plain))
-    return found
+        scores.append(Score(f"{study}: {label}", label, CURRENCY, value, *predicted, *plain))
+    return scores
 
 
-def _excesses(held: Sequence[Observation], others: Sequence[Observation], content: float) -> list[Score]:
+def _excesses(left_out: Sequence[Observation], others: Sequence[Observation], content: float) -> list[Score]:
     """A study's excesses from those of other combinations; reading errors included."""
-    found = []
-    for o, error in zip(held, combinations.noise(held).diagonal() ** 0.5, strict=True):
+    scores = []
+    for o, error in zip(left_out, combinations.noise(left_out).diagonal() ** 0.5, strict=True):
         there = interaction.from_observations(others, o.pairs).at(o.flops).predictive.widened(float(error))
         plain = mixture.point(0.0).widened(float(error)).central(content)
-        found.append(Score(f"{o.study}: {o.label}", o.label, CURRENCY, o.value, *there.central(content), *plain))
-    return found
+        scores.append(Score(f"{o.study}: {o.label}", o.label, CURRENCY, o.value, *there.central(content), *plain))
+    return scores
 
 
 def document(report: Report) -> dict[str, object]:
     """The report as JSON: gains as factors, scores and widths of ln gain."""
-    factors = ("value", "low", "high", "rival_low", "rival_high")
     return {
         "schema": "ceg.coverage_of_stacks",
         "schema_version": 1,
         "interval_probability": report.content,
         "summary": {what: summary._asdict() for what, summary in report.summaries().items()},
         "unscored": list(report.unscored),
-        "rows": [
-            {"question": what, **s._asdict()} | {key: math.exp(getattr(s, key)) for key in factors}
-            for what, scores in report.scores.items()
-            for s in scores
-        ],
+        "rows": [{"question": what, **s.document()} for what, scores in report.scores.items() for s in scores],
     }
 
 
 def print_report(console: Console, report: Report) -> None:
     """Both questions by combination, and the summaries."""
-    from rich.table import Table
-
-    from cegain.common.text import span
-
-    percent = f"{100 * report.content:g}%"
     for what, summary in report.summaries().items():
-        table = Table(title=what, title_justify="left", box=None, padding=(0, 1))
-        for name in ("study: combination left out", "rows", "inside", "measured", "predicted"):
-            table.add_column(name, justify="right" if name in ("rows", "inside") else "left")
-        groups: dict[str, list[Score]] = {}
-        for s in report.scores[what]:
-            groups.setdefault(s.study, []).append(s)
-        for group, scores in groups.items():
-            inside = sum(s.low <= s.value <= s.high for s in scores)
-            values = [math.exp(s.value) for s in scores]
-            ends = math.exp(min(s.low for s in scores)), math.exp(max(s.high for s in scores))
-            table.add_row(group, str(len(scores)), str(inside), span((min(values), max(values))), span(ends))
+        table = coverage.score_table(["study: combination left out"], "measured", title=what)
+        for name, scores in coverage.by_study(report.scores[what]).items():
+            table.add_row(name, *coverage.cells(scores))
         console.print(table)
-        low, high = summary.coverage_range
-        console.print(
-            f"{percent} predictive intervals cover {summary.votes:.1f} of {summary.studies} combinations = "
-            f"{summary.coverage:.2f} (exact binomial 95% range {low:.2f} - {high:.2f}), {summary.rows} rows\n"
-            f"  median width factor {summary.median_width_factor:.1f}; interval score (ln) "
-            f"{summary.interval_score:.2f}, plain product {summary.rival_interval_score:.2f} "
-            f"(covers {summary.rival_coverage:.2f})\n"
-        )
+        console.print(coverage.summary_text(summary, report.content, "combinations", "plain product") + "\n")
     studies = len({s.study.partition(":")[0] for scores in report.scores.values() for s in scores})
     console.print(
         f"The combinations are of {studies} studies; those of one share runs, which the binomial range ignores."

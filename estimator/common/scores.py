@@ -6,15 +6,22 @@ import json
 import math
 from collections.abc import Mapping
 
+import numpy as np
 from scipy.special import betaincinv
+
+from cegain.common.arrays import Array
 
 DIGITS = 6
 """Significant digits of stored scores."""
 
 
-def interval_score(low: float, high: float, value: float, content: float) -> float:
-    """Width plus 2 / (1 - content) times the distance by which the value lies outside."""
-    return (high - low) + 2 / (1 - content) * max(low - value, value - high, 0.0)
+def interval_score(low: Array | float, high: Array | float, value: Array | float, penalty: float) -> Array:
+    """Width plus `penalty` times the distance by which the value lies outside; lower is better.
+
+    Proper for an interval that holds a share c of all values where the penalty is 2 / (1 - c), 20 for 90% (Gneiting &
+    Raftery 2007, eq. 43, doi:10.1198/016214506000001437).
+    """
+    return np.asarray(high - low + penalty * np.maximum(np.maximum(low - value, value - high), 0.0))
 
 
 def binomial_range(votes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -33,5 +40,5 @@ def rounded(document: Mapping[str, object]) -> dict[str, object]:
         ValueError: a float is NaN or infinite.
     """
     text = json.dumps(document, allow_nan=False)
-    found: dict[str, object] = json.loads(text, parse_float=lambda digits: float(f"{float(digits):.{DIGITS}g}"))
-    return found
+    result: dict[str, object] = json.loads(text, parse_float=lambda digits: float(f"{float(digits):.{DIGITS}g}"))
+    return result

@@ -72,9 +72,9 @@ def test_part_votes_can_only_widen_the_range() -> None:
 
 
 def test_interval_score_is_width_and_penalty() -> None:
-    assert interval_score(-1.0, 1.0, 0.3, 0.9) == 2.0
-    assert interval_score(-1.0, 1.0, 1.5, 0.9) == pytest.approx(2.0 + 20 * 0.5)
-    assert interval_score(-1.0, 1.0, -1.5, 0.5) == pytest.approx(2.0 + 4 * 0.5)
+    assert interval_score(-1.0, 1.0, 0.3, 20.0) == 2.0
+    assert interval_score(-1.0, 1.0, 1.5, 20.0) == pytest.approx(2.0 + 20 * 0.5)
+    assert interval_score(-1.0, 1.0, -1.5, 4.0) == pytest.approx(2.0 + 4 * 0.5)
 
 
 def test_interval_score_is_least_for_the_true_quantiles() -> None:
@@ -83,7 +83,7 @@ def test_interval_score_is_least_for_the_true_quantiles() -> None:
     half = float(norm.ppf(0.95))
 
     def average(low: float, high: float) -> float:
-        return float(np.mean([interval_score(low, high, v, 0.9) for v in draws.tolist()]))
+        return float(np.mean([interval_score(low, high, v, 20.0) for v in draws.tolist()]))
 
     honest = average(-half, half)
     for low, high in ((-1.3, 1.3), (-2.1, 2.1), (-half + 0.3, half + 0.3)):
