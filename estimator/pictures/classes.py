@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,13 +19,13 @@ from cegain.common.arrays import Array
 from cegain.common.text import budget
 from cegain.common.verdict import CLASS_SLOPE
 from cegain.pictures import style
-from cegain.pictures.style import BLUE, DOTTED, GREEN, GREY, RED, SMALL, STYLE, Named
+from cegain.pictures.style import BLUE, DASH_DOT, DOTTED, GREEN, GREY, RED, SMALL, Named
 from cegain.views.classify import Verdict
 
 _LOOKS: dict[str, tuple[str, str, Any]] = {
     "dependent": (RED, "^", (0, (6, 2))),
     "independent": (BLUE, "o", "-"),
-    "fading": (GREEN, "v", (0, (5, 1.5, 1, 1.5))),
+    "fading": (GREEN, "v", DASH_DOT),
     "undetermined": (GREY, "s", DOTTED),
 }
 """Colour, marker, and the line style of the ellipses' edges."""
@@ -46,33 +45,27 @@ def ellipse(mean: Array, covariance: Array, content: float, n: int = _EDGES) -> 
 
 
 def draw(verdicts: Sequence[Verdict], ending: str) -> bytes:
-    """Draw all algorithms with an answer and return the file's bytes.
-
-    Args:
-        verdicts: `classify.classify`.
-        ending: ".png", ".svg" or ".pdf".
-    """
+    """Draw all algorithms that have an answer."""
     shown = [v for v in verdicts if v.mean is not None]
     near = [v for v in shown if v.mean is not None and float(np.abs(v.mean).max()) < math.log(_NEAR)]
-    panels = [shown, near] if near and len(near) < len(shown) else [shown]
-    with mpl.rc_context(STYLE):
-        page = style.figure(5.9 * len(panels), 6.9)
+    groups = [shown, near] if near and len(near) < len(shown) else [shown]
+    with style.picture(5.9 * len(groups), 6.9) as page:
         _legend(page, shown)
         low, high = (budget(end.flops) for end in (shown[0].low, shown[0].high))
         style.title(page, f"Does a gain depend on compute? The gain at {low} FLOP against that at {high}")
-        found = np.atleast_1d(page.subplots(1, len(panels)))
-        for axes, part in zip(found, panels, strict=True):
-            _panel(axes, shown, part)
-        if len(panels) > 1:
-            found[0].set_title("All algorithms with a gain in FLOP")
-            found[1].set_title("The same, near 1x (the box on the left)")
-            left, right = found[1].get_xlim()
-            found[0].add_patch(Rectangle((left, left), right - left, right - left, fill=False, color=GREY, lw=0.8))
+        panels = np.atleast_1d(page.subplots(1, len(groups)))
+        for axes, group in zip(panels, groups, strict=True):
+            _panel(axes, shown, group)
+        if len(groups) > 1:
+            panels[0].set_title("All algorithms with a gain in FLOP")
+            panels[1].set_title("The same, near 1x (the box on the left)")
+            left, right = panels[1].get_xlim()
+            panels[0].add_patch(Rectangle((left, left), right - left, right - left, fill=False, color=GREY, lw=0.8))
         page.draw_without_rendering()
         page.set_layout_engine("none")  # labels must not move the axes that they are placed in
-        _label(found[0], [v for v in shown if len(panels) == 1 or v not in near])
-        if len(panels) > 1:
-            _label(found[1], near)
+        _label(panels[0], [v for v in shown if len(groups) == 1 or v not in near])
+        if len(groups) > 1:
+            _label(panels[1], near)
         return style.encode(page, ending)
 
 
@@ -112,11 +105,11 @@ def _reference(axes: Axes, limits: tuple[float, float], decades: float) -> None:
     axes.plot(ends, ends, color=GREY, linewidth=0.9, zorder=1)
     axes.axhline(1.0, color=GREY, linewidth=0.5, linestyle=(0, (1, 3)), zorder=1)
     axes.axvline(1.0, color=GREY, linewidth=0.5, linestyle=(0, (1, 3)), zorder=1)
-    said: Any = {"transform": axes.transAxes, "fontsize": SMALL, "color": GREY}
-    axes.text(0.03, 0.97, "larger at high compute", va="top", **said)
-    axes.text(0.97, 0.03, "smaller at high compute", ha="right", **said)
-    turned: Any = {"rotation": 45, "rotation_mode": "anchor", "ha": "right", "va": "bottom"}
-    axes.text(0.97, 0.98, "same at both", **said, **turned)
+    look: Any = {"transform": axes.transAxes, "fontsize": SMALL, "color": GREY}
+    axes.text(0.03, 0.97, "larger at high compute", va="top", **look)
+    axes.text(0.97, 0.03, "smaller at high compute", ha="right", **look)
+    rotated: Any = {"rotation": 45, "rotation_mode": "anchor", "ha": "right", "va": "bottom"}
+    axes.text(0.97, 0.98, "same at both", **look, **rotated)
 
 
 def far(v: Verdict) -> bool:

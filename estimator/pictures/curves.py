@@ -8,7 +8,6 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -20,7 +19,21 @@ from cegain.common.verdict import FAR_DECADES
 from cegain.gain.answer import Estimate
 from cegain.gain.contrasts import convert
 from cegain.pictures import style
-from cegain.pictures.style import BLACK, BLUE, DASHED, DOTTED, GREEN, GREY, ORANGE, PINK, RED, SKY, SMALL, STYLE, TINY
+from cegain.pictures.style import (
+    BLACK,
+    BLUE,
+    DASH_DOT,
+    DASHED,
+    DOTTED,
+    GREEN,
+    GREY,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    SMALL,
+    TINY,
+)
 from cegain.tables.published_gains import OWN, PublishedGain, kind_of
 
 POINTS_PER_DECADE = 8
@@ -42,7 +55,7 @@ _STRETCHES: dict[str, tuple[Any, float, float, float]] = {
     _FAR: (DOTTED, 1.3, 0.06, 0.08),
 }
 _PARTS: tuple[tuple[str, Any], ...] = (
-    (RED, (0, (5, 1.5, 1, 1.5))), (GREEN, (0, (3, 1, 1, 1, 1, 1))), (PINK, (0, (8, 2))), (ORANGE, (0, (1, 1))),
+    (RED, DASH_DOT), (GREEN, (0, (3, 1, 1, 1, 1, 1))), (PINK, (0, (8, 2))), (ORANGE, (0, (1, 1))),
 )  # fmt: skip
 """Colour and line style of the parts of a stack, in turn."""
 _PRODUCT: tuple[str, Any] = (BLACK, (0, (2, 1.2)))
@@ -57,25 +70,21 @@ def grid(low: float, high: float) -> str:
 
 
 def draw(curves: Sequence[Curve], ending: str, parts: Sequence[Sequence[Curve]] = ()) -> bytes:
-    """Draw one panel per curve (estimates at rising budgets) and return the file's bytes.
+    """Draw one panel per curve: the answers to one question at rising budgets (FLOP).
 
-    Args:
-        curves: each the answers to one question at several budgets (FLOP).
-        ending: ".svg", ".pdf" or ".png".
-        parts: for each curve of a stack the curves of its parts, at the same budgets; empty for others.
+    `parts` are, for each curve of a stack, the curves of its parts at the same budgets; empty for others.
     """
     columns = min(len(curves), 3)
     rows = math.ceil(len(curves) / columns)
     width, height = (6.4, 5.0) if len(curves) == 1 else (4.5 * columns, 3.6 * rows + 1.1)
-    with mpl.rc_context(STYLE):
-        page = style.figure(width, height)
+    with style.picture(width, height) as page:
         panels = page.subplots(rows, columns, squeeze=False).ravel()
         stretches: set[str] = set()
         kinds: set[str] = set()
         for i, (panel, curve) in enumerate(zip(panels, curves, strict=False)):
-            found = _panel(panel, curve, parts[i] if parts else ())
-            stretches |= found[0]
-            kinds |= found[1]
+            of_panel = _panel(panel, curve, parts[i] if parts else ())
+            stretches |= of_panel[0]
+            kinds |= of_panel[1]
         for panel in panels[len(curves) :]:
             panel.set_axis_off()
         reading = "Line: median. Bands: where 50% (dark) and 90% of new, independent studies would find the gain."
@@ -174,8 +183,8 @@ def _rows(e: Estimate) -> list[Point]:
     if len(e.questions) == 1:
         return [_point(u.row, u.conversion.factor) for u in e.questions[0].used if u.fixes_level]
     stack = set(zip(e.algorithms, e.baselines, strict=True))
-    seen = e.interaction.seen if e.interaction is not None else ()
-    rows = [o.sources[0][0] for o in seen if set(o.members) == stack and not o.context]
+    observations = e.interaction.seen if e.interaction is not None else ()
+    rows = [o.sources[0][0] for o in observations if set(o.members) == stack and not o.context]
     return [_point(row, convert(row, e.currency).factor) for row in dict.fromkeys(rows)]
 
 
@@ -187,15 +196,8 @@ def _points(axes: Axes, points: Sequence[Point]) -> set[str]:
     for kind in (k for k in _KINDS if k in kinds):
         part = [p for p in shown if p.kind == kind]
         reach = [[p.gain - p.low for p in part], [p.high - p.gain for p in part]]
-        axes.errorbar(
-            [p.flops for p in part],
-            [p.gain for p in part],
-            yerr=np.nan_to_num(reach),
-            linestyle="none",
-            elinewidth=0.8,
-            zorder=3,
-            **look(kind),
-        )
+        bars: Any = {"yerr": np.nan_to_num(reach), "linestyle": "none", "elinewidth": 0.8, "zorder": 3}
+        axes.errorbar([p.flops for p in part], [p.gain for p in part], **bars, **look(kind))
     if len(shown) < len(points):
         missing = f"{len(points) - len(shown)} of {len(points)} rows not shown: no compute stated, or out of range"
         axes.set_xlabel(f"{axes.get_xlabel()}\n({missing})")  # in the panel it may hide something
@@ -225,16 +227,11 @@ def _draw_parts(axes: Axes, curve: Curve, parts: Sequence[Curve]) -> None:
 def look(kind: str) -> dict[str, Any]:
     """How a row is drawn, by its kind of evidence: `OWN` or its basis."""
     marker, colour = _KINDS[kind]
+    of_kind = {"color": colour, "marker": marker}
     if kind == OWN:
-        return {
-            "color": colour,
-            "marker": marker,
-            "markersize": 8,
-            "markeredgecolor": "#000000",
-            "markeredgewidth": 0.5,
-        }
+        return of_kind | {"markersize": 8, "markeredgecolor": "#000000", "markeredgewidth": 0.5}
     face = colour if kind == "measured" else "white"
-    return {"color": colour, "marker": marker, "markersize": 4.5, "markerfacecolor": face, "markeredgecolor": colour}
+    return of_kind | {"markersize": 4.5, "markerfacecolor": face, "markeredgecolor": colour}
 
 
 def _legend(stretches: set[str], kinds: set[str]) -> tuple[list[Any], list[str]]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from cegain.pictures import style
-from cegain.pictures.style import BLACK, BLUE, DASHED, GREEN, GREY, HEADING, ORANGE, PINK, RED, SKY, SMALL, STYLE, Named
+from cegain.pictures.style import BLACK, BLUE, DASHED, GREEN, GREY, HEADING, ORANGE, PINK, RED, SKY, SMALL, Named
 from cegain.tables.kernel_times import KernelTime
 from cegain.views.kernel_families import FAMILIES, OURS, Ceilings, Family, Test, ceilings, choose, panel_title
 
@@ -40,25 +39,18 @@ class End(NamedTuple):
 
 
 def draw(rows: Sequence[KernelTime], family: str, device: str | None, ending: str) -> bytes:
-    """Draw one family: time above, rate below, a column for each shape and pass; returns the file's bytes.
-
-    Args:
-        rows: of a table.
-        family: a key of `FAMILIES`.
-        device: see `choose`.
-        ending: ".png", ".svg" or ".pdf".
+    """Draw one of `FAMILIES`: time above, rate below, a column for each shape and pass.
 
     Raises:
-        ValueError: see `choose`.
+        ValueError: `choose` finds no rows.
     """
     kind = FAMILIES[family]
-    mine, session = choose(rows, device, kind.belongs)
+    rows_drawn, session = choose(rows, device, kind.belongs)
     roof = ceilings(session)
-    columns = _columns(family, mine, session)
+    columns = _columns(family, rows_drawn, session)
     by_traffic = family == "decode"
-    with mpl.rc_context(STYLE):
-        page = style.figure(max(5.2, 3.3 * len(columns)), 6.5)
-        style.title(page, f"{kind.title}: times and rates on {mine[0].device}")
+    text = f"{kind.title}: times and rates on {rows_drawn[0].device}"
+    with style.picture(max(5.2, 3.3 * len(columns)), 6.5, text) as page:
         panels = page.subplots(2, len(columns), squeeze=False, sharex="col")
         for (title, lines), above, below in zip(columns.items(), panels[0], panels[1], strict=True):
             _panel(above, lines, kind, roof, _milliseconds)
@@ -68,7 +60,7 @@ def draw(rows: Sequence[KernelTime], family: str, device: str | None, ending: st
         panels[0, 0].set_ylabel("time (ms)")
         panels[1, 0].set_ylabel("cache and queries read (GB/s)" if by_traffic else "useful TFLOP/s")
         reading = "Lines: medians of rounds, ours bold; bands: 20% to 80%. Upper panels: less is better; lower: more. "
-        style.below(page, reading + _ceilings("Dashed: roofline, ", roof), _source(mine))
+        style.below(page, reading + _ceilings("Dashed: roofline, ", roof), _source(rows_drawn))
         return style.encode(page, ending)
 
 
@@ -77,17 +69,17 @@ _BESIDE = ("flash, all keys", "flash, own keys", "dense_ffn")
 """Lines of other operations, which count their own work."""
 
 
-def _columns(family: str, mine: Sequence[KernelTime], session: Sequence[KernelTime]) -> dict[str, Lines]:
+def _columns(family: str, rows_drawn: Sequence[KernelTime], session: Sequence[KernelTime]) -> dict[str, Lines]:
     """Panels by title, and in each the lines by name, points by rising length."""
     kind = FAMILIES[family]
-    found: dict[str, Lines] = {}
-    widest = max(row.head_dim for row in mine)
-    for row in sorted(mine, key=lambda row: _order(family, row)):
+    panels: dict[str, Lines] = {}
+    widest = max(row.head_dim for row in rows_drawn)
+    for row in sorted(rows_drawn, key=lambda row: _order(family, row)):
         if row.pass_ not in kind.passes or (family in ("sparse", "mqa") and row.head_dim != widest):
             continue
-        lines = found.setdefault(panel_title(family, row), {})
+        lines = panels.setdefault(panel_title(family, row), {})
         lines.setdefault(row.implementation, []).append(row)
-    for lines in found.values():
+    for lines in panels.values():
         first = next(iter(lines.values()))[0]
         for name, test in _companions(family, first):
             others = [row for row in session if row.pass_ == first.pass_ and test(row)]
@@ -95,27 +87,31 @@ def _columns(family: str, mine: Sequence[KernelTime], session: Sequence[KernelTi
                 lines[name] = others
         for points in lines.values():
             points.sort(key=lambda row: getattr(row, kind.x))
-    return found
+    return panels
 
 
 def _order(family: str, row: KernelTime) -> tuple[object, ...]:
-    return (row.head_dim, row.heads_kv, row.experts, row.top_k, row.pattern, FAMILIES[family].passes.index(row.pass_)
-            if row.pass_ in FAMILIES[family].passes else 9)  # fmt: skip
+    passes = FAMILIES[family].passes
+    rank = passes.index(row.pass_) if row.pass_ in passes else 9
+    return row.head_dim, row.heads_kv, row.experts, row.top_k, row.pattern, rank
 
 
-def _companions(family: str, like: KernelTime) -> list[tuple[str, Test]]:
+def _companions(family: str, example: KernelTime) -> list[tuple[str, Test]]:
     """Lines of other operations that belong beside a panel's own: our dense kernel, the layer of equal active FLOP."""
     if family in ("sparse", "mqa"):
 
         def dense(row: KernelTime) -> bool:
-            same = (row.heads_q, row.head_dim) == (like.heads_q, like.head_dim)
+            same = (row.heads_q, row.head_dim) == (example.heads_q, example.head_dim)
             return FAMILIES["flash"].belongs(row) and row.implementation == "flash" and same
 
         return [("flash, all keys" if family == "sparse" else "flash, own keys", dense)]
     if family == "moe":
 
         def active(row: KernelTime) -> bool:
-            return row.op == "feed_forward" and (row.d_model, row.d_ff) == (like.d_model, like.top_k * like.d_ff)
+            return row.op == "feed_forward" and (row.d_model, row.d_ff) == (
+                example.d_model,
+                example.top_k * example.d_ff,
+            )
 
         return [("dense_ffn", active)]
     return []
@@ -207,9 +203,7 @@ def _name_ends(axes: Axes, ends: Sequence[End], last: float) -> None:
     is_log = axes.get_yscale() == "log"
 
     def height(y: float) -> float:
-        if is_log:
-            return float(np.log(y / low) / np.log(high / low))
-        return (y - low) / (high - low)
+        return float(np.log(y / low) / np.log(high / low)) if is_log else (y - low) / (high - low)
 
     order = sorted(ends, key=lambda end: end.y)
     places = [height(end.y) for end in order]
@@ -255,30 +249,32 @@ def _rate(value: float, unit: str) -> str:
 
 
 _ROOFLINE = {
-    "flash": (BLUE, "o"), "sparse": (GREEN, "s"), "mqa": (RED, "^"), "decode": (PINK, "D"),
-    "moe": (ORANGE, "v"),
+    "flash": (BLUE, "o"), "sparse": (GREEN, "s"), "mqa": (RED, "^"), "decode": (PINK, "D"), "moe": (ORANGE, "v"),
 }  # fmt: skip
 
 
 def draw_roofline(rows: Sequence[KernelTime], device: str | None, ending: str) -> bytes:
-    """Draw all operations of a device by intensity and rate under its ceilings; returns the file's bytes.
+    """Draw all operations of a device by intensity and rate under its ceilings.
 
     Raises:
-        ValueError: see `choose`; or there are no ceilings.
+        ValueError: `choose` finds no rows, or there are no ceilings.
     """
-    mine, session = choose(rows, device, lambda row: row.op not in ("gemm", "copy"))
+
+    def spot(row: KernelTime) -> tuple[float, float]:
+        return row.flops / row.bytes, row.flops / row.median_s / 1e12
+
+    rows_drawn, session = choose(rows, device, lambda row: row.op not in ("gemm", "copy"))
     roof = ceilings(session)
     if roof is None:
         raise ValueError("gemm and copy rows of the same session are there (found none). Measure test_ceilings too")
-    with mpl.rc_context(STYLE):
-        page = style.figure(8.6, 6.0)
-        passes = "forward and backward, and decoding"
-        style.title(page, f"All operations under the roofline of {mine[0].device}: {passes}")
+    text = f"All operations under the roofline of {rows_drawn[0].device}: forward and backward, and decoding"
+    with style.picture(8.6, 6.0, text) as page:
         axes = page.subplots()
         axes.set_xscale("log")
         axes.set_yscale("log")
-        shown = [row for row in mine if row.pass_ in ("fwd_bwd", "decode") and row.flops]
-        x = np.array([row.flops / row.bytes for row in shown])
+        shown = [row for row in rows_drawn if row.pass_ in ("fwd_bwd", "decode") and row.flops]
+        points = [spot(row) for row in shown]
+        x = np.array([intensity for intensity, _ in points])
         ridge = roof.flops_per_s / roof.bytes_per_s
         left, right = min(x.min(), ridge) / 2, max(x.max(), ridge) * 6
         line = np.geomspace(left, right, 200)
@@ -289,16 +285,14 @@ def draw_roofline(rows: Sequence[KernelTime], device: str | None, ending: str) -
             part = [row for row in shown if FAMILIES[family].belongs(row)]
             for ours in (False, True):
                 chosen = [row for row in part if (row.implementation in OURS) == ours]
-                at = [row.flops / row.bytes for row in chosen]
-                rates = [row.flops / row.median_s / 1e12 for row in chosen]
+                at, rates = [spot(row)[0] for row in chosen], [spot(row)[1] for row in chosen]
                 face, size, alpha = (colour, 5.0, 1.0) if ours else ("none", 4.0, 0.55)
                 axes.plot(at, rates, marker, color=colour, markerfacecolor=face, markersize=size,
                           alpha=alpha, markeredgewidth=0.8)  # fmt: skip
                 if ours and chosen:
                     best = max(range(len(chosen)), key=rates.__getitem__)
                     names.append(Named(family, at[best], rates[best], colour))
-        products = [row for row in session if row.op == "gemm"]
-        of_products = [(row.flops / row.bytes, row.flops / row.median_s / 1e12) for row in products]
+        of_products = [spot(row) for row in session if row.op == "gemm"]
         axes.plot(*zip(*of_products, strict=True), "*", color=BLACK, markersize=8)
         looks = [*_ROOFLINE.values(), (BLACK, "*"), (GREY, "o"), (GREY, "o")]
         handles = [Line2D([], [], color=colour, marker=marker, linestyle="none") for colour, marker in looks]
@@ -307,9 +301,8 @@ def draw_roofline(rows: Sequence[KernelTime], device: str | None, ending: str) -
         axes.set_xlabel("useful FLOP per byte that the implementation moves at least")
         axes.set_ylabel("useful TFLOP/s")
         reading = f"Points: medians of rounds; named: the fastest of ours. {_ceilings('Line: ', roof)}"
-        style.below(page, reading, _source(mine), handles, labels, columns=8)
+        style.below(page, reading, _source(rows_drawn), handles, labels, columns=8)
         page.draw_without_rendering()
         page.set_layout_engine("none")  # names must not move the axes that they are placed in
-        points = [(row.flops / row.bytes, row.flops / row.median_s / 1e12) for row in shown]
         style.place(axes, names, [*points, *of_products], size=HEADING)
         return style.encode(page, ending)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
@@ -13,7 +12,7 @@ from matplotlib.patches import Patch
 from cegain.kernels import patterns
 from cegain.kernels.patterns import HeadPattern
 from cegain.pictures import style
-from cegain.pictures.style import BLUE, GREY, SMALL, STYLE
+from cegain.pictures.style import BLUE, GREY, SMALL
 
 _COLOURS = ("#FFFFFF", "#F0D9A8", BLUE)
 _LABELS = ("block not visited", "visited and masked", "seen")
@@ -23,21 +22,12 @@ _TITLE = 42
 
 
 def draw(name: str, heads: tuple[HeadPattern, ...], tokens: int, block: int, ending: str) -> bytes:
-    """Draw one panel per distinct head, tokens in their natural order, and return the file's bytes.
-
-    Args:
-        name: of the pattern, for the title.
-        heads: one pattern per query head.
-        tokens: length of the sequence.
-        block: side of the blocks, in tokens.
-        ending: ".png", ".svg" or ".pdf".
-    """
+    """Draw one panel per distinct head, tokens in their natural order, blocks of `block` tokens a side."""
     distinct = list(dict.fromkeys(heads))
     columns = min(len(distinct), _COLUMNS)
     rows = -(-len(distinct) // columns)
-    with mpl.rc_context(STYLE):
-        page = style.figure(max(5.2, 3.2 * columns), 3.5 * rows + 1.3)
-        style.title(page, f"{name} attention, {tokens} tokens, {len(heads)} heads, blocks of {block} tokens")
+    title = f"{name} attention, {tokens} tokens, {len(heads)} heads, blocks of {block} tokens"
+    with style.picture(max(5.2, 3.2 * columns), 3.5 * rows + 1.3, title) as page:
         panels = page.subplots(rows, columns, squeeze=False).ravel()
         for panel, head in zip(panels, distinct, strict=False):
             places = [str(i + 1) for i, other in enumerate(heads) if other == head]
@@ -59,8 +49,8 @@ def _panel(axes: Axes, head: HeadPattern, places: list[str], tokens: int, block:
     lengths = [f"{field} {getattr(head, field)}" for field in _FIELDS[head.kind]]
     named = places if len(places) < 5 else [*places[:2], "...", places[-1]]
     which = f"head{'s' if len(places) > 1 else ''} {', '.join(named)}"
-    said = textwrap.wrap(f"{which}: {', '.join([head.kind, *lengths])}".replace("_", " "), _TITLE)
-    axes.set_title("\n".join([*said, _counts(head, tokens, block)]), fontsize=SMALL)
+    title = textwrap.wrap(f"{which}: {', '.join([head.kind, *lengths])}".replace("_", " "), _TITLE)
+    axes.set_title("\n".join([*title, _counts(head, tokens, block)]), fontsize=SMALL)
     axes.set_xlabel("key (token)")
     axes.set_ylabel("query (token)")
     axes.set_xticks(np.arange(0, tokens + 1, block) - 0.5, minor=True)
@@ -71,12 +61,10 @@ def _panel(axes: Axes, head: HeadPattern, places: list[str], tokens: int, block:
 
 
 _FIELDS: dict[str, tuple[str, ...]] = {
-    "full": (),
-    "causal": (),
-    "window": ("window", "n_global"),
-    "column": ("stride",),
+    "full": (), "causal": (), "window": ("window", "n_global"), "column": ("stride",),
     "fixed": ("stride", "summary", "summary_start"),
-}
+}  # fmt: skip
+"""Which lengths a head of a kind has."""
 
 
 def _counts(head: HeadPattern, tokens: int, block: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -14,26 +13,25 @@ from cegain.ladders.ladder import Ladder
 from cegain.ladders.one_pair import Speedup
 from cegain.ladders.scaling_law import FitResult
 from cegain.pictures import style
-from cegain.pictures.style import BLACK, BLUE, DASHED, DOTTED, GREY, RED, SMALL, STYLE
+from cegain.pictures.style import BLACK, BLUE, DASHED, DOTTED, GREY, RED, SMALL
 
 _ARMS = ((BLACK, "o", "-"), (RED, "D", DASHED))
 _POINTS = 60
 
 
 def draw(baseline: Ladder, treatment: Ladder, low: float, high: float, ending: str) -> bytes:
-    """Draw both ladders and the forecast of the gain between two budgets (FLOP); returns the file's bytes."""
+    """Draw both ladders and the forecast of the gain between two budgets (FLOP)."""
     budgets = np.geomspace(low, high, _POINTS)
-    found = forecast.forecast(baseline, treatment, budgets.tolist())
-    with mpl.rc_context(STYLE):
-        page = style.figure(9.6, 4.9)
-        style.title(page, f"{treatment.name} against {baseline.name}: losses, and the compute-equivalent gain")
+    prediction = forecast.forecast(baseline, treatment, budgets.tolist())
+    title = f"{treatment.name} against {baseline.name}: losses, and the compute-equivalent gain"
+    with style.picture(9.6, 4.9, title) as page:
         left, right = page.subplots(1, 2)
         for axes in (left, right):
             style.compute_axis(axes.xaxis, low, high)
         left.set_xlabel("training compute (FLOP)")
         right.set_xlabel("training compute spent with it (FLOP)")
         _losses(left, (baseline, treatment))
-        _gain(right, found)
+        _gain(right, prediction)
         reading_it = (
             "Left: a point per budget; lines: the smooth curves that gains are read off, one arm's compute over the "
             "other's at equal loss. Right: points stand at the geometric mean of both computes; bands hold 50% (dark) "
@@ -100,27 +98,27 @@ def _losses(axes: Axes, arms: tuple[Ladder, Ladder]) -> None:
     axes.legend()
 
 
-def _gain(axes: Axes, found: forecast.Forecast) -> None:
-    axes.set_title(f"Gain; {found.reads} reads")
-    if not found.at:
-        said = f"{found.status}\n{found.reason}"
-        axes.text(0.5, 0.5, said, transform=axes.transAxes, ha="center", wrap=True, fontsize=SMALL)
+def _gain(axes: Axes, prediction: forecast.Forecast) -> None:
+    axes.set_title(f"Gain; {prediction.reads} reads")
+    if not prediction.at:
+        reason = f"{prediction.status}\n{prediction.reason}"
+        axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", wrap=True, fontsize=SMALL)
         axes.set_yticks([])
         return
     axes.set_yscale("log")
     axes.set_ylabel("compute-equivalent gain in FLOP")
     style.one_line(axes)
-    budgets = np.array([a.flops for a in found.at])
+    budgets = np.array([a.flops for a in prediction.at])
     for field, alpha, label in (("interval_90", 0.18, "90%"), ("interval_50", 0.28, "50%")):
-        ends = np.array([getattr(a, field) for a in found.at])
+        ends = np.array([getattr(a, field) for a in prediction.at])
         axes.fill_between(budgets, ends[:, 0], ends[:, 1], color=BLUE, alpha=alpha, linewidth=0, label=label)
-    medians = np.array([a.median for a in found.at])
-    inside = np.array([a.decades == 0 for a in found.at])
+    medians = np.array([a.median for a in prediction.at])
+    inside = np.array([a.decades == 0 for a in prediction.at])
     axes.plot(budgets, medians, color=BLUE, linewidth=1.4, linestyle=DASHED, label="median, extrapolated")
     axes.plot(budgets, np.where(inside, medians, math.nan), color=BLUE, linewidth=2.2, label="median, inside the reads")
-    last = np.array([a.last for a in found.at])
+    last = np.array([a.last for a in prediction.at])
     axes.plot(budgets, last, color=GREY, linewidth=0.9, linestyle=DOTTED, label="last gain, kept")
-    reads = np.array(found.read_gains)
+    reads = np.array(prediction.read_gains)
     axes.plot(reads[:, 0], reads[:, 1], "o", color=BLACK, markersize=4, label="reads")
     style.gain_axis(axes)
     axes.legend()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from cegain.checks.backtest import ENOUGH_POINTS
 from cegain.common.arrays import Array
 from cegain.pictures import style
-from cegain.pictures.style import BLACK, BLUE, DASHED, DOTTED, GREEN, GREY, ORANGE, PINK, RED, STYLE, TINY
+from cegain.pictures.style import BLACK, BLUE, DASHED, DOTTED, GREEN, GREY, ORANGE, PINK, RED, TINY
 
 _CONTENT = 0.9
 """Of the intervals of a backtest."""
@@ -30,37 +30,24 @@ _CUT = 3.0
 
 
 def draw_coverage(document: Mapping[str, Any], ending: str) -> bytes:
-    """Draw every published gain beside the interval that was predicted without its study.
-
-    Args:
-        document: `coverage.stored` or `coverage.document`: gains as factors.
-        ending: ".svg", ".pdf" or ".png".
-
-    Returns:
-        The file's bytes.
-    """
-    rows = sorted(document["rows"], key=lambda row: (row["study"], row["algorithm"], row["currency"]))
-    groups = [
-        (key, list(group))
-        for key, group in itertools.groupby(rows, key=lambda row: (row["study"], row["algorithm"], row["currency"]))
-    ]
+    """Draw every published gain of a `coverage.document` beside the interval predicted without its study."""
+    key = operator.itemgetter("study", "algorithm", "currency")
+    rows = sorted(document["rows"], key=key)
+    groups = [(names, list(group)) for names, group in itertools.groupby(rows, key=key)]
     percent = f"{100 * document['interval_probability']:g}%"
     summary = document["summary"]["all"]
-    tall = len(rows) * _ROW + len(groups) * _GAP
-    with mpl.rc_context(STYLE):
-        page = style.figure(7.6, tall + 1.9)
-        low, high = summary["coverage_range"]
-        style.title(
-            page,
-            f"One study left out at a time: {summary['votes']:.1f} of {summary['studies']} studies lie inside the "
-            f"{percent} intervals (95% range of the share: {low:.2f} - {high:.2f})",
-        )
+    low, high = summary["coverage_range"]
+    title = (
+        f"One study left out at a time: {summary['votes']:.1f} of {summary['studies']} studies lie inside the "
+        f"{percent} intervals (95% range of the share: {low:.2f} - {high:.2f})"
+    )
+    with style.picture(7.6, len(rows) * _ROW + len(groups) * _GAP + 1.9, title) as page:
         axes = page.subplots()
         top = 0.0
-        for (study, algorithm, currency), found in groups:
-            axes.text(-0.01, top - (len(found) - 1) * _ROW / 2, f"{study}: {algorithm.replace('_', ' ')} ({currency})",
+        for (study, algorithm, currency), group in groups:
+            axes.text(-0.01, top - (len(group) - 1) * _ROW / 2, f"{study}: {algorithm.replace('_', ' ')} ({currency})",
                       transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=TINY)  # fmt: skip
-            for row in sorted(found, key=lambda row: -row["value"]):
+            for row in sorted(group, key=lambda row: -row["value"]):
                 _one(axes, row, top)
                 top -= _ROW
             top -= _GAP
@@ -94,12 +81,7 @@ def _one(axes: Axes, row: Mapping[str, Any], y: float) -> None:
 def draw_backtest(entries: Sequence[Mapping[str, Any]], ending: str) -> bytes:
     """Draw forecasts of hidden gains against what was found, and how they fare with the distance.
 
-    Args:
-        entries: of `backtest_scores.load`.
-        ending: ".svg", ".pdf" or ".png".
-
-    Returns:
-        The file's bytes.
+    `entries` are those of `backtest_scores.load`.
 
     Raises:
         ValueError: no point was stored.
@@ -111,22 +93,21 @@ def draw_backtest(entries: Sequence[Mapping[str, Any]], ending: str) -> bytes:
             points[name] = {k: v[stored["set"] == name].astype(float) for k, v in stored.items() if k != "set"}
     if not points:
         raise ValueError("points are stored (found none). Run `ceg backtest RUNS.csv --scores` first")
-    with mpl.rc_context(STYLE):
-        page = style.figure(11.4, 5.0)
-        total = sum(len(found["actual"]) for found in points.values())
-        style.title(page, f"The top of ladders hidden and predicted: {total} gains, none seen by its forecast")
+    total = sum(len(of_set["actual"]) for of_set in points.values())
+    title = f"The top of ladders hidden and predicted: {total} gains, none seen by its forecast"
+    with style.picture(11.4, 5.0, title) as page:
         against, inside, off = page.subplots(1, 3, width_ratios=(1.25, 1, 1))
         handles = []
-        for found, (colour, marker) in zip(points.values(), itertools.cycle(_SETS)):
-            errors = [found["median"] - found["low"], found["high"] - found["median"]]
+        for of_set, (colour, marker) in zip(points.values(), itertools.cycle(_SETS)):
+            actual, median = of_set["actual"], of_set["median"]
+            errors = [median - of_set["low"], of_set["high"] - median]
             look: Any = {"color": colour, "marker": marker, "markersize": 3, "linestyle": "none", "zorder": 3}
-            against.errorbar(
-                found["actual"], found["median"], errors, elinewidth=0.4, ecolor=to_rgba(colour, 0.3), **look
-            )
-            x, share, factor = _by_distance(found)
-            inside.plot(x, share, color=colour, marker=marker, markersize=5, linewidth=1)
-            off.plot(x, factor, color=colour, marker=marker, markersize=5, linewidth=1)
-            handles.append(Line2D([], [], color=colour, marker=marker, markersize=5, linewidth=1))
+            against.errorbar(actual, median, errors, elinewidth=0.4, ecolor=to_rgba(colour, 0.3), **look)
+            x, share, factor = _by_distance(of_set)
+            line: Any = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1}
+            inside.plot(x, share, **line)
+            off.plot(x, factor, **line)
+            handles.append(Line2D([], [], **line))
         _against(against, points)
         inside.axhline(_CONTENT, color=GREY, linewidth=1, linestyle=DASHED)
         inside.set_ylim(0, 1.03)
@@ -139,7 +120,7 @@ def draw_backtest(entries: Sequence[Mapping[str, Any]], ending: str) -> bytes:
         for axes in (inside, off):
             axes.set_xlim(0, None)
             axes.set_xlabel("decades of compute past the last read")
-        labels = [f"{name.replace('_', ' ')} ({len(found['actual'])} gains)" for name, found in points.items()]
+        labels = [f"{name.replace('_', ' ')} ({len(of_set['actual'])} gains)" for name, of_set in points.items()]
         reading = (
             "Left: error bars are 90% intervals, cut off at the frame; on the diagonal a forecast is right. Middle and "
             f"right: bins of {_BIN:g} decades with {ENOUGH_POINTS} gains or more. Gains of one table share arms: they "
@@ -150,22 +131,22 @@ def draw_backtest(entries: Sequence[Mapping[str, Any]], ending: str) -> bytes:
         return style.encode(page, ending)
 
 
-def _by_distance(found: Mapping[str, Array]) -> tuple[list[float], list[float], list[float]]:
+def _by_distance(points: Mapping[str, Array]) -> tuple[list[float], list[float], list[float]]:
     """Middle of each bin with enough points (decades), share inside the interval, median error factor."""
-    bins = np.floor(found["decades"] / _BIN)
-    held = (found["low"] <= found["actual"]) & (found["actual"] <= found["high"])
-    error = np.abs(np.log(found["median"] / found["actual"]))
+    bins = np.floor(points["decades"] / _BIN)
+    inside = (points["low"] <= points["actual"]) & (points["actual"] <= points["high"])
+    error = np.abs(np.log(points["median"] / points["actual"]))
     kept = [b for b in np.unique(bins) if (bins == b).sum() >= ENOUGH_POINTS]
     return (
         [float((b + 0.5) * _BIN) for b in kept],
-        [float(held[bins == b].mean()) for b in kept],
+        [float(inside[bins == b].mean()) for b in kept],
         [math.exp(float(np.median(error[bins == b]))) for b in kept],
     )
 
 
 def _against(axes: Axes, points: Mapping[str, Mapping[str, Array]]) -> None:
     """The diagonal, and axes that hold all gains, on both alike."""
-    gains = np.concatenate([found[key] for found in points.values() for key in ("actual", "median")])
+    gains = np.concatenate([of_set[key] for of_set in points.values() for key in ("actual", "median")])
     low, high = float(gains.min()) / _CUT, float(gains.max()) * _CUT
     for which in ("x", "y"):
         _gain_ticks(axes, which, low, high)

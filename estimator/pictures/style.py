@@ -2,19 +2,22 @@
 
 Every picture says in its title what it shows, below it how to read it, and on its last line what it is made of: this
 version, the last commit that changed the code (`provenance.code_commit`), and a hash of the evidence or the table.
-The same inputs at the same commit give the same bytes. Colours are Okabe & Ito's (2008), which colour-blind readers
+The same inputs at the same commit give the same bytes: every `draw` takes the `ending` of a file (".svg", ".pdf" or
+".png") and returns its content. Colours are Okabe & Ito's (2008), which colour-blind readers
 can tell apart; a marker, a line style or a hatch always says the same in black and white.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -60,6 +63,16 @@ def figure(width: float, height: float) -> Figure:
     return page
 
 
+@contextlib.contextmanager
+def picture(width: float, height: float, text: str = "") -> Iterator[Figure]:
+    """An empty picture (inches) with its title, to be drawn and encoded in this style."""
+    with mpl.rc_context(STYLE):
+        page = figure(width, height)
+        if text:
+            title(page, text)
+        yield page
+
+
 def title(page: Figure, text: str) -> None:
     """What the picture shows, at its top left."""
     width = int(_PER_INCH * page.get_figwidth() * SMALL / TITLE)
@@ -86,15 +99,9 @@ def below(
     labels: Sequence[str] = (),
     columns: int = 4,
 ) -> None:
-    """Put a legend, how to read the picture, and its source below all panels, from top to bottom.
+    """Put a legend, how to read the picture, and its source below all panels, which make room, from top to bottom.
 
-    Args:
-        page: laid out by "constrained"; its panels make room.
-        reading: sentences.
-        made_from: `source`.
-        handles: artists of the legend, a tuple of them for one beside the other; no legend without them.
-        labels: of the handles.
-        columns: of the legend.
+    A handle of the legend is an artist, or a tuple of them for one beside the other; there is no legend without any.
     """
     width, height = page.get_size_inches()
     fits = int(_PER_INCH * (width - 2 * _MARGIN))
@@ -106,16 +113,11 @@ def below(
     page.text(x, (_MARGIN + len(sources) * _LINE) / height, "\n".join(lines), **text)
     foot = (2 * _MARGIN + (len(sources) + len(lines)) * _LINE) / height
     if handles:
+        wide = any(isinstance(handle, tuple) for handle in handles)
         legend = page.legend(
-            handles,
-            labels,
-            loc="lower left",
-            bbox_to_anchor=(0, foot),
-            borderaxespad=0.2,
-            ncols=columns,
-            handler_map={tuple: HandlerTuple(ndivide=None, pad=0.2)},
-            handlelength=3.4 if any(isinstance(handle, tuple) for handle in handles) else 2.6,
-        )
+            handles, labels, loc="lower left", bbox_to_anchor=(0, foot), borderaxespad=0.2, ncols=columns,
+            handler_map={tuple: HandlerTuple(ndivide=None, pad=0.2)}, handlelength=3.4 if wide else 2.6,
+        )  # fmt: skip
         renderer = page.canvas.get_renderer()  # type: ignore[attr-defined]
         foot += legend.get_window_extent(renderer).height / page.bbox.height + _MARGIN / height
     engine: Any = page.get_layout_engine()
@@ -183,11 +185,8 @@ def one_line(axes: Axes, at: float = 1.0) -> None:
 
 def remark(axes: Axes, text: str, width: int = 60) -> None:
     """Small print in a panel's lower right corner: what is not shown."""
-    said = "\n".join(textwrap.wrap(text, width))
-    axes.text(0.99, 0.01, said, transform=axes.transAxes, ha="right", va="bottom", fontsize=TINY, color=GREY, zorder=6)
-
-
-# Names beside the points of a picture, where no other name or point is
+    lines = "\n".join(textwrap.wrap(text, width))
+    axes.text(0.99, 0.01, lines, transform=axes.transAxes, ha="right", va="bottom", fontsize=TINY, color=GREY, zorder=6)
 
 
 Box = tuple[float, float, float, float]
@@ -206,11 +205,8 @@ class Named(NamedTuple):
 def place(axes: Axes, named: Sequence[Named], others: Sequence[tuple[float, float]] = (), size: float = 8.5) -> None:
     """Name points, the most crowded first, with a hair line to each; call it last, with a fixed layout.
 
-    Args:
-        axes: its figure has a canvas, without which sizes of text are not known.
-        named: what to name.
-        others: points that no name may hide.
-        size: of the names, in points.
+    No name hides another, one of the points, or one of the `others`. The figure must have a canvas, without which sizes
+    of text are not known.
     """
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
