@@ -82,35 +82,33 @@ class Runs:
         problems: list[Problem] = []
         columns: dict[str, Array] = {}
         for name in ("loss", "N", "D", "C", "weight"):
-            given = getattr(self, name)
-            if given is None:
+            values = getattr(self, name)
+            if values is None:
                 if name in needed:
                     problems.append(Problem(name, "this form needs it", "nothing", f"Give Runs({name}=...)."))
                 continue
             try:
-                column = np.asarray(given, dtype=np.float64)
+                column = np.asarray(values, dtype=np.float64)
             except (TypeError, ValueError):
-                problems.append(Problem(name, "must be numbers", repr(given)[:40], "Convert it to floats."))
+                problems.append(Problem(name, "must be numbers", repr(values)[:40], "Convert it to floats."))
                 continue
             if column.ndim != 1:
-                problems.append(
-                    Problem(name, "must be one-dimensional", f"shape {column.shape}", "Give one value per run.")
-                )
+                shape = f"shape {column.shape}"
+                problems.append(Problem(name, "must be one-dimensional", shape, "Give one value per run."))
                 continue
             columns[name] = column
             bad = np.flatnonzero(~(np.isfinite(column) & (column > 0)))
             if bad.size:
                 remedy = "Drop diverged or missing runs." if name == "loss" else "Correct or drop these runs."
-                problems.append(
-                    Problem(name, "must be finite and positive", _places(column, bad), remedy + " Indices start at 0.")
-                )
+                remedy += " Indices start at 0."
+                problems.append(Problem(name, "must be finite and positive", _places(column, bad), remedy))
         labels = None if self.cluster is None else np.asarray(self.cluster)
         lengths = {name: len(column) for name, column in columns.items()}
         if labels is not None:
             lengths["cluster"] = len(labels) if labels.ndim == 1 else -1
         if len(set(lengths.values())) > 1:
-            found = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            problems.append(Problem("runs", "all columns must have the same length", found, "Give one value per run."))
+            sizes = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            problems.append(Problem("runs", "all columns must have the same length", sizes, "Give one value per run."))
         elif lengths.get("loss") == 0:
             problems.append(Problem("runs", "there must be at least one run", "0", "Give the runs to fit."))
         if problems:
@@ -201,12 +199,12 @@ class FitResult:
         """
         if self.form == "chinchilla" and C is not None and N is None and D is None:
             return self.compute_optimal(C).loss
-        given = {"N": N, "D": D, "C": C}
+        at = {"N": N, "D": D, "C": C}
         axes = _FORMS[self.form].axes
-        if {name for name, value in given.items() if value is not None} != set(axes):
+        if {name for name, value in at.items() if value is not None} != set(axes):
             wanted = "N and D, or C alone" if self.form == "chinchilla" else "C alone"
             raise ValueError(f"predict: a {self.form} law takes {wanted}. Pass those by name.")
-        points = np.broadcast_arrays(*[np.asarray(given[a], dtype=np.float64) for a in axes])
+        points = np.broadcast_arrays(*[np.asarray(at[a], dtype=np.float64) for a in axes])
         return self._interval(lambda theta: _law(theta, points, points[0].ndim))
 
     def compute_optimal(self, flops: npt.ArrayLike) -> Allocation:
@@ -292,7 +290,6 @@ def fit(
     form: Form = "chinchilla",
     *,
     fixed: Mapping[str, float] | None = None,
-    start: Mapping[str, float] | None = None,
     delta: float = DELTA,
     resamples: int = 1000,
     level: float = 0.9,
@@ -304,8 +301,6 @@ def fit(
         runs: the runs; see `Runs`. Order does not matter. For `frontier`, one run (the best) per budget is expected.
         form: `chinchilla` or `frontier`.
         fixed: parameters held at a value, e.g. {"E": 1.69} or {"E": 0.0}: how much hangs on the floor?
-        start: values of all free parameters to start from. The starts of the grid are tried as well, so a hopeless
-            start costs nothing but a note; the best minimum wins.
         delta: of the Huber loss, in ln loss.
         resamples: bootstrap resamples (of clusters, where given), each refitted from the full optimum; 0 for none.
         level: probability content of the percentile intervals.
@@ -319,83 +314,108 @@ def fit(
     Raises:
         RunsError: unusable runs or options, all problems at once.
     """
-    problems = _option_problems(form, fixed or {}, start, delta, resamples, level)
+    problems = _option_problems(form, fixed or {}, delta, resamples, level)
     if problems:
         raise RunsError(problems)
-    kind = _FORMS[form]
+    case = _prepare(runs, _FORMS[form], dict(fixed or {}), delta)
+    status, theta, objective, remarks = _optimum(case)
+    samples = np.empty((0, len(theta)))
+    if not remarks:
+        samples, remarks = _bootstrap(case.problem, theta, case.weight, case.cluster, case.box, resamples, seed)
+    names = case.kind.names
+    natural, drawn = _natural(theta[None], case.centre)[0], _natural(samples, case.centre)
+    intervals = None
+    if len(drawn):
+        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0).tolist()
+        intervals = dict(zip(names, zip(low, high, strict=True), strict=True))
+    return FitResult(
+        form=form,
+        status=status,
+        parameters={name: case.fixed.get(name, float(v)) for name, v in zip(names, natural, strict=True)},
+        errors=dict(zip(names, _errors(case, theta, natural).tolist(), strict=True)),
+        intervals=intervals,
+        at_boundary=tuple(name for name, flag in zip(names, case.at_bound(theta), strict=True) if flag),
+        fixed=tuple(name for name in names if name in case.fixed),
+        objective=objective,
+        n_runs=len(case.weight),
+        n_clusters=int(case.cluster.max()) + 1,
+        delta=delta,
+        level=level,
+        seed=seed,
+        samples=drawn,
+        notes=(*case.notes, *remarks),
+    )
+
+
+class _Case(NamedTuple):
+    """Runs in the solver's terms: weights [n] of mean 1 and their `scale`, clusters [n], what the logs are centred on,
+    bounds, what is held, and remarks."""
+
+    kind: _Form
+    problem: PowerSum
+    weight: Array
+    scale: float
+    cluster: npt.NDArray[np.intp]
+    centre: Array
+    box: Box
+    fixed: dict[str, float]
+    notes: list[str]
+
+    @property
+    def free(self) -> Flags:
+        """Which parameters [p] are fitted."""
+        return np.asarray(self.box.low < self.box.high)
+
+    def at_bound(self, theta: Array) -> Flags:
+        """Which fitted parameters [p] of theta ran into a bound."""
+        return np.asarray(self.free & ((theta <= self.box.low) | (theta >= self.box.high)))
+
+
+def _prepare(runs: Runs, kind: _Form, fixed: dict[str, float], delta: float) -> _Case:
     columns = runs.checked(kind.axes)
     order = np.lexsort(list(columns.values()))
     columns = {name: column[order] for name, column in columns.items()}
-    n, p, m = len(order), len(kind.names), len(kind.axes)
-    cluster = columns.pop("cluster", np.arange(n)).astype(np.intp)
+    cluster = columns.pop("cluster", np.arange(len(order))).astype(np.intp)
     scale = columns["weight"].mean()
-    weight = columns["weight"] / scale
-    held = dict(fixed or {})
-    notes = _remarks(columns, kind, held, start)
-
     log_x = np.log([columns[axis] for axis in kind.axes])
     # Centred logs make coefficient and exponent nearly uncorrelated; a coefficient that is held refers to x = 1.
-    centre = np.array([0.0 if c in held else x.mean() for c, x in zip(kind.coefficients, log_x, strict=True)])
-    log_x -= centre[:, None]
-    box = _box(kind, columns["loss"], held)
-    free = box.low < box.high
+    centre = np.array([0.0 if c in fixed else x.mean() for c, x in zip(kind.coefficients, log_x, strict=True)])
+    problem = PowerSum(log_x - centre[:, None], np.log(columns["loss"]), delta)
+    box = _box(kind, columns["loss"], fixed)
+    notes = _remarks(columns, kind, fixed)
+    return _Case(kind, problem, columns["weight"] / scale, scale, cluster, centre, box, fixed, notes)
 
-    def result(status: Status, theta: Array, objective: float, samples: Array, extra: Sequence[str] = ()) -> FitResult:
-        natural = _natural(theta[None], centre)[0]
-        at = free & ((theta <= box.low) | (theta >= box.high))
-        usable = bool(np.isfinite(theta[free]).all())
-        variance = _variance(problem, theta, weight, cluster, centre, free & ~at) if usable else np.full(p, np.nan)
-        relative = np.append(natural[: m + 1], np.ones(m))
-        drawn = _natural(samples, centre)
-        ends = None
-        if len(drawn):
-            low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0).tolist()
-            ends = dict(zip(kind.names, zip(low, high, strict=True), strict=True))
-        return FitResult(
-            form=form,
-            status=status,
-            parameters={name: held.get(name, float(v)) for name, v in zip(kind.names, natural, strict=True)},
-            errors=dict(zip(kind.names, (relative * np.sqrt(variance)).tolist(), strict=True)),
-            intervals=ends,
-            at_boundary=tuple(name for name, flag in zip(kind.names, at, strict=True) if flag),
-            fixed=tuple(name for name in kind.names if name in held),
-            objective=objective,
-            n_runs=n,
-            n_clusters=int(cluster.max()) + 1,
-            delta=delta,
-            level=level,
-            seed=seed,
-            samples=drawn,
-            notes=(*notes, *extra),
-        )
 
-    problem = PowerSum(log_x, np.log(columns["loss"]), delta)
-    nothing, none = np.where(free, np.nan, box.low), np.empty((0, p))
-    distinct = len(np.unique(log_x, axis=1).T)
+def _optimum(case: _Case) -> tuple[Status, Array, float, list[str]]:
+    """Status, parameters [p], objective; where the runs cannot tell, parameters are NaN and a remark says why."""
+    free, box = case.free, case.box
+    unknown = np.where(free, np.nan, box.low)
+    distinct = len(np.unique(case.problem.log_x, axis=1).T)
     if distinct <= free.sum():
         why = f"{distinct} distinct runs cannot fix {free.sum()} parameters: give at least {free.sum() + 1}"
-        return result("too_few_points", nothing, math.nan, none, [why])
-    if _rank_deficient(log_x):
-        why = f"{' and '.join(kind.axes)} do not vary independently: add runs that vary one at a time"
-        return result("degenerate_design", nothing, math.nan, none, [why])
-
-    starts = grid_starts(problem, weight, box, _EXPONENT_GRID, _GRID_SURVIVORS)
-    if start is not None:
-        starts = np.concatenate([_internal(start, kind, held, centre, box)[None], starts])
-    found = minimise_from_afar(problem, starts, weight[None], box)
-    best = int(np.nanargmin(found.objective))
-    theta, objective = found.theta[best], float(found.objective[best])
-    extra = []
-    if start is not None and found.objective[0] > objective * (1 + 1e-6):
-        extra.append("the start given leads to a worse minimum; the best start of the grid was taken")
-    if _ill_conditioned(problem, theta, weight, free & (theta > box.low) & (theta < box.high)):
+        return "too_few_points", unknown, math.nan, [why]
+    if _rank_deficient(case.problem.log_x):
+        why = f"{' and '.join(case.kind.axes)} do not vary independently: add runs that vary one at a time"
+        return "degenerate_design", unknown, math.nan, [why]
+    starts = grid_starts(case.problem, case.weight, box, _EXPONENT_GRID, _GRID_SURVIVORS)
+    solutions = minimise_from_afar(case.problem, starts, case.weight[None], box)
+    best = int(np.nanargmin(solutions.objective))
+    theta = solutions.theta[best]
+    if _ill_conditioned(case.problem, theta, case.weight, free & (theta > box.low) & (theta < box.high)):
         why = "the runs cannot tell the parameters apart: widen their range, or hold one with fixed="
-        return result("degenerate_design", nothing, math.nan, none, [why])
-    samples, remarks = _bootstrap(problem, theta, weight, cluster, box, resamples, seed)
-    status: Status = "converged" if found.converged[best] else "not_converged"
-    if (free & ((theta <= box.low) | (theta >= box.high))).any() and status == "converged":
-        status = "bound_hit"
-    return result(status, theta, objective * scale, samples, [*extra, *remarks])
+        return "degenerate_design", unknown, math.nan, [why]
+    converged: Status = "bound_hit" if case.at_bound(theta).any() else "converged"
+    status = converged if solutions.converged[best] else "not_converged"
+    return status, theta, float(solutions.objective[best]) * case.scale, []
+
+
+def _errors(case: _Case, theta: Array, natural: Array) -> Array:
+    """Standard errors [p] in natural units; NaN where there is no optimum, and where `_variance` has none."""
+    free, m = case.free, len(case.centre)
+    if not np.isfinite(theta[free]).all():
+        return np.full(len(theta), np.nan)
+    variance = _variance(case, theta, free & ~case.at_bound(theta))
+    return np.asarray(np.append(natural[: m + 1], np.ones(m)) * np.sqrt(variance))
 
 
 def _bootstrap(
@@ -443,31 +463,20 @@ def _natural(theta: Array, centre: Array) -> Array:
     return result
 
 
-def _internal(start: Mapping[str, float], kind: _Form, held: Mapping[str, float], centre: Array, box: Box) -> Array:
-    """The solver's parameters [p] of a start in natural units."""
-    m = len(centre)
-    values = np.array([float({**start, **held}[name]) for name in kind.names])
-    with np.errstate(divide="ignore"):
-        values[: m + 1] = np.log(values[: m + 1])
-    values[:m] -= values[m + 1 :] * centre
-    return np.asarray(np.clip(values, box.low, box.high))
-
-
-def _box(kind: _Form, loss: Array, held: Mapping[str, float]) -> Box:
+def _box(kind: _Form, loss: Array, fixed: Mapping[str, float]) -> Box:
     m = len(kind.axes)
     low = np.append(np.full(m + 1, math.log(_SMALLEST_TERM * loss.min())), np.full(m, EXPONENT_RANGE[0]))
     high = np.append(np.full(m + 1, math.log(_LARGEST_TERM * loss.max())), np.full(m, EXPONENT_RANGE[1]))
     for i, name in enumerate(kind.names):
-        if name in held:
-            value = held[name]
+        if name in fixed:
+            value = fixed[name]
             low[i] = high[i] = value if i > m else (math.log(value) if value > 0 else -math.inf)
     return Box(low, high)
 
 
-def _variance(
-    problem: PowerSum, theta: Array, weight: Array, cluster: npt.NDArray[np.intp], centre: Array, free: Flags
-) -> Array:
+def _variance(case: _Case, theta: Array, free: Flags) -> Array:
     """Sandwich variances [p] of (ln A, ln B, ln E, alpha, beta); NaN where held, on a bound, or not a minimum."""
+    problem, weight, cluster, centre = case.problem, case.weight, case.cluster, case.centre
     m, p = len(centre), len(theta)
     result = np.full(p, np.nan)
     residual = problem.log_loss - np.log(problem.shares(theta[None])[0][0])
@@ -508,9 +517,7 @@ def _ill_conditioned(problem: PowerSum, theta: Array, weight: Array, free: Flags
     return bool(eigenvalues[0] < _ILL_CONDITIONED * eigenvalues[-1])
 
 
-def _remarks(
-    columns: Mapping[str, Array], kind: _Form, held: Mapping[str, float], start: Mapping[str, float] | None
-) -> list[str]:
+def _remarks(columns: Mapping[str, Array], kind: _Form, fixed: Mapping[str, float]) -> list[str]:
     notes = []
     used = np.stack([columns[name] for name in (*kind.axes, "loss")])
     duplicates = used.shape[1] - np.unique(used, axis=1).shape[1]
@@ -520,29 +527,25 @@ def _remarks(
         rising = int((np.diff(columns["loss"][np.argsort(columns["C"], kind="stable")]) > 0).sum())
         if rising:
             notes.append(f"the frontier is not monotone: loss rises with C at {rising} of {used.shape[1] - 1} steps")
-    if held.get("E", 0.0) >= columns["loss"].min():
+    if fixed.get("E", 0.0) >= columns["loss"].min():
         notes.append("E is held above the smallest loss")
     return notes
 
 
 def _option_problems(
-    form: str, fixed: Mapping[str, float], start: Mapping[str, float] | None, delta: float, resamples: int, level: float
+    form: str, fixed: Mapping[str, float], delta: float, resamples: int, level: float
 ) -> list[Problem]:
     if form not in _FORMS:
         return [Problem("form", f"must be one of {', '.join(_FORMS)}", repr(form), "Choose one of these.")]
     names = _FORMS[form].names
     problems = []
-    for option, given in (("fixed", fixed), ("start", start or {})):
-        for name, value in given.items():
-            if name not in names:
-                problems.append(
-                    Problem(option, f"the {form} law has no such parameter", repr(name), f"Use {', '.join(names)}.")
-                )
-            elif not (math.isfinite(value) and (value > 0 or (name == "E" and value == 0))):
-                rule = "must be finite and " + ("not negative" if name == "E" else "positive")
-                problems.append(Problem(f"{option}[{name!r}]", rule, f"{value}", "Correct it."))
-    if start is not None and (missing := [name for name in names if name not in start and name not in fixed]):
-        problems.append(Problem("start", "must name every free parameter", f"no {', '.join(missing)}", "Add them."))
+    for name, value in fixed.items():
+        if name not in names:
+            rule = f"the {form} law has no such parameter"
+            problems.append(Problem("fixed", rule, repr(name), f"Use {', '.join(names)}."))
+        elif not (math.isfinite(value) and (value > 0 or (name == "E" and value == 0))):
+            rule = "must be finite and " + ("not negative" if name == "E" else "positive")
+            problems.append(Problem(f"fixed[{name!r}]", rule, f"{value}", "Correct it."))
     if len(set(fixed) & set(names)) == len(names):
         problems.append(Problem("fixed", "at least one parameter must be free", "all held", "Release one."))
     if not (math.isfinite(delta) and delta > 0):
