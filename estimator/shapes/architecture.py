@@ -446,9 +446,12 @@ def _useful_scores(shape: ModelShape, convention: Convention) -> int:
 
 def _visited_scores(shape: ModelShape, block: int) -> int:
     """Scores of one sequence and layer that the hardware computes."""
-    if shape.attention == "materialised":
-        return shape.n_heads * shape.seq_len**2
-    return patterns.visited_scores(_head_patterns(shape), shape.seq_len, shape.seq_len, block_q=block, block_kv=block)
+    return shape.n_heads * shape.seq_len**2 if shape.attention == "materialised" else tile_scores(shape, block)
+
+
+def tile_scores(shape: ModelShape, tile: int) -> int:
+    """Scores of one sequence and layer that a fused kernel computes, in tiles of so many queries and keys."""
+    return patterns.visited_scores(_head_patterns(shape), shape.seq_len, shape.seq_len, block_q=tile, block_kv=tile)
 
 
 def _feed_forward(shape: ModelShape, pass_: costs.Pass) -> costs.Cost:

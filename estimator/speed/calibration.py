@@ -98,16 +98,16 @@ def read_table(path: str | Path) -> list[Row]:
     if missing:
         remedy = f"Add {', '.join(missing)}, and a row at least."
         raise EvidenceError([Problem(f"{name}, line 1", f"the columns {', '.join(COLUMNS)} are needed", "", remedy)])
-    found: list[Problem] = []
+    broken: list[Problem] = []
     rows = []
     for number, line in enumerate(lines, 2):
         try:
             rows.append(_row(line))
         except (ValueError, TypeError) as error:
             rule = "; ".join(str(error).splitlines())
-            found.append(Problem(f"{name}, line {number}", rule, "", "Correct the row or leave it out."))
-    if found:
-        raise EvidenceError(found)
+            broken.append(Problem(f"{name}, line {number}", rule, "", "Correct the row or leave it out."))
+    if broken:
+        raise EvidenceError(broken)
     return rows
 
 
@@ -128,13 +128,10 @@ def _row(line: Mapping[str, str]) -> Row:
         gradient_bytes=2 if line["mp_mode"] == "PURE" else 4,
     )
     broken = list(problems(shape, plan))
-    count, given, measured = (
-        architecture.parameters(shape).total,
-        float(line["n_params"]),
-        float(line["tokens_per_s_per_gpu"]),
-    )
-    if not abs(count / given - 1) < 0.005:
-        broken.append(f"n_params must be that of the MPT shape, {count}, got {given:.0f}")
+    count = architecture.parameters(shape).total
+    stated, measured = float(line["n_params"]), float(line["tokens_per_s_per_gpu"])
+    if not abs(count / stated - 1) < 0.005:
+        broken.append(f"n_params must be that of the MPT shape, {count}, got {stated:.0f}")
     if not measured > 0:
         broken.append(f"tokens_per_s_per_gpu must be above 0, got {measured}")
     if broken:
@@ -165,10 +162,10 @@ def errors(rows: Sequence[Row], predicted: Sequence[float]) -> Array:
     return np.array([p / row.measured - 1 for p, row in zip(predicted, rows, strict=True)])
 
 
-def score(off: Array) -> Score:
+def score(residuals: Array) -> Score:
     """Summary of relative errors."""
-    size = np.abs(off)
-    return Score(len(off), float(np.median(size)), float(np.quantile(size, 0.9)), float(np.mean(off)))
+    size = np.abs(residuals)
+    return Score(len(size), float(np.median(size)), float(np.quantile(size, 0.9)), float(np.mean(residuals)))
 
 
 Predict = Callable[[Sequence[Row], Sequence[Row]], list[float]]
@@ -222,12 +219,12 @@ PREDICTORS: Mapping[str, Predict] = {
 
 def leave_out(rows: Sequence[Row], key: Callable[[Row], Hashable], predict: Predict) -> Array:
     """Relative error of each row, predicted without any row of its group."""
-    off = np.zeros(len(rows))
+    residuals = np.zeros(len(rows))
     for group in dict.fromkeys(key(row) for row in rows):
         test = [i for i, row in enumerate(rows) if key(row) == group]
         predicted = predict([row for row in rows if key(row) != group], [rows[i] for i in test])
-        off[test] = errors([rows[i] for i in test], predicted)
-    return off
+        residuals[test] = errors([rows[i] for i in test], predicted)
+    return residuals
 
 
 def validate(rows: Sequence[Row]) -> dict[str, dict[str, Score]]:
@@ -261,8 +258,8 @@ def validate(rows: Sequence[Row]) -> dict[str, dict[str, Score]]:
 def calibrate(rows: Sequence[Row]) -> tuple[Calibration, dict[str, dict[str, Score]]]:
     """The calibration on all rows, its residual sd that of rows of sizes that a fit has not seen; and the scores."""
     fitted = fit(rows)
-    off = np.log1p(leave_out(rows, lambda row: row.model, by_model))
-    return fitted._replace(residual_sd=float(np.sqrt(np.mean(off**2)))), validate(rows)
+    residuals = np.log1p(leave_out(rows, lambda row: row.model, by_model))
+    return fitted._replace(residual_sd=float(np.sqrt(np.mean(residuals**2)))), validate(rows)
 
 
 def document(
@@ -271,13 +268,8 @@ def document(
     """What `data/step_time.json` holds: constants with priors and errors, covariance, scores, the table's hash."""
     deviations = np.sqrt(np.diag(np.array(fitted.covariance)))
     constants = {
-        name: {
-            "value": float(f"{value:.6g}"),
-            "log_sd": round(float(sd), 4),
-            "prior": PRIORS[name][0],
-            "prior_log_sd": PRIORS[name][1],
-            "prior_source": PRIORS[name][2],
-        }
+        name: {"value": float(f"{value:.6g}"), "log_sd": round(float(sd), 4)}
+        | dict(zip(("prior", "prior_log_sd", "prior_source"), PRIORS[name], strict=True))
         for (name, value), sd in zip(fitted.constants._asdict().items(), deviations, strict=True)
     }
     return {
@@ -297,28 +289,27 @@ def document(
     }
 
 
-def render(console: Any, found: Mapping[str, Any]) -> None:
+def render(console: Any, document: Mapping[str, Any]) -> None:
     """Tables for a terminal of what `document` holds."""
     from rich.table import Table
 
-    constants = Table(title=f"Constants from {found['table']['rows']} rows")
+    constants = Table(title=f"Constants from {document['table']['rows']} rows")
     for column in ("constant", "value", "sd of ln", "prior", "its sd", "prior from"):
         constants.add_column(column, justify="left" if column in ("constant", "prior from") else "right")
-    for name, entry in found["constants"].items():
+    for name, entry in document["constants"].items():
         constants.add_row(
             name, f"{entry['value']:.3g}", f"{entry['log_sd']:.2f}", f"{entry['prior']:.3g}",
             f"{entry['prior_log_sd']:.2f}", entry["prior_source"],
         )  # fmt: skip
     console.print(constants)
-    errors = Table(
-        title="Error of tokens/s per GPU on rows that the fit has not seen: median, 90% point, mean with sign"
-    )
+    title = "Error of tokens/s per GPU on rows that the fit has not seen: median, 90% point, mean with sign"
+    errors = Table(title=title)
     errors.add_column("hidden")
     errors.add_column("rows", justify="right")
     for name in PREDICTORS:
         errors.add_column(name, justify="right")
-    for task, predictors in found["errors"].items():
+    for task, predictors in document["errors"].items():
         scores = [f"{s['median']:.1%} {s['p90']:.1%} {s['bias']:+.1%}" for s in predictors.values()]
         errors.add_row(task, str(next(iter(predictors.values()))["rows"]), *scores)
     console.print(errors)
-    console.print(f"sd of ln(time) that the constants do not explain: {found['residual_sd']:.3f}")
+    console.print(f"sd of ln(time) that the constants do not explain: {document['residual_sd']:.3f}")

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from cegain.shapes import architecture
 from cegain.shapes.architecture import ModelShape
 from cegain.speed import hardware
-from cegain.speed.step_time import Calibration, log_variance, shipped, step_parts
+from cegain.speed.step_time import NORMAL_90, Calibration, log_variance, shipped, step_parts
 from cegain.speed.step_work import Kernel, Plan
 
 
@@ -45,7 +45,6 @@ ASSUMPTIONS: Mapping[str, Assumption] = {
     "recompute": Assumption(0.0, 1.0, "share of the forward pass that runs again; few reports say; assumed"),
 }
 """The same for every run."""
-_NORMAL_90 = 1.6449
 _MANY = 2**20  # micro-batches per step: the optimizer, which these runs spread over all devices, then takes no time
 
 
@@ -93,29 +92,19 @@ class Prediction:
 
 
 def _run(
-    name: str,
-    device: str,
-    tokens: float,
-    hours: float,
-    flops: float,
-    source: str,
-    note: str,
-    kernel: Kernel,
-    plan: Mapping[str, object],
-    alone_then: float | None = None,
-    **shape: object,
-) -> PublishedRun:
-    settings: dict[str, object] = {"device": hardware.find(device), "kernel": kernel}
+    name: str, device: str, tokens: float, hours: float, flops: float, source: str, note: str, kernel: Kernel,
+    precision: hardware.Precision | None = None, alone_then: float | None = None, **shape: object,
+) -> PublishedRun:  # fmt: skip
+    plan = Plan(hardware.find(device), kernel=kernel, precision=precision)
     fields = architecture.stack("modern", tied_head=False, **shape)
-    made = Plan(**(settings | dict(plan)))  # type: ignore[arg-type]
-    return PublishedRun(name, fields, made, tokens, hours, flops, source, note, alone_then)
+    return PublishedRun(name, fields, plan, tokens, hours, flops, source, note, alone_then)
 
 
 RUNS: tuple[PublishedRun, ...] = (
     _run(
         "Llama 3.1 405B", "h100", 15.6e12, 30.84e6, 3.8e25,
         "Llama 3.1 model card; Grattafiori et al. 2024 (arXiv 2407.21783): 16k GPUs",
-        "", "flash2", {},
+        "", "flash2",
         n_layers=126, d_model=16384, n_heads=128, heads="gqa", gqa_group=16, d_ff=53248, vocab_size=128256,
         seq_len=8192,
     ),
@@ -124,7 +113,7 @@ RUNS: tuple[PublishedRun, ...] = (
         "DeepSeek-V3 (arXiv 2412.19437), table 1: 2.664M of its 2.788M hours are pre-training",
         "fp8; latent attention as grouped heads with as many parameters, which counts its scores 6% of all FLOP short; "
         "its three dense layers as mixtures of equal active size",
-        "flash2", {"precision": "fp8"},
+        "flash2", "fp8",
         n_layers=61, d_model=7168, n_heads=128, head_dim=96, heads="gqa", gqa_group=16, feed_forward="moe",
         n_experts=256, top_k=8, n_shared_experts=1, d_expert=2048, expert_activation="swiglu", vocab_size=129280,
         seq_len=4096,
@@ -134,14 +123,14 @@ RUNS: tuple[PublishedRun, ...] = (
         "Patterson et al. 2021 (arXiv 2104.10350), table 4: 10,000 GPUs for 14.8 days",
         "the constants are those of software of 2023. In 2019 one V100 trained at 39 TFLOP/s by itself, 30% of "
         "its peak (Shoeybi et al. 2019, arXiv 1909.08053, section 1); the same assumptions give, from that speed,",
-        "materialised", {}, 39e12,
+        "materialised", None, 39e12,
         n_layers=96, d_model=12288, n_heads=96, vocab_size=50257, seq_len=2048, norm="layer", positions="learned",
         feed_forward="gelu",
     ),
     _run(
         "Llama 2 70B", "a100-80", 2e12, 1_720_320, 6 * 70e9 * 2e12,
         "Touvron et al. 2023 (arXiv 2307.09288), table 2",
-        "", "flash1", {},
+        "", "flash1",
         n_layers=80, d_model=8192, n_heads=64, heads="gqa", gqa_group=8, d_ff=28672, vocab_size=32000, seq_len=4096,
     ),
 )  # fmt: skip
@@ -157,7 +146,7 @@ def predict(run: PublishedRun, calibration: Calibration | None = None) -> Predic
         name: (_hours(run, alone, middle | {name: a.low}), _hours(run, alone, middle | {name: a.high}))
         for name, a in ASSUMPTIONS.items()
     }
-    model = _NORMAL_90 * math.sqrt(log_variance)
+    model = NORMAL_90 * math.sqrt(log_variance)
     ends["step-time model"] = (hours * math.exp(-model), hours * math.exp(model))
     moves = [sorted(math.log(end / hours) for end in pair) for pair in ends.values()]
     low, high = (math.sqrt(sum(move[i] ** 2 for move in moves)) for i in (0, 1))
@@ -189,24 +178,18 @@ def document(predictions: Sequence[Prediction]) -> dict[str, Any]:
         "inside": sum(p.inside for p in predictions),
         "runs": [
             {
-                "name": p.run.name,
-                "device": p.run.plan.device.name,
-                "tokens": p.run.tokens,
+                "name": p.run.name, "device": p.run.plan.device.name, "tokens": p.run.tokens,
                 "reported_flops": p.run.reported_flops,
                 "useful_flops": p.run.tokens * architecture.flops_per_token(p.run.shape),
                 "alone_flops_per_second": p.alone,
                 "device_hours": {"median": p.hours, "low": p.low, "high": p.high, "interval": 0.9},
-                "actual_device_hours": p.run.actual_hours,
-                "inside": p.inside,
-                "width": p.width,
+                "actual_device_hours": p.run.actual_hours, "inside": p.inside, "width": p.width,
                 "sensitivity": {name: list(pair) for name, pair in p.sensitivity.items()},
-                "device_hours_at_reported_speed": p.hours_then,
-                "source": p.run.source,
-                "note": p.run.note,
+                "device_hours_at_reported_speed": p.hours_then, "source": p.run.source, "note": p.run.note,
             }
             for p in predictions
         ],
-    }
+    }  # fmt: skip
 
 
 def render(console: Any, predictions: Sequence[Prediction]) -> None:

@@ -20,15 +20,10 @@ from cegain.tables import kernel_times
 from cegain.tables.kernel_times import KERNEL_TIMES, KernelTime
 
 REPORTED: Mapping[str, str] = {
-    "AMD EPYC, 2 threads": "cpu",
-    "Tesla V100-SXM2-32GB": "v100",
-    "NVIDIA A100-SXM4-40GB": "a100-40",
-    "NVIDIA A100-SXM4-80GB": "a100-80",
-    "NVIDIA H100 80GB HBM3": "h100",
-    "NVIDIA H800": "h800",
-    "NVIDIA H200": "h200",
+    "AMD EPYC, 2 threads": "cpu", "Tesla V100-SXM2-32GB": "v100", "NVIDIA A100-SXM4-40GB": "a100-40",
+    "NVIDIA A100-SXM4-80GB": "a100-80", "NVIDIA H100 80GB HBM3": "h100", "NVIDIA H800": "h800", "NVIDIA H200": "h200",
     "NVIDIA B200": "b200",
-}
+}  # fmt: skip
 """What devices call themselves in a table of kernel times, and what they are called here."""
 _PRECISIONS: Mapping[str, Precision] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _SCORE_BYTES: Mapping[str, int] = {"float32": 13 * 4, "bfloat16": 13 * 2, "float16": 13 * 2}
@@ -58,7 +53,7 @@ def measured(device: Device, rows: Iterable[KernelTime]) -> Device:
         if REPORTED.get(row.device) == device.name:
             sessions.setdefault(row.session(), []).append(row)
     kernels: dict[str, float] = {}
-    found = device
+    result = device
     for session in sorted(sessions.values(), key=lambda session: max(row.date for row in session)):
         best: dict[Precision, KernelTime] = {}
         for row in session:
@@ -72,18 +67,13 @@ def measured(device: Device, rows: Iterable[KernelTime]) -> Device:
         kernels |= _kernels(session, matmul)
         versions = f"torch {session[0].torch}, commit {session[0].commit[:9]}, {max(row.date for row in session)[:10]}"
         spread = max(math.log(row.p80_s / row.p20_s) / _P20_TO_P80 for row in best.values())
-        found = device.with_ceilings(matmul, max(copies), f"{session[0].device}: {versions}", spread=spread)
-    return dataclasses.replace(
-        found,
-        fused_attention=kernels.get("fused_attention", device.fused_attention),
-        score_rate=kernels.get("score_rate", device.score_rate),
-        expert_speed=kernels.get("expert_speed", device.expert_speed),
-    )
+        result = device.with_ceilings(matmul, max(copies), f"{session[0].device}: {versions}", spread=spread)
+    return dataclasses.replace(result, **kernels)  # type: ignore[arg-type]
 
 
 def _kernels(session: Iterable[KernelTime], matmul: Mapping[Precision, float]) -> dict[str, float]:
     """Fields of a Device, those for which there are rows."""
-    found: dict[str, float] = {}
+    fields: dict[str, float] = {}
     rows = [row for row in session if row.pass_ == "fwd_bwd" and _PRECISIONS.get(row.dtype) in matmul]
     causal = [row for row in rows if row.pattern == "causal" and row.heads_kv == row.heads_q]
     fused = [row for row in causal if row.implementation == "flash"]
@@ -92,7 +82,7 @@ def _kernels(session: Iterable[KernelTime], matmul: Mapping[Precision, float]) -
         heads = patterns.head_patterns("causal", row.heads_q, row.seq_q)
         tiles = patterns.visited_scores(heads, row.seq_q, row.seq_kv, block_q=TILE, block_kv=TILE)
         work = row.batch * tiles * 2 * row.head_dim * (2 + costs.FLASH_BACKWARD_MATMULS)
-        found["fused_attention"] = work / row.median_s / matmul[_PRECISIONS[row.dtype]]
+        fields["fused_attention"] = work / row.median_s / matmul[_PRECISIONS[row.dtype]]
     materialised = [row for row in causal if row.implementation == "materialised"]
     if materialised:
         row = max(materialised, key=_size)
@@ -101,7 +91,7 @@ def _kernels(session: Iterable[KernelTime], matmul: Mapping[Precision, float]) -
         # What the products leave of the time goes into moving the scores.
         moving = row.median_s - products / matmul[_PRECISIONS[row.dtype]]
         if moving > 0:
-            found["score_rate"] = scores * _SCORE_BYTES[row.dtype] / moving
+            fields["score_rate"] = scores * _SCORE_BYTES[row.dtype] / moving
     dense = {(row.dtype, row.seq_q, row.d_model, row.d_ff): row for row in rows if row.op == "feed_forward"}
     mixtures = [
         (row, dense[of_active_width])
@@ -111,8 +101,8 @@ def _kernels(session: Iterable[KernelTime], matmul: Mapping[Precision, float]) -
     ]
     if mixtures:
         row, layer = max(mixtures, key=lambda pair: pair[0].flops)
-        found["expert_speed"] = _rate(row) / _rate(layer)
-    return found
+        fields["expert_speed"] = _rate(row) / _rate(layer)
+    return fields
 
 
 def _size(row: KernelTime) -> tuple[int, int]:

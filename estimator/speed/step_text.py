@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from cegain.shapes import architecture
@@ -21,18 +22,11 @@ def document(step: StepTime) -> dict[str, Any]:
     """A training step as JSON: seconds, bytes, FLOP/s."""
     plan = step.plan
     low, high = step.interval
-    throughput, hourly = step.tokens_per_second_per_device, plan.device.price
+    throughput, price = step.tokens_per_second_per_device, plan.device.price
     return {
-        "kind": "training_step",
-        "device": plan.device.name,
-        "gpus": plan.devices,
-        "shape": _shape(step.shape),
-        "micro_batch": plan.micro_batch,
-        "accumulate": plan.accumulate,
-        "sharding": plan.sharding,
-        "recompute": plan.recompute,
-        "precision": plan.used_precision,
-        "attention": _kernel(step),
+        "kind": "training_step", "device": plan.device.name, "gpus": plan.devices, "shape": _shape(step.shape),
+        "micro_batch": plan.micro_batch, "accumulate": plan.accumulate, "sharding": plan.sharding,
+        "recompute": plan.recompute, "precision": plan.used_precision, "attention": _kernel(step),
         "gradient_bytes": plan.gradient_bytes,
         "seconds_per_step": step.seconds,
         "seconds_per_step_interval": {"probability": 0.9, "low": low, "high": high},
@@ -46,12 +40,9 @@ def document(step: StepTime) -> dict[str, Any]:
         "mfu_full_attention": step.full_achieved_flops / step.peak,
         "seconds_by_part": dict(step.parts),
         "binds": step.binds,
-        "memory_bytes": {
-            "states": step.memory.states, "gathered": step.memory.gathered, "activations": step.memory.activations,
-            "logits": step.memory.logits, "total": step.memory.total, "device": plan.device.memory,
-        },
-        "usd_per_million_tokens": _usd(hourly.usd_per_hour, throughput),
-        "price": {"usd_per_hour": hourly.usd_per_hour, "date": hourly.date, "source": hourly.source},
+        "memory_bytes": dataclasses.asdict(step.memory) | {"total": step.memory.total, "device": plan.device.memory},
+        "usd_per_million_tokens": _usd(price.usd_per_hour, throughput),
+        "price": dataclasses.asdict(price),
         "device_sources": list(plan.device.sources),
         "kernel_times": plan.device.kernel_times or None,
     }  # fmt: skip
@@ -88,12 +79,8 @@ def token_document(token: TokenTime) -> dict[str, Any]:
     """A decoding step as JSON."""
     price = token.device.price
     return {
-        "kind": "decoded_token",
-        "device": token.device.name,
-        "gpus": token.devices,
-        "shape": _shape(token.shape),
-        "batch": token.batch,
-        "context": token.context,
+        "kind": "decoded_token", "device": token.device.name, "gpus": token.devices, "shape": _shape(token.shape),
+        "batch": token.batch, "context": token.context,
         "seconds_per_step": token.seconds,
         "gpu_seconds_per_token": token.seconds_per_token,
         "tokens_per_second_per_gpu": 1 / token.seconds_per_token,
@@ -101,8 +88,8 @@ def token_document(token: TokenTime) -> dict[str, Any]:
         "seconds_by_part": dict(token.parts),
         "binds": token.binds,
         "usd_per_million_tokens": _usd(price.usd_per_hour, 1 / token.seconds_per_token),
-        "price": {"usd_per_hour": price.usd_per_hour, "date": price.date, "source": price.source},
-    }
+        "price": dataclasses.asdict(price),
+    }  # fmt: skip
 
 
 def token_plain(token: TokenTime) -> str:

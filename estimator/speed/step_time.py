@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cegain.shapes import architecture
 from cegain.shapes.architecture import ModelShape
@@ -27,6 +27,8 @@ from cegain.speed.step_work import Kernel, Memory, Plan, Work, memory, problems,
 from cegain.tables.files import DATA
 
 CONSTANTS_FILE = DATA / "step_time.json"
+NORMAL_90 = 1.6449
+"""Half width of a standard normal's central 90%, rounded: all digits would move intervals that stand in documents."""
 
 
 class Constants(NamedTuple):
@@ -87,6 +89,7 @@ DECODE_SHARE = (0.72, 0.12)
 """Share of the data sheet's bandwidth that decoding gets, and sd of its logarithm: 60-85% is usual."""
 DECODE_LAUNCH, DECODE_KERNELS = 1.5e-6, 10
 """Seconds per kernel inside a captured graph, and kernels per layer: assumed."""
+_CONVENTIONS: tuple[architecture.Convention, ...] = ("useful", "full")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,43 +160,31 @@ class StepTime:
     @property
     def interval(self) -> tuple[float, float]:
         """90% interval of `seconds`."""
-        width = 1.6449 * math.sqrt(self.log_variance)
+        width = NORMAL_90 * math.sqrt(self.log_variance)
         return self.seconds * math.exp(-width), self.seconds * math.exp(width)
 
 
 def training_step(
     shape: ModelShape, plan: Plan, calibration: Calibration | None = None, *, fits: bool = True
 ) -> StepTime:
-    """Time of one optimizer step.
+    """Time of one optimizer step on full sequences, by the shipped calibration or another.
 
-    Args:
-        shape: the model, at full sequences.
-        plan: on what, and how.
-        calibration: the shipped one by default.
-        fits: whether the plan must fit into memory; if not, the time is that of a device with room for it.
+    With `fits` False the plan need not fit into memory: the time is that of a device with room for it.
 
     Raises:
         ValueError: a plan that breaks rules or does not fit into memory, with all problems and what would do.
     """
-    found = list(problems(shape, plan, fits))
-    if found:
-        raise ValueError("\n".join(found))
+    broken = list(problems(shape, plan, fits))
+    if broken:
+        raise ValueError("\n".join(broken))
     fitted = shipped() if calibration is None else calibration
     parts = step_parts(shape, plan, fitted.constants)
     seconds = sum(parts.values())
     gradient, own = _sensitivity(shape, plan, fitted)
-    return StepTime(
-        shape=shape,
-        plan=plan,
-        seconds=seconds,
-        parts=parts,
-        flops_per_token=architecture.flops_per_token(shape, batch_tokens=_step_tokens(shape, plan)),
-        full_flops_per_token=architecture.flops_per_token(shape, "full", batch_tokens=_step_tokens(shape, plan)),
-        memory=memory(shape, plan),
-        log_variance=_quadratic(gradient, fitted.covariance) + own,
-        gradient=gradient,
-        own_variance=own,
-    )
+    tokens = plan.micro_batch * plan.accumulate * plan.devices * shape.seq_len
+    useful, full = (architecture.flops_per_token(shape, c, batch_tokens=tokens) for c in _CONVENTIONS)
+    variance = _quadratic(gradient, fitted.covariance) + own
+    return StepTime(shape, plan, seconds, parts, useful, full, memory(shape, plan), variance, gradient, own)
 
 
 def log_variance(shape: ModelShape, plan: Plan, calibration: Calibration) -> float:
@@ -224,9 +215,9 @@ def step_parts(shape: ModelShape, plan: Plan, constants: Constants) -> dict[str,
 
 def parts_of(count: Work, shape: ModelShape, plan: Plan, constants: Constants) -> dict[str, float]:
     """As `step_parts`, of work that is counted already."""
-    device = plan.device
-    c, rate = constants, constants.matmul * plan.device.matmul[plan.used_precision]
-    wide = rate if plan.used_precision != "fp8" else constants.matmul * device.matmul["bf16"]
+    c, device = constants, plan.device
+    rate = c.matmul * device.matmul[plan.used_precision]
+    wide = rate if plan.used_precision != "fp8" else c.matmul * device.matmul["bf16"]
     kernel = plan.kernel_for(shape)
     parts = {
         "layers": count.layers / rate,
@@ -311,22 +302,22 @@ def decoded_token(
         ValueError: counts below 1, or weights and caches that do not fit.
     """
     counts = {"context": context, "batch": batch, "devices": devices}
-    found = [f"{name} must be at least 1, got {value}; give 1 or more" for name, value in counts.items() if value < 1]
+    broken = [f"{name} must be at least 1, got {value}; give 1 or more" for name, value in counts.items() if value < 1]
     precision = "bf16" if device.precision != "fp32" and "bf16" in device.matmul else device.precision
     size = 4 if precision == "fp32" else 2
     parameters = architecture.parameters(shape)
     cache = float(batch * architecture.kv_cache_bytes(shape, max(1, context), size))
     held = size * parameters.total + cache
-    if not found and held > devices * device.memory:
-        found.append(
+    if not broken and held > devices * device.memory:
+        broken.append(
             f"weights and caches must fit into {devices} x {device.memory / 1e9:.0f} GB of {device.title}, got "
             f"{held / 1e9:.0f} GB; use {math.ceil(held / device.memory)} devices, a smaller batch or a shorter context"
         )
-    if found:
-        raise ValueError("\n".join(found))
+    if broken:
+        raise ValueError("\n".join(broken))
     fitted = shipped() if calibration is None else calibration
     bandwidth = DECODE_SHARE[0] * device.bandwidth * devices
-    read = parameters.active + (parameters.total - parameters.active) * _met_share(shape, batch)
+    read = parameters.active + (parameters.total - parameters.active) * _experts_read_share(shape, batch)
     flops = batch * architecture.flops_per_token(shape, "6nd_total", passes="forward")
     matmul = fitted.constants.matmul * device.matmul[precision] * devices
     parts = {
@@ -350,7 +341,7 @@ def _cache_read(shape: ModelShape, context: int, batch: int, size: int) -> float
     return kept * seen[0] / seen[1]
 
 
-def _met_share(shape: ModelShape, batch: int) -> float:
+def _experts_read_share(shape: ModelShape, batch: int) -> float:
     """Share of the experts beyond one token's own that a batch of tokens reads, routed evenly."""
     if shape.kind == "lstm" or shape.feed_forward != "moe" or shape.n_experts == shape.top_k:
         return 0.0
@@ -364,15 +355,11 @@ def shipped() -> Calibration:
     return calibration_of(json.loads(CONSTANTS_FILE.read_text(encoding="utf-8")))
 
 
-def calibration_of(document: Mapping[str, object]) -> Calibration:
-    """The calibration that a document of `step_calibration.document` holds."""
-    constants, covariance = document["constants"], document["log_covariance"]
-    assert isinstance(constants, dict)
-    assert isinstance(covariance, list)
-    residual = document["residual_sd"]
-    assert isinstance(residual, float)
-    values = Constants(**{name: float(entry["value"]) for name, entry in constants.items()})
-    return Calibration(values, tuple(tuple(map(float, row)) for row in covariance), residual)
+def calibration_of(document: Mapping[str, Any]) -> Calibration:
+    """The calibration that a document of `calibration.document` holds."""
+    values = Constants(**{name: float(entry["value"]) for name, entry in document["constants"].items()})
+    covariance = tuple(tuple(map(float, row)) for row in document["log_covariance"])
+    return Calibration(values, covariance, float(document["residual_sd"]))
 
 
 def _sensitivity(shape: ModelShape, plan: Plan, calibration: Calibration) -> tuple[tuple[float, ...], float]:
@@ -407,10 +394,6 @@ def _own_variance(shape: ModelShape, plan: Plan, parts: Mapping[str, float]) -> 
 
 def _sparse(shape: ModelShape) -> bool:
     return shape.kind == "transformer" and shape.pattern in ("strided", "fixed")
-
-
-def _step_tokens(shape: ModelShape, plan: Plan) -> int:
-    return plan.micro_batch * plan.accumulate * plan.devices * shape.seq_len
 
 
 def _quadratic(vector: Sequence[float], matrix: Sequence[Sequence[float]]) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from cegain.kernels import costs, patterns
+from cegain.kernels import costs
 from cegain.shapes import architecture
 from cegain.shapes.architecture import ModelShape
 from cegain.speed.hardware import DEVICES, VALUE_BYTES, Device, Precision
@@ -154,15 +154,8 @@ def work(shape: ModelShape, plan: Plan) -> Work:
     else:
         kernel = plan.kernel_for(shape)
         materialised = kernel == "materialised"
-        heads = patterns.head_patterns(
-            shape.pattern, shape.n_heads, shape.seq_len, window=shape.window, stride=shape.stride, summary=shape.summary
-        )
         pairs = shape.n_heads * shape.seq_len**2
-        visited = (
-            pairs
-            if materialised
-            else patterns.visited_scores(heads, shape.seq_len, shape.seq_len, block_q=TILE, block_kv=TILE)
-        )
+        visited = pairs if materialised else architecture.tile_scores(shape, TILE)
         backward = costs.ATTENTION_BACKWARD_MATMULS if materialised else costs.FLASH_BACKWARD_MATMULS
         products = 2 + backward + 2 * plan.recompute
         scores = plan.micro_batch * layers * visited * 2 * shape.width_per_head * products
@@ -183,18 +176,12 @@ def work(shape: ModelShape, plan: Plan) -> Work:
         scores_moved=scores_moved,
         elements=float(n) * layers * block_elements(shape) * passes,
         logits=float(n) * shape.vocab_size,
-        recurrent=recurrent,
-        recurrent_moved=recurrent_moved,
-        time_steps=time_steps,
-        inside=inside,
-        across=across,
-        exchanged_inside=exchanged_inside,
-        exchanged_across=exchanged_across,
-        hops=hops,
+        recurrent=recurrent, recurrent_moved=recurrent_moved, time_steps=time_steps,
+        inside=inside, across=across, exchanged_inside=exchanged_inside, exchanged_across=exchanged_across, hops=hops,
         launches=layers * (LAUNCHES["forward"] * (1 + plan.recompute) + LAUNCHES["backward"]),
         optimizer_bytes=OPTIMIZER_TRAFFIC * _held_parameters(shape, plan) / shards,
         optimizer_flops=architecture.optimizer_flops(shape) / plan.devices,
-    )
+    )  # fmt: skip
 
 
 def block_elements(shape: ModelShape) -> float:

@@ -59,15 +59,10 @@ class NoShapeError(ValueError):
 def speeds(
     names: Sequence[str], baselines: Sequence[str], currency: str, flops: float, in_flop: float, setting: Setting
 ) -> Speeds:
-    """The two models of a question, timed.
+    """The two models of a question in "time", "usd" or "decode", timed.
 
-    Args:
-        names: algorithms; baselines: what each replaces.
-        baselines: see `names`.
-        currency: "time", "usd" or "decode".
-        flops: budget of the model with the algorithms (FLOP).
-        in_flop: CEG in FLOP, by which the other's budget is larger; 1 for decode, which compares equal shapes.
-        setting: devices and sequence length.
+    The model with the algorithms has a budget of `flops` (FLOP), the one with their `baselines` a budget that is larger
+    by the CEG `in_flop` (1 for decode, which compares equal shapes).
 
     Raises:
         NoShapeError: an algorithm or baseline that is no change of a model's shape, or a budget below any model.
@@ -165,10 +160,9 @@ def described(side: Side) -> str:
     where = ", ".join(f"{name.replace('_', ' ')} {seconds / time.seconds:.0%}" for name, seconds in parts)
     size = f"{shape.n_layers} layers, {shape.d_model} wide"
     if isinstance(time, TokenTime):
-        speed = (
-            f"{1e3 * time.seconds_per_token:.3g} device-ms per token, {time.batch} x {time.context} tokens in caches"
-        )
-        return f"{size}, {time.devices} {time.device.title}: {speed}; {where}"
+        speed = f"{1e3 * time.seconds_per_token:.3g} device-ms per token"
+        caches = f"{time.batch} x {time.context} tokens in caches"
+        return f"{size}, {time.devices} {time.device.title}: {speed}, {caches}; {where}"
     length = f"sequences of {shape.seq_len}"
     speed = f"{time.achieved_flops / 1e12:.0f} TFLOP/s each"
     return f"{size}, {length}, {time.plan.devices} {time.plan.device.title}: {speed}; {where}"
@@ -177,24 +171,18 @@ def described(side: Side) -> str:
 def side_document(side: Side) -> dict[str, object]:
     """The same for JSON; seconds of one step by part."""
     shape, time = side.shape, side.time
-    found: dict[str, object] = {
-        "flops": side.flops,
-        "layers": shape.n_layers,
-        "width": shape.d_model,
-        "heads": shape.n_heads,
-        "params_active": architecture.parameters(shape).active,
-        "params_total": architecture.parameters(shape).total,
-        "seq_len": shape.seq_len,
-        "fits": side.fits,
-        "seconds": time.seconds,
-        "parts_seconds": dict(time.parts),
-    }
+    count = architecture.parameters(shape)
+    document: dict[str, object] = {
+        "flops": side.flops, "layers": shape.n_layers, "width": shape.d_model, "heads": shape.n_heads,
+        "params_active": count.active, "params_total": count.total, "seq_len": shape.seq_len, "fits": side.fits,
+        "seconds": time.seconds, "parts_seconds": dict(time.parts),
+    }  # fmt: skip
     if isinstance(time, TokenTime):
-        return found | {
+        return document | {
             "device": time.device.name, "devices": time.devices, "batch": time.batch,
             "device_seconds_per_token": time.seconds_per_token,
         }  # fmt: skip
-    return found | {
+    return document | {
         "device": time.plan.device.name, "devices": time.plan.devices, "micro_batch": time.plan.micro_batch,
         "recompute": time.plan.recompute, "achieved_flops_per_s": time.achieved_flops,
     }  # fmt: skip
