@@ -10,6 +10,8 @@ from scipy.special import ndtr, ndtri
 
 from cegain.common.arrays import Array
 
+NORMAL_90 = 1.6448536269514722
+"""Half width of a standard normal's central 90%."""
 MAX_COMPONENTS = 25
 """A sum that would have more has those of like width merged."""
 

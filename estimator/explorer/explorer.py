@@ -12,13 +12,12 @@ import hashlib
 import importlib.util
 import json
 import re
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cegain import algorithms
-from cegain.common import verdict
+from cegain.common import mixture, verdict
 from cegain.explorer import posterior, sections, steps
 from cegain.gain import answer, prior, question
 from cegain.gain.evidence import load
@@ -72,31 +71,24 @@ def document(
 ) -> dict[str, Any]:
     """All that the page knows, as plain JSON values without NaN.
 
-    Args:
-        tables: the evidence to answer from.
-        evidence: names of the tables that are the user's own; only their last part is kept.
-        only_evidence: whether the shipped tables are left out of `tables`.
-        algo: canonical names of what is chosen first.
-        flops: budget that is shown first (FLOP), within `FLOPS`.
+    `evidence` names the tables that are the user's own (only the last part of a path is kept), and `only_evidence` says
+    that the shipped ones are left out of `tables`. The page begins with `algo` at `flops` (FLOP), within `FLOPS`.
     """
-    ours = frozenset(load().rows) if evidence else None
+    shipped = frozenset(load().rows) if evidence else None
     return {
         "schema": "ceg.report",
         "schema_version": SCHEMA_VERSION,
         "about": {
-            "version": provenance.version("cegain"),
-            "method": answer.METHOD,
-            "commit": provenance.commit(),
+            "version": provenance.version("cegain"), "method": answer.METHOD, "commit": provenance.commit(),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "evidence_sha256": tables.sha256,
-            "evidence": [Path(name).name for name in evidence],
+            "evidence_sha256": tables.sha256, "evidence": [Path(name).name for name in evidence],
             "only_evidence": only_evidence,
         },
         "page": page(algo, flops),
         "steps": steps.document(),
-        "posterior": posterior.document(tables, ours, prior.frozen()),
+        "posterior": posterior.document(tables, shipped, prior.frozen()),
         "sections": sections.document(tables),
-    }
+    }  # fmt: skip
 
 
 def page(algo: Sequence[str], flops: float) -> dict[str, Any]:
@@ -127,7 +119,7 @@ def page(algo: Sequence[str], flops: float) -> dict[str, Any]:
         "far_decades": verdict.FAR_DECADES,
         "class_slope": verdict.CLASS_SLOPE,
         "undetermined": verdict.UNDETERMINED,
-        "normal_90": statistics.NormalDist().inv_cdf(0.95),
+        "normal_90": mixture.NORMAL_90,
     }
 
 
@@ -155,7 +147,7 @@ def html(data: dict[str, Any]) -> bytes:
 def escaped(data: object) -> str:
     """JSON that cannot end the script element it stands in, whatever its strings hold."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return re.sub("[" + "".join(_UNSAFE) + "]", lambda found: _UNSAFE[found[0]], text)
+    return re.sub("[" + "".join(_UNSAFE) + "]", lambda unsafe: _UNSAFE[unsafe[0]], text)
 
 
 def plotly() -> str:
@@ -164,8 +156,8 @@ def plotly() -> str:
     Raises:
         LibraryError: it is not there, cannot be read, or would end the script element that holds it.
     """
-    found = importlib.util.find_spec(LIBRARY)
-    folders = found.submodule_search_locations if found is not None else None
+    spec = importlib.util.find_spec(LIBRARY)
+    folders = spec.submodule_search_locations if spec is not None else None
     for folder in folders or ():
         path = Path(folder) / "package_data" / "plotly.min.js"
         if not path.exists():

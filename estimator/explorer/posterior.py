@@ -28,16 +28,13 @@ BUDGETS = (15.0, 28.0, 131)
 """log10 FLOP of the first and last budget at which a page draws, and how many there are: ten in a decade."""
 
 
-def document(tables: Evidence, ours: Collection[PublishedGain] | None, spread: Spread) -> dict[str, object]:
+def document(tables: Evidence, shipped: Collection[PublishedGain] | None, spread: Spread) -> dict[str, object]:
     """Everything that answers are made of, for every algorithm against its default baseline, in every currency.
 
-    Args:
-        tables: the evidence.
-        ours: shipped rows, where `tables` may lack them (see `gain.prepare`); None: all are there.
-        spread: scatter and slope settings, as `prior.frozen` gives them.
-
-    More than `interaction.MAX_OBSERVATIONS` measured combinations are cut to those that share most with all pairs,
-    where an answer takes those that share most with its own.
+    `shipped` are the shipped rows where `tables` may lack them (see `method.prepare`), None where all are there;
+    `spread` is scatter and slope settings, as `prior.frozen` gives them. More than `interaction.MAX_OBSERVATIONS`
+    measured combinations are cut to those that share most with all pairs, where an answer takes those that share most
+    with its own.
     """
     members = [(name, algorithms.get(name).replaces[0]) for name in algorithms.names()]
     return {
@@ -46,7 +43,7 @@ def document(tables: Evidence, ours: Collection[PublishedGain] | None, spread: S
         "budgets": np.logspace(*BUDGETS).tolist(),
         "remarks": list(tables.remarks),
         "algorithms": {name: {"title": algorithms.get(name).title, "baseline": baseline} for name, baseline in members},
-        "parts": {c: {m[0]: _part(tables, m, c, ours, spread) for m in members} for c in CURRENCIES},
+        "parts": {c: {m[0]: _part(tables, m, c, shipped, spread) for m in members} for c in CURRENCIES},
         "interaction": {c: _interaction(tables, members, c) for c in CURRENCIES},
     }
 
@@ -54,28 +51,20 @@ def document(tables: Evidence, ours: Collection[PublishedGain] | None, spread: S
 def _constants() -> dict[str, object]:
     """The method's numbers, under their names in the modules."""
     return {
-        "x0": study.X0,
-        "level_sd": study.LEVEL_SD,
-        "fading": chain.FADING,
-        "wander_sd": chain.WANDER_SD,
-        "max_components": mixture.MAX_COMPONENTS,
-        "unknown_decades": curves.UNKNOWN_DECADES,
-        "far_decades": verdict.FAR_DECADES,
-        "far_width": verdict.FAR_WIDTH,
-        "class_slope": verdict.CLASS_SLOPE,
-        "undetermined": verdict.UNDETERMINED,
-        "mean_sd": interaction.MEAN_SD,
-        "shares": list(interaction.SHARES),
+        "x0": study.X0, "level_sd": study.LEVEL_SD, "fading": chain.FADING, "wander_sd": chain.WANDER_SD,
+        "max_components": mixture.MAX_COMPONENTS, "unknown_decades": curves.UNKNOWN_DECADES,
+        "far_decades": verdict.FAR_DECADES, "far_width": verdict.FAR_WIDTH, "class_slope": verdict.CLASS_SLOPE,
+        "undetermined": verdict.UNDETERMINED, "mean_sd": interaction.MEAN_SD, "shares": list(interaction.SHARES),
         "other_setting_sd": in_currency.OTHER_SETTING_SD,
-    }
+    }  # fmt: skip
 
 
 def _part(
-    tables: Evidence, member: Member, currency: str, ours: Collection[PublishedGain] | None, spread: Spread
+    tables: Evidence, member: Member, currency: str, shipped: Collection[PublishedGain] | None, spread: Spread
 ) -> dict[str, object]:
     """One algorithm in one currency: its curve, or what is missing for one."""
     name, baseline = member
-    prepared = method.prepare(tables.rows, [name], [baseline], currency=currency, spread=spread, shipped=ours)
+    prepared = method.prepare(tables.rows, [name], [baseline], currency=currency, spread=spread, shipped=shipped)
     curve = None if prepared.missing else _curve(prepared.curves[0])
     return {"missing": prepared.missing, "notes": list(prepared.notes), "curve": curve}
 
@@ -121,18 +110,14 @@ def _interaction(tables: Evidence, members: list[Member], currency: str) -> dict
         "pairs": [[list(member) for member in pair] for pair in pairs],
         "seen": [
             {
-                "what": o.label,
-                "study": o.study,
-                "flops": o.flops,
-                "x": o.x,
-                "value": o.value,
+                "what": o.label, "study": o.study, "flops": o.flops, "x": o.x, "value": o.value,
                 "pairs": [[pairs[pair], coefficient] for pair, coefficient in o.pairs.items()],
             }
             for o in joint.seen
         ],
         "rotation": packed(vectors.T @ unit),
         "spread": spread.tolist(),
-    }
+    }  # fmt: skip
 
 
 def packed(values: Array) -> str:

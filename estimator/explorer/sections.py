@@ -31,9 +31,8 @@ Section = dict[str, Any]
 def document(tables: Evidence) -> Section:
     """All sections, each a plain JSON value; `docs/json.md` says what is in them.
 
-    Args:
-        tables: the evidence of the page, a user's own included. Coverage, backtest, ladders and kernels are of this
-            project's tables, whatever the evidence.
+    `tables` is the evidence of the page, a user's own included. Coverage, backtest, ladders and kernels are of this
+    project's tables, whatever the evidence.
 
     Raises:
         EvidenceError: a shipped table, or a file of stored results, is bad.
@@ -58,7 +57,7 @@ def evidence(tables: Evidence) -> Section:
         "questions": [
             _question(tables, name, currency, at) for name in algorithms.names() for currency in question.CURRENCIES
         ],
-        "combinations": [found for currency in question.CURRENCIES for found in _combinations(tables, currency, at)],
+        "combinations": [row for currency in question.CURRENCIES for row in _combinations(tables, currency, at)],
     }
 
 
@@ -79,30 +78,22 @@ def _question(tables: Evidence, name: str, currency: str, at: Mapping[PublishedG
         known = line.used.contrast >= 0
         rows.append(
             {
-                "row": at[line.used.row],
-                "use": use,
-                "why": why,
-                "weight": line.weight,
+                "row": at[line.used.row], "use": use, "why": why, "weight": line.weight,
                 "conversion": line.used.conversion.how if known else "",
                 **_converted(line.used.row, line.used.conversion.factor),
             }
-        )
+        )  # fmt: skip
     fixing = [row for row in rows if row["use"] == LEVEL]
     points = [
-        {"row": row["row"], "flops": given.flops, "kind": kind_of(given)}
+        {"row": row["row"], "flops": published.flops, "kind": kind_of(published)}
         | {key: row[key] for key in ("ceg", "low", "high")}
         for row in fixing
-        if (given := tables.rows[row["row"]]).flops == given.flops
+        if (published := tables.rows[row["row"]]).flops == published.flops
     ]
     return {
-        "algorithm": name,
-        "baseline": entry.replaces[0],
-        "currency": currency,
-        "exact": exact,
-        "rows": rows,
-        "points": points,
-        "points_without_flops": len(fixing) - len(points),
-    }
+        "algorithm": name, "baseline": entry.replaces[0], "currency": currency, "exact": exact,
+        "rows": rows, "points": points, "points_without_flops": len(fixing) - len(points),
+    }  # fmt: skip
 
 
 def _is_exact(name: str, currency: str) -> bool:
@@ -129,28 +120,25 @@ def _converted(row: PublishedGain, factor: float) -> Section:
 
 def _combinations(tables: Evidence, currency: str, at: Mapping[PublishedGain, int]) -> list[Section]:
     """Measured combinations that can be told in a currency; `used` where the interaction learns from them."""
-    learnt = {row for seen in combinations.observations(tables.rows, currency) for row, _ in seen.sources}
-    found = []
+    rows_used = {row for seen in combinations.observations(tables.rows, currency) for row, _ in seen.sources}
+    rows = []
     for row in tables.rows:
         conversion = convert(row, currency)
         if "+" not in row.algorithm or math.isnan(conversion.factor):
             continue
         members = sorted(zip(row.algorithm.split("+"), row.baseline.split("+"), strict=True))
-        found.append(
+        rows.append(
             {
                 "currency": currency,
                 "algorithms": [name for name, _ in members],
                 "baselines": [baseline for _, baseline in members],
                 "parts": [name for name, _ in members if not _is_exact(name, currency)],
-                "row": at[row],
-                "flops": _null(row.flops),
-                "kind": kind_of(row),
-                "used": row in learnt,
+                "row": at[row], "flops": _null(row.flops), "kind": kind_of(row), "used": row in rows_used,
                 "conversion": conversion.how,
                 **_converted(row, conversion.factor),
             }
-        )
-    return found
+        )  # fmt: skip
+    return rows
 
 
 def scores() -> Section:
@@ -172,28 +160,23 @@ def ladders() -> list[Section]:
         return []
     table = training_runs.load(path)
     return [
-        ladder_overview.document(runs, table)
-        | {
-            "arms": [
-                {"arm": arm, "rungs": [_rung(runs, arm, rung) for rung in rungs]} for arm, rungs in runs.arms.items()
-            ]
-        }
+        ladder_overview.document(runs, table) | {"arms": [_arm(runs, arm) for arm in runs.arms]}
         for runs in seed_ladder.load(path).values()
     ]
 
 
+def _arm(runs: StackRuns, arm: str) -> Section:
+    return {"arm": arm, "rungs": [_rung(runs, arm, rung) for rung in runs.arms[arm]]}
+
+
 def _rung(runs: StackRuns, arm: str, rung: Rung) -> Section:
-    """Mean loss over seeds; its standard error by the noise that gains are read with (`paired.Noise.of_arm`)."""
+    """Mean loss over seeds; its standard error by the noise that gains are read with (`seed_noise.Noise.of_arm`)."""
     variance = runs.noise[rung.budget].of_arm(arm).variance
     return {
-        "rung_flops": rung.budget,
-        "flops": rung.flops,
-        "loss_nats_per_token": rung.loss,
-        "ln_loss_se": _null(math.sqrt(variance / len(rung.losses))),
-        "seeds": len(rung.losses),
-        "losses_by_seed": rung.losses,
-        "learning_rates": list(rung.learning_rates),
-    }
+        "rung_flops": rung.budget, "flops": rung.flops, "loss_nats_per_token": rung.loss,
+        "ln_loss_se": _null(math.sqrt(variance / len(rung.losses))), "seeds": len(rung.losses),
+        "losses_by_seed": rung.losses, "learning_rates": list(rung.learning_rates),
+    }  # fmt: skip
 
 
 def kernels() -> list[Section]:
@@ -210,12 +193,8 @@ def _session(rows: list[KernelTime]) -> Section:
     roof = kernel_families.ceilings(rows)
     first = rows[0]
     return {
-        "device": first.device,
-        "torch": first.torch,
-        "triton": first.triton,
-        "driver": first.driver,
-        "commit": first.commit,
-        "date": max(row.date for row in rows),
+        "device": first.device, "torch": first.torch, "triton": first.triton, "driver": first.driver,
+        "commit": first.commit, "date": max(row.date for row in rows),
         "ceilings": None if roof is None else roof._asdict(),
         "families": {
             name: {"title": family.title, "main": family.main, "x": family.x, "x_title": family.label}
@@ -223,7 +202,7 @@ def _session(rows: list[KernelTime]) -> Section:
             if any(family.belongs(row) for row in rows)
         },
         "rows": [_kernel(row, roof) for row in rows],
-    }
+    }  # fmt: skip
 
 
 def _kernel(row: KernelTime, roof: kernel_families.Ceilings | None) -> Section:
@@ -236,19 +215,12 @@ def _kernel(row: KernelTime, roof: kernel_families.Ceilings | None) -> Section:
         "panel": None if family is None else " ".join(kernel_families.panel_title(family, row).split()),
         "implementation": row.implementation,
         "ours": row.implementation in kernel_families.OURS,
-        "pass": row.pass_,
-        "pattern": row.pattern,
-        "dtype": row.dtype,
+        "pass": row.pass_, "pattern": row.pattern, "dtype": row.dtype,
         **sizes,
-        "density": _null(row.density),
-        "median_s": row.median_s,
-        "p20_s": row.p20_s,
-        "p80_s": row.p80_s,
-        "flops_per_s": row.flops / row.median_s,
-        "bytes_per_s": row.bytes / row.median_s,
-        "flop_per_byte": row.flops / row.bytes,
-        "roofline_s": None if roof is None else roof.least_seconds(row),
-    }
+        "density": _null(row.density), "median_s": row.median_s, "p20_s": row.p20_s, "p80_s": row.p80_s,
+        "flops_per_s": row.flops / row.median_s, "bytes_per_s": row.bytes / row.median_s,
+        "flop_per_byte": row.flops / row.bytes, "roofline_s": None if roof is None else roof.least_seconds(row),
+    }  # fmt: skip
 
 
 def _null(value: float) -> float | None:

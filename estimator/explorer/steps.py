@@ -46,17 +46,17 @@ def document() -> dict[str, object]:
     defaults of `ModelShape`; `calibration`; `algorithms`, their arms and what they replace; `devices` by name, as
     `measured_device.find` gives them; `largest_normal` by number of devices.
     """
-    found = {
+    constants = {
         module.__name__.rpartition(".")[2]: {name: _plain(getattr(module, name)) for name in names}
         for module, names in _CONSTANTS.items()
     }
-    found["costs"]["NEWTON_SCHULZ_STEPS"] = _default(costs.muon_step, "newton_schulz_steps")
-    found["step_work"]["GRADIENT_BYTES"] = _default(step_work.Plan, "gradient_bytes")
+    constants["costs"]["NEWTON_SCHULZ_STEPS"] = _default(costs.muon_step, "newton_schulz_steps")
+    constants["step_work"]["GRADIENT_BYTES"] = _default(step_work.Plan, "gradient_bytes")
     calibration = step_time.shipped()
     devices = [measured_device.find(name) for name in hardware.DEVICES]
     return {
         "seq_lens": list(SEQ_LENS),
-        **found,
+        **constants,
         "shape": {field.name: field.default for field in dataclasses.fields(ModelShape)},
         "calibration": {
             "constants": calibration.constants._asdict(),
@@ -88,14 +88,14 @@ def _device(device: Device) -> dict[str, object]:
 
 def _numbers_of_devices(devices: Iterable[Device]) -> list[int]:
     """Every number of devices that `step_work.default_plan` can come to: a first one, doubled while it is too few."""
-    found = set()
+    numbers = set()
     for device in devices:
         number = min(step_work.FIRST_DEVICES, device.node_devices)
-        found.add(number)
+        numbers.add(number)
         while number < step_work.MOST_DEVICES:
             number *= 2
-            found.add(number)
-    return sorted(found)
+            numbers.add(number)
+    return sorted(numbers)
 
 
 def _default(of: Callable[..., object], name: str) -> Any:

@@ -152,7 +152,7 @@ class Read(NamedTuple):
 def read(
     baseline: Ladder, at: Sequence[Noise], names: tuple[str, str], log_flops: float, rung: Noise, r: float
 ) -> Read | None:
-    """The gain of a treatment at one of its rungs, with its standard error.
+    """The gain of a treatment at one of its rungs, with its standard error; None outside the baseline's curve.
 
     Args:
         baseline: mean ln loss y [n] at ln FLOP x [n], falling, two rungs or more.
@@ -161,9 +161,6 @@ def read(
         log_flops: ln FLOP that the treatment spent at its rung.
         rung: the noise there; one of `at` (the same object) where the baseline was trained at that budget too.
         r: correlation of arms at one seed (`correlation`).
-
-    Returns:
-        None where the mean loss lies outside the baseline's curve.
     """
     treatment, against = names
     seeds = rung.losses[treatment]
@@ -206,12 +203,7 @@ def combined_error(
 
         sum_i f_i (g_i e_i + sum_j w_ij e_bj),    a stack less its parts: f = 1, -1, -1, ...
 
-    Args:
-        terms: factor f_i, arm and reading of each treatment.
-        at: the noise at each of the baseline's rungs, as in `read`.
-        against: the baseline's arm.
-        rung: the noise at the treatments' rung.
-        r: correlation of arms at one seed.
+    `terms` are factor f_i, arm and reading of each treatment, `against` the baseline's arm; the rest is as in `read`.
     """
     if any(math.isnan(read.se) for _, _, read in terms):
         return math.nan

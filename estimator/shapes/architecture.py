@@ -43,20 +43,13 @@ speed runs (Jordan et al. 2024)."""
 
 STACKS: Mapping[Stack, Mapping[str, object]] = {
     "bare": {
-        "norm": "none",
-        "positions": "learned",
-        "attention": "materialised",
-        "feed_forward": "gelu",
+        "norm": "none", "positions": "learned", "attention": "materialised", "feed_forward": "gelu",
         "optimizer": "adamw",
     },
     "modern": {
-        "norm": "rms",
-        "positions": "rope",
-        "attention": "flash",
-        "feed_forward": "swiglu",
-        "optimizer": "adamw",
+        "norm": "rms", "positions": "rope", "attention": "flash", "feed_forward": "swiglu", "optimizer": "adamw",
     },
-}
+}  # fmt: skip
 """What every arm of an ablation shares; everything else is a default of ModelShape. `bare` is GPT-2 without
 normalisation (the baseline of Sanderson et al. 2025, arXiv 2505.04075); `modern` is Llama's block (Touvron et
 al. 2023, arXiv 2302.13971)."""
@@ -151,10 +144,6 @@ def stack(name: Stack, **fields: Any) -> ModelShape:
     Raises:
         ValueError: unknown stack or field (with the nearest name), or a bad shape.
     """
-    return _shape(name, fields)
-
-
-def _shape(name: Stack, fields: Mapping[str, Any]) -> ModelShape:
     if name not in STACKS:
         raise ValueError(f"stack must be one of {', '.join(STACKS)}, got {name!r}; use one of these")
     known = [field.name for field in dataclasses.fields(ModelShape)]
@@ -164,6 +153,9 @@ def _shape(name: Stack, fields: Mapping[str, Any]) -> ModelShape:
         hints = ", ".join(f"{f!r} (did you mean {n[0]!r}?)" if n else repr(f) for f, n in near.items())
         raise ValueError(f"fields must be those of ModelShape, got {hints}; known: {', '.join(known)}")
     return ModelShape(**{**STACKS[name], **fields})
+
+
+_of_stack = stack  # where an argument is called `stack`
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,10 +262,8 @@ def flops_per_token(
         count = parameters(shape)
         n = count.active if convention == "6nd_total" else count.active_non_embedding
         return float((6 if _is_training(passes) else 2) * n)
-    parts = flop_parts(
-        shape, convention, passes=passes, batch_tokens=batch_tokens, block=block, backward_matmuls=backward_matmuls
-    )
-    return sum(parts.values())
+    tiles = {"block": block, "backward_matmuls": backward_matmuls}
+    return sum(flop_parts(shape, convention, passes=passes, batch_tokens=batch_tokens, **tiles).values())
 
 
 def flop_parts(
@@ -304,18 +294,13 @@ def flop_parts(
             costs.linear(tokens, d, q + 2 * kv, pass_=pass_) + costs.linear(tokens, q, d, pass_=pass_)
         )
         parts["scores"] = layers * costs.attention(
-            batch=1,
-            heads_q=shape.n_heads,
-            heads_kv=shape.n_kv_heads,
-            seq_q=tokens,
-            seq_kv=tokens,
+            batch=1, heads_q=shape.n_heads, heads_kv=shape.n_kv_heads, seq_q=tokens, seq_kv=tokens,
             head_dim=shape.width_per_head,
             useful_scores=_useful_scores(shape, convention),
             visited_scores=_visited_scores(shape, block) if convention == "executed" else None,
             backward_matmuls=backward_matmuls,
-            materialised=shape.attention == "materialised",
-            pass_=pass_,
-        )
+            materialised=shape.attention == "materialised", pass_=pass_,
+        )  # fmt: skip
         parts["feed_forward"] = layers * _feed_forward(shape, pass_)
     parts["unembedding"] = costs.linear(tokens, d, shape.vocab_size, pass_=pass_)
     executed = convention == "executed"
@@ -348,12 +333,9 @@ def kv_cache_bytes(shape: ModelShape, tokens: int, bytes_per_element: int = 2) -
     if shape.pattern == "window":
         tokens = min(tokens, _head_patterns(shape)[0].window)
     return costs.kv_cache_bytes(
-        n_layers=shape.n_layers,
-        heads_kv=shape.n_kv_heads,
-        head_dim=shape.width_per_head,
-        tokens=tokens,
+        n_layers=shape.n_layers, heads_kv=shape.n_kv_heads, head_dim=shape.width_per_head, tokens=tokens,
         bytes_per_element=bytes_per_element,
-    )
+    )  # fmt: skip
 
 
 # Besiroglu et al. 2024 (arXiv 2404.10102): L(N, D) = E + A / N^alpha + B / D^beta, fitted again to the data
@@ -396,7 +378,7 @@ def compute_optimal_shape(flops: float, stack: Stack = "bare", **fields: Any) ->
     """
     n, _ = compute_optimal(flops)
     # 12 d_model^2 parameters per block, d_model / ASPECT_RATIO blocks, tables as wide as d_model
-    probe = _shape(stack, {name: fields[name] for name in ("vocab_size", "seq_len") if name in fields})
+    probe = _of_stack(stack, **{name: fields[name] for name in ("vocab_size", "seq_len") if name in fields})
     width = _width_for(n, parameters(probe).embedding / probe.d_model)
     head_dim = 128 if width >= 2048 else 64
     step = 4 * head_dim if width >= 4 * head_dim else head_dim
@@ -410,7 +392,7 @@ def compute_optimal_shape(flops: float, stack: Stack = "bare", **fields: Any) ->
             f"{flops:.3g} FLOP for vocab_size={probe.vocab_size}; use more FLOP or a smaller vocabulary"
         )
     size = {"n_layers": n_layers, "d_model": d_model, "n_heads": one.n_heads}
-    return _shape(stack, {**size, **fields})
+    return _of_stack(stack, **{**size, **fields})
 
 
 def _width_for(n_params: float, table_rows: float) -> float:
@@ -418,10 +400,8 @@ def _width_for(n_params: float, table_rows: float) -> float:
     low, high = 0.0, math.cbrt(n_params * ASPECT_RATIO / 12)
     for _ in range(60):
         middle = (low + high) / 2
-        if 12 * middle**3 / ASPECT_RATIO + table_rows * middle < n_params:
-            low = middle
-        else:
-            high = middle
+        too_small = 12 * middle**3 / ASPECT_RATIO + table_rows * middle < n_params
+        low, high = (middle, high) if too_small else (low, middle)
     return high
 
 
@@ -458,15 +438,9 @@ def _feed_forward(shape: ModelShape, pass_: costs.Pass) -> costs.Cost:
     if shape.feed_forward != "moe":
         return costs.feed_forward(shape.seq_len, shape.d_model, shape.feed_forward_width, shape.activation, pass_=pass_)
     return costs.moe_feed_forward(
-        shape.seq_len,
-        shape.d_model,
-        shape.expert_width,
-        shape.activation,
-        n_experts=shape.n_experts,
-        top_k=shape.top_k,
-        n_shared_experts=shape.n_shared_experts,
-        pass_=pass_,
-    )
+        shape.seq_len, shape.d_model, shape.expert_width, shape.activation,
+        n_experts=shape.n_experts, top_k=shape.top_k, n_shared_experts=shape.n_shared_experts, pass_=pass_,
+    )  # fmt: skip
 
 
 def _multiple_of_8(numerator: int, denominator: int) -> int:

@@ -40,15 +40,15 @@ def arms(stack: Stack) -> tuple[str, ...]:
     """
     _check_stack(stack)
     names = [*_replaced(), *algorithms.names(), *COMBINATIONS, *(WITHOUT + name for name in algorithms.names())]
-    found: dict[str, dict[str, Any]] = {BASELINE: {}}
+    fields_of: dict[str, dict[str, Any]] = {BASELINE: {}}
     for name in names:
         try:
             fields = arm_shape_fields(stack, name)
         except ValueError:
             continue
-        if fields not in found.values():  # without Transformer is the LSTM
-            found[name] = fields
-    return tuple(found)
+        if fields not in fields_of.values():  # without Transformer is the LSTM
+            fields_of[name] = fields
+    return tuple(fields_of)
 
 
 def canonical(stack: Stack, arm: str) -> str:

@@ -27,8 +27,8 @@ def shape_of(
     """
     sizes = {"n_layers": layers, "d_model": width, "n_heads": heads, "vocab_size": vocabulary, "seq_len": seq_len}
     gpt = {"norm": "layer", "positions": "learned", "feed_forward": "gelu"}
-    own: dict[str, Any] = gpt if block == "gpt" else {"tied_head": False}
-    return architecture.stack("modern", **(own | sizes | fields))
+    block_fields: dict[str, Any] = gpt if block == "gpt" else {"tied_head": False}
+    return architecture.stack("modern", **(block_fields | sizes | fields))
 
 
 def shape_with(parameters: float, vocabulary: int, seq_len: int, block: Block = "gpt", **fields: Any) -> ModelShape:
@@ -50,10 +50,10 @@ def shape_with(parameters: float, vocabulary: int, seq_len: int, block: Block = 
         return abs(math.log(shape.d_model / shape.n_layers / ASPECT_RATIO)) + 4 * size
 
     best = min(map(candidate, (*range(128, 1024, 128), *range(1024, 2**15, 256))), key=off)
-    found = architecture.parameters(best).total
-    if not 0.8 < found / parameters < 1.25:
+    nearest = architecture.parameters(best).total
+    if not 0.8 < nearest / parameters < 1.25:
         raise ValueError(
             f"params must leave room for {vocabulary} vocabulary entries, got {parameters:.3g} (the nearest shape has "
-            f"{found:.3g}); use more parameters, a smaller vocabulary, or give layers, width and heads"
+            f"{nearest:.3g}); use more parameters, a smaller vocabulary, or give layers, width and heads"
         )
     return best
