@@ -4,9 +4,9 @@ For every pair of arms and every cut, each arm loses its runs above its own larg
 forecast at every hidden budget of the treatment at which it can be read off the whole ladders (the baseline reaches
 that loss), and the error of that reading is part of the variance. Each pair is scored in both directions, since which
 arm can be read at the top depends on which is better. Rivals: the gain stays what it was at the last read, with a band
-linear in decades; and independent fits of the visible runs with a bootstrap (`rival`). What is tuned (tau for the
-forecast, the width of the band for the first rival) was chosen on the other sets by the same score and is frozen in
-`estimator/data/forecast.json`.
+linear in decades; and independent fits of the visible runs with a bootstrap (`frontier_ratio`). What is tuned (tau
+for the forecast, the width of the band for the first rival) was chosen on the other sets by the same score and is
+frozen in `estimator/data/forecast.json`.
 """
 
 from __future__ import annotations

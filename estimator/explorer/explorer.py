@@ -32,7 +32,7 @@ START_FLOPS = 1e24
 FLOPS = (10.0 ** posterior.BUDGETS[0], 10.0 ** posterior.BUDGETS[1])
 """Ends of the page's slider (FLOP)."""
 THRESHOLD_NAMES = {1e25: "EU AI Act", 1e26: "US order of 2023"}
-"""Whose reporting thresholds they are; see `ask.THRESHOLDS`."""
+"""Whose reporting thresholds they are; see `question.THRESHOLDS`."""
 PRESETS = {
     "mixture of experts": ("moe",),
     "Transformer": ("transformer",),

@@ -70,7 +70,7 @@ def _part(
 
 
 def _curve(curve: Curve) -> dict[str, object]:
-    """Fields of `gain.Curve`; of `reach` its ends, which alone count."""
+    """Fields of `curves.Curve`; of `reach` its ends, which alone count."""
     if curve.studies is None:
         return {"exact": True}
     studies, slope = curve.studies, curve.slope()

@@ -9,7 +9,7 @@ the row nearest to them) and fades outside, rho = exp(-FADING * decades from the
 process of rate FADING and stationary sd WANDER_SD, counted from the point of the core nearest to the question, where
 the slope is b. Past the last row the slope therefore forgets the evidence, and between studies it strays just as far.
 
-A study says something about a straight line (`hierarchy.study_messages`). It says it where it stands: at the point of
+A study says something about a straight line (`study.study_messages`). It says it where it stands: at the point of
 the span of its own runs that is nearest to the question. The points make a chain of states (f, w, b), so the posterior
 is exact and costs one step per point (Rauch, Tung, Striebel 1965, doi:10.2514/3.3166; the curve is a smoothing spline
 whose slope reverts to its mean).
@@ -46,7 +46,7 @@ class Chain(NamedTuple):
     """What g groups of studies say in k scenarios, and where; x is log10 FLOP - X0.
 
     low, high: [g] span of each group's runs; precision [k, g, 2, 2] and score [k, g, 2] of (level, slope), as in
-    `hierarchy.Messages`; constant [k]; core: ends of the range where the mean slope holds; slope_mean and slope_sd [k]
+    `study.Messages`; constant [k]; core: ends of the range where the mean slope holds; slope_mean and slope_sd [k]
     of its prior.
     """
 
@@ -77,7 +77,7 @@ class _Points(NamedTuple):
 
 
 def link(rows: Rows, spread: Spread, scatter: Array, slope: Array) -> Chain:
-    """The chain of an algorithm's studies; arguments as in `hierarchy.study_messages`."""
+    """The chain of an algorithm's studies; arguments as in `study.study_messages`."""
     spans, group = _groups(rows)
     order = np.argsort(group, kind="stable")
     first = np.flatnonzero(np.diff(group[order], prepend=-1))

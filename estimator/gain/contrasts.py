@@ -41,7 +41,7 @@ class Used(NamedTuple):
 
 
 class Question(NamedTuple):
-    """Arrays for `hierarchy` (None when no row can be used) and the account of every row of the algorithm."""
+    """Arrays for `study` (None when no row can be used) and the account of every row of the algorithm."""
 
     rows: Rows | None
     used: tuple[Used, ...]

@@ -1,6 +1,6 @@
 """Evidence -> CEG(C) with intervals, class and status: the estimate.
 
-One algorithm is a curve in log10 C that its studies pin where they stand (`hierarchy`, `chain`), mixed over how well
+One algorithm is a curve in log10 C that its studies pin where they stand (`study`, `chain`), mixed over how well
 they agree (`prior.SCENARIOS`). A combination is the sum of its parts plus an interaction (`interaction`). Everything is
 closed form: the same question and evidence give the same digits.
 """

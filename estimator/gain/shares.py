@@ -42,7 +42,7 @@ def shares(
 
     Args:
         rows: all evidence.
-        names, baselines, currency, spread: of the question, as in `gain.prepare`.
+        names, baselines, currency, spread: of the question, as in `method.prepare`.
         budgets: FLOP.
         shipped: rows that come with the package; None: all of them do.
     """

@@ -30,7 +30,7 @@ class OneArm(NamedTuple):
 
 class TwoArms(NamedTuple):
     """The forecast of a gain, and the ratio of two frontiers at the same budgets by what is assumed of the floor
-    (`rival.floor_sensitivity`).
+    (`frontier_ratio.floor_sensitivity`).
     """
 
     forecast: forecast.Forecast

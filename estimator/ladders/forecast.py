@@ -267,7 +267,7 @@ class Forecast(NamedTuple):
     """Answer of `forecast`. `at` and the class are empty when `status` is too_few or no_overlap.
 
     reads: number of gains read off; read_range: midpoints (FLOP) of the first and last; slope_90: 90% interval of
-    d ln CEG per decade over `CLASS_RANGE`; label and classes as everywhere (`gain.classify`).
+    d ln CEG per decade over `CLASS_RANGE`; label and classes as everywhere (`verdict.classify`).
     """
 
     baseline: str

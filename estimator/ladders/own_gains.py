@@ -2,8 +2,8 @@
 
 The table is derived: `ceg ladder --write` makes it from `training_runs.csv`, and answering needs no fit. A row stands
 where the treatment's mean loss lies inside its baseline's curve and seeds tell a standard error; its interval is the
-90% one of that error (`paired.Read.interval`). The note of a combination also gives the standard error of its excess
-over the product of its parts at that rung, seeds in common counted (`paired.combined_error`).
+90% one of that error (`seed_noise.Read.interval`). The note of a combination also gives the standard error of its
+excess over the product of its parts at that rung, seeds in common counted (`seed_noise.combined_error`).
 """
 
 from __future__ import annotations

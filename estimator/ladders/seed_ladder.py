@@ -1,6 +1,6 @@
 """Our own ladders: runs of `training_runs.csv` by stack, arm, rung and seed, and the gain of an arm at each rung.
 
-`paired` says how gains are read off and how certain they are; which arm is whose baseline is in `own_runs.pairs`.
+`seed_noise` says how gains are read off and how certain they are; which arm is whose baseline is in `arm_names.pairs`.
 """
 
 from __future__ import annotations

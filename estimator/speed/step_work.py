@@ -32,7 +32,8 @@ TILE = 128
 """Queries and keys per tile of a fused kernel, which computes tiles on the diagonal whole."""
 SCORE_BYTES = {"forward": {2: 24, 4: 24}, "backward": {2: 32, 4: 28}}
 """Bytes that materialised attention moves per score, by bytes of a stored value: the tensors [T, T] that the operations
-of `training.models.attention.Scores` read and write, under 16-bit autocast (softmax in fp32) or in fp32. No dropout."""
+of `cegain.training.models.attention.Scores` read and write, under 16-bit autocast (softmax in fp32) or in fp32. No
+dropout."""
 PARAMETER_BYTES = 16
 """Weight, gradient and two moments of AdamW in fp32, per parameter (Rajbhandari et al. 2020, section 3.1)."""
 OPTIMIZER_TRAFFIC = 30

@@ -1,7 +1,7 @@
 """`ceg classify`: the source paper's classes and gains beside ours, and where they differ and why, from the data.
 
 Paper: arXiv 2505.04075v1, Table I (classes; here the registry's `paper_class`) and Table II (gains). A class of ours is
-by the slope of ln CEG over 1e18-1e26 FLOP (`gain.classify`). What would settle an open class is found by trying:
+by the slope of ln CEG over 1e18-1e26 FLOP (`verdict.classify`). What would settle an open class is found by trying:
 made-up ladders that find what is expected today are added to the evidence until the class has its probability.
 """
 

@@ -46,7 +46,7 @@ def report(
     Args:
         runs: a stack.
         pair: (algorithm, arm with it, arm without it).
-        budgets: FLOP of the forecast; `run_fit.STEPS` past the treatment's last rung if there are none.
+        budgets: FLOP of the forecast; `fit_report.STEPS` past the treatment's last rung if there are none.
         evidence: shipped rows, of which those of the algorithm that are not our own are kept.
     """
     algorithm, treatment, against = pair

@@ -63,8 +63,8 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
 class Scores(nn.Module):
     """Softmax(Q K^T / sqrt(D)) V under the shape's pattern; no parameters.
 
-    Materialised, every score is computed, those that the pattern hides included, as in `kernels.reference.attention`
-    but without the log-sum-exp, which training has no use for.
+    Materialised, every score is computed, those that the pattern hides included, as in
+    `cegain.kernels.reference.attention` but without the log-sum-exp, which training has no use for.
     """
 
     def __init__(self, shape: ModelShape, backend: Backend) -> None:

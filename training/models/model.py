@@ -146,8 +146,8 @@ def build(shape: ModelShape, *, seed: int, dropout: float = 0.0, backend: Backen
         seed: of the initial weights. Every parameter is drawn by itself, from (seed, its name): two shapes have equal
             initial weights wherever name and size are equal.
         dropout: probability, see `LanguageModel`.
-        backend: of attention, mixtures and LSTM, see `kernels.backend`; "reference" is the plain definition of each,
-            which torch's FLOP counter sees through. Materialised attention is the same on every backend.
+        backend: of attention, mixtures and LSTM, see `cegain.kernels.backend`; "reference" is the plain definition of
+            each, which torch's FLOP counter sees through. Materialised attention is the same on every backend.
 
     Raises:
         ValueError: dropout outside [0, 1).

@@ -1,8 +1,8 @@
 "use strict";
 
-/* One algorithm's curve through its studies: ln CEG at any budget, exactly. Mirrors estimator/gain/chain.py, which explains
-   the model and its names. The studies' messages come with the document. x is log10 FLOP - X0; a state is (f, w, b);
-   symmetric 3 x 3 matrices are {ff, fw, fb, ww, wb, bb}, and vectors {f, w, b}. */
+/* One algorithm's curve through its studies: ln CEG at any budget, exactly. Mirrors estimator/gain/chain.py, which
+   explains the model and its names. The studies' messages come with the document. x is log10 FLOP - X0; a state is
+   (f, w, b); symmetric 3 x 3 matrices are {ff, fw, fb, ww, wb, bb}, and vectors {f, w, b}. */
 
 globalThis.ceg ??= {};
 

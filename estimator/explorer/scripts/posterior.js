@@ -1,7 +1,11 @@
 "use strict";
 
-/* Answers in the browser, from the posterior that estimator/explorer/posterior.py wrote. Mirrors estimator/gain/method.py,
-   interaction.py, in_currency.py and answer.py. Budgets in FLOP, gains as factors, curves of ln CEG. */
+/* Answers in the browser, from the posterior that estimator/explorer/posterior.py wrote. Mirrors
+   estimator/gain/method.py, curves.py, interaction.py, in_currency.py and answer.py. Budgets in FLOP, gains as factors,
+   curves of ln CEG. */
+=======
+   curves.py, interaction.py, in_currency.py and answer.py. Budgets in FLOP, gains as factors, curves of ln CEG. */
+>>>>>>> Stashed changes
 
 globalThis.ceg ??= {};
 
@@ -15,7 +19,7 @@ ceg.posterior = (() => {
     return new Float64Array(Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer);
   }
 
-  /** Distribution of ln CEG at any budget: gain.Curve. */
+  /** Distribution of ln CEG at any budget: curves.Curve. */
   class Curve {
     constructor(data, constants) {
       this.constants = constants;
@@ -126,7 +130,7 @@ ceg.posterior = (() => {
 
   /**
    * The page's estimator.
-   * @param {object} doc what report_posterior.document gave.
+   * @param {object} doc what posterior.document gave.
    * @param {object} model ceg.stepTime's, for time, usd and decode.
    */
   function make(doc, model) {
@@ -140,7 +144,7 @@ ceg.posterior = (() => {
       return curves.get(data);
     }
 
-    /** Everything about a question that does not depend on the budget: gain.prepare. */
+    /** Everything about a question that does not depend on the budget: method.prepare. */
     function prepare(asked, currency) {
       const names = [...new Set(asked)].sort();
       if (!names.length) throw new RangeError("algorithms: at least one name is needed (found none)");
@@ -269,7 +273,7 @@ ceg.posterior = (() => {
       };
     }
 
-    /** Answer a prepared question at one budget from its rows: gain.evaluate. */
+    /** Answer a prepared question at one budget from its rows: method.evaluate. */
     function evaluate(question, flops, interval) {
       if (question.missing) return refused(question, question.missing, flops);
       const { mean, predictive } = distributions(question, flops);

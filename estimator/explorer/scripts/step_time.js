@@ -1,8 +1,9 @@
 /**
- * Seconds of a training step and of a decoded token, in the browser: what `estimator/gain/in_currency.py: speeds` computes,
- * with the parts of `estimator/speed/step_work.py` and `estimator/speed/step_time.py` that it calls, in their order and under their
- * names (camelCase for functions and locals; fields of plans, devices and answers as in Python). `data` is always
- * `report_steps.document()`, from which every named constant comes; numbers inside a formula are the Python formula's.
+ * Seconds of a training step and of a decoded token, in the browser: what `estimator/speed/two_models.py: speeds`
+ * computes, with the parts of `estimator/speed/step_work.py` and `estimator/speed/step_time.py` that it calls, in their
+ * order and under their names (camelCase for functions and locals; fields of plans, devices and answers as in Python).
+ * `data` is always `steps.document()` of `estimator/explorer/steps.py`, from which every named constant comes; numbers
+ * inside a formula are the Python formula's.
  *
  * Left out, because no question of the page reaches it: plans other than `default_plan`'s (fp8, expert parallelism,
  * shardings but "full", gradient accumulation, named kernels, networks that are given) and their problems, of which too
@@ -448,7 +449,7 @@ ceg.stepTime = (() => {
 
   /**
    * A model of step times.
-   * @param {object} steps `report_steps.document()`: the key `steps` of the report's document.
+   * @param {object} steps `steps.document()`: the key `steps` of the report's document.
    * @returns {{speeds: function}} with `speeds(names, baselines, currency, flops, inFlop, setting)`: algorithms and
    *   what each replaces; "time", "usd" or "decode"; budget of the model with the algorithms (FLOP); CEG in FLOP, by
    *   which the other's budget is larger (no matter for decode); {device, baselineDevice, seqLen}, names of devices and
