@@ -19,7 +19,7 @@ def bench_group() -> None:
     """Times of kernels on a device, and the table that holds them.
 
     \b
-    pytest benchmarks --benchmark-only --benchmark-json results.json     # in a checkout, with ceg[torch,dev]
+    pytest benchmarks --benchmark-only --benchmark-json results.json     # in a checkout, with cegain[torch,dev]
     ceg bench collect results.json --out kernel_times.csv
     ceg bench table                                                      # ours against others
     ceg plot --kernels flash -o flash.png

@@ -1,4 +1,4 @@
-"""Commands on tables of runs: fit, ladder, backtest, speedup, synthetic. Imported when one of them is called."""
+"""Commands on tables of runs: fit, backtest, speedup, synthetic. Imported when one of them is called."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 /**
  * Model shape -> parameters, FLOP and bytes, in the browser: what `estimator/speed/step_time.py` asks of
  * `estimator/shapes/architecture.py`, with the parts of `kernels/costs.py` and `kernels/patterns.py` behind it, in
- * their order and under their names (camelCase for functions and locals; fields of shapes as in Python). `data` is always
- * `steps.document()` of `estimator/explorer/steps.py`, from which every named constant comes; numbers inside a formula
- * are the Python formula's.
+ * their order and under their names (camelCase for functions and locals; fields of shapes as in Python). `data` is
+ * always `steps.document()` of `estimator/explorer/steps.py`, from which every named constant comes; numbers inside a
+ * formula are the Python formula's.
  *
  * Left out, because no question of the page reaches it:
  * - the conventions `executed`, `full` and `6nd_non_embedding`; bytes of operations but the LSTM's; checks of costs;
