@@ -44,11 +44,9 @@ def draw(baseline: Ladder, treatment: Ladder, low: float, high: float, ending: s
 
 
 def draw_law(rungs: Ladder, frontier: FitResult, ending: str) -> bytes:
-    """Draw one arm's losses and the frontier that was fitted to them; returns the file's bytes."""
+    """Draw one arm's losses and the frontier that was fitted to them."""
     low, high = math.exp(rungs.x[0]), math.exp(rungs.x[-1])
-    with mpl.rc_context(STYLE):
-        page = style.figure(6.4, 4.9)
-        style.title(page, f"{rungs.name}: losses and the law through them")
+    with style.picture(6.4, 4.9, f"{rungs.name}: losses and the law through them") as page:
         axes = page.subplots()
         style.compute_axis(axes.xaxis, low, high)
         axes.set_xlabel("training compute (FLOP)")
@@ -66,10 +64,10 @@ def draw_law(rungs: Ladder, frontier: FitResult, ending: str) -> bytes:
 
 
 def draw_pair(pair: Speedup, ending: str) -> bytes:
-    """Draw the gain behind one pair of losses by the floor that is assumed; returns the file's bytes."""
-    with mpl.rc_context(STYLE):
-        page = style.figure(6.4, 4.4)
-        style.title(page, f"Loss {pair.loss:g} instead of {pair.baseline_loss:g} at {number(pair.flops)} FLOP")
+    """Draw the gain behind one pair of losses by the floor that is assumed."""
+    with style.picture(
+        6.4, 4.4, f"Loss {pair.loss:g} instead of {pair.baseline_loss:g} at {number(pair.flops)} FLOP"
+    ) as page:
         axes = page.subplots()
         floors, gains = zip(*pair.sensitivity, strict=True)
         axes.fill_between(floors, *pair.interval, color=BLUE, alpha=0.18, linewidth=0, label="90%, all uncertainty")

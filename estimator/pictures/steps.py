@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import matplotlib as mpl
-
 from cegain.pictures import style
-from cegain.pictures.style import BLUE, STYLE
+from cegain.pictures.style import BLUE
 
 _LEAST = 0.0005  # a smaller part of the step has no bar
 
 
 def draw(title: str, parts: Mapping[str, float], ending: str) -> bytes:
-    """Draw seconds by part, the longest on top; returns the file's bytes."""
+    """Draw seconds by part, the longest on top."""
     whole = sum(parts.values())
     shown = sorted((seconds, name) for name, seconds in parts.items() if seconds > _LEAST * whole)
-    with mpl.rc_context(STYLE):
-        page = style.figure(7.0, 1.6 + 0.32 * len(shown))
-        style.title(page, title)
+    with style.picture(7.0, 1.6 + 0.32 * len(shown), title) as page:
         axes = page.subplots()
         axes.barh([name.replace("_", " ") for _, name in shown], [seconds for seconds, _ in shown], color=BLUE)
         axes.set_xlabel("seconds")
