@@ -187,9 +187,7 @@ def _rival(others: Sequence[PublishedGain], currency: str, content: float) -> tu
 def document(report: Report) -> dict[str, object]:
     """The report as JSON: gains as factors, scores and widths of ln gain."""
     return {
-        "schema": SCHEMA,
-        "schema_version": 1,
-        "interval_probability": report.content,
+        "schema": SCHEMA, "schema_version": 1, "interval_probability": report.content,
         "summary": {name: s._asdict() for name, s in summaries(report).items()},
         "studies": [
             {
@@ -198,16 +196,14 @@ def document(report: Report) -> dict[str, object]:
                     {"algorithm": name, "currency": currency}
                     for name, currency in dict.fromkeys((s.algorithm, s.currency) for s in scores)
                 ],
-                "rows": len(scores),
-                "inside": sum(s.inside for s in scores),
-                "published": _published(scores),
-                "predicted": _predicted(scores),
+                "rows": len(scores), "inside": sum(s.inside for s in scores),
+                "published": _published(scores), "predicted": _predicted(scores),
             }
             for study, scores in by_study(report.scores).items()
         ],
         "unscored_studies": list(report.unscored),
         "rows": [score.document() for score in report.scores],
-    }
+    }  # fmt: skip
 
 
 def stored(tables: Evidence, report: Report) -> dict[str, object]:

@@ -92,13 +92,11 @@ def _excesses(left_out: Sequence[Observation], others: Sequence[Observation], co
 def document(report: Report) -> dict[str, object]:
     """The report as JSON: gains as factors, scores and widths of ln gain."""
     return {
-        "schema": "ceg.coverage_of_stacks",
-        "schema_version": 1,
-        "interval_probability": report.content,
+        "schema": "ceg.coverage_of_stacks", "schema_version": 1, "interval_probability": report.content,
         "summary": {what: summary._asdict() for what, summary in report.summaries().items()},
         "unscored": list(report.unscored),
         "rows": [{"question": what, **s.document()} for what, scores in report.scores.items() for s in scores],
-    }
+    }  # fmt: skip
 
 
 def print_report(console: Console, report: Report) -> None:

@@ -244,22 +244,14 @@ class FitResult:
     def as_dict(self) -> dict[str, object]:
         """Plain JSON types; what is not known is None."""
         return {
-            "form": self.form,
-            "status": self.status,
-            "objective": _plain(self.objective),
+            "form": self.form, "status": self.status, "objective": _plain(self.objective),
             "parameters": {name: _plain(value) for name, value in self.parameters.items()},
             "errors": {name: _plain(value) for name, value in self.errors.items()},
             "intervals": self.intervals and {name: [_plain(x) for x in ends] for name, ends in self.intervals.items()},
-            "level": self.level,
-            "at_boundary": list(self.at_boundary),
-            "fixed": list(self.fixed),
-            "n_runs": self.n_runs,
-            "n_clusters": self.n_clusters,
-            "n_resamples": len(self.samples),
-            "seed": self.seed,
-            "delta": self.delta,
-            "notes": list(self.notes),
-        }
+            "level": self.level, "at_boundary": list(self.at_boundary), "fixed": list(self.fixed),
+            "n_runs": self.n_runs, "n_clusters": self.n_clusters, "n_resamples": len(self.samples), "seed": self.seed,
+            "delta": self.delta, "notes": list(self.notes),
+        }  # fmt: skip
 
     def __str__(self) -> str:
         law = {"chinchilla": "L = E + A / N^alpha + B / D^beta", "frontier": "L = E + K C^-gamma"}[self.form]
@@ -337,19 +329,14 @@ def fit(
         at_boundary=tuple(name for name, flag in zip(names, case.at_bound(theta), strict=True) if flag),
         fixed=tuple(name for name in names if name in case.fixed),
         objective=objective,
-        n_runs=len(case.weight),
-        n_clusters=int(case.cluster.max()) + 1,
-        delta=delta,
-        level=level,
-        seed=seed,
-        samples=drawn,
-        notes=(*case.notes, *remarks),
-    )
+        n_runs=len(case.weight), n_clusters=int(case.cluster.max()) + 1,
+        delta=delta, level=level, seed=seed, samples=drawn, notes=(*case.notes, *remarks),
+    )  # fmt: skip
 
 
 class _Case(NamedTuple):
     """Runs in the solver's terms: weights [n] of mean 1 and their `scale`, clusters [n], what the logs are centred on,
-    bounds, what is held, and remarks."""
+    bounds, what is held fixed, and remarks."""
 
     kind: _Form
     problem: PowerSum

@@ -337,16 +337,16 @@ def _cache_read(shape: ModelShape, context: int, batch: int, size: int) -> float
         return kept
     at = dataclasses.replace(shape, seq_len=context)
     dense = dataclasses.replace(at, pattern="causal")
-    seen = [architecture.flop_parts(s, passes="forward")["scores"] for s in (at, dense)]
-    return kept * seen[0] / seen[1]
+    scores, all_scores = (architecture.flop_parts(s, passes="forward")["scores"] for s in (at, dense))
+    return kept * scores / all_scores
 
 
 def _experts_read_share(shape: ModelShape, batch: int) -> float:
     """Share of the experts beyond one token's own that a batch of tokens reads, routed evenly."""
     if shape.kind == "lstm" or shape.feed_forward != "moe" or shape.n_experts == shape.top_k:
         return 0.0
-    met = shape.n_experts * (1 - (1 - shape.top_k / shape.n_experts) ** batch)
-    return (met - shape.top_k) / (shape.n_experts - shape.top_k)
+    read = shape.n_experts * (1 - (1 - shape.top_k / shape.n_experts) ** batch)
+    return (read - shape.top_k) / (shape.n_experts - shape.top_k)
 
 
 @functools.cache

@@ -153,8 +153,7 @@ def work(shape: ModelShape, plan: Plan) -> Work:
         time_steps = passes * layers * shape.seq_len
         dense = 0
     else:
-        kernel = plan.kernel_for(shape)
-        materialised = kernel == "materialised"
+        materialised = plan.kernel_for(shape) == "materialised"
         pairs = shape.n_heads * shape.seq_len**2
         visited = pairs if materialised else architecture.tile_scores(shape, TILE)
         backward = costs.ATTENTION_BACKWARD_MATMULS if materialised else costs.FLASH_BACKWARD_MATMULS
@@ -200,38 +199,41 @@ def block_elements(shape: ModelShape) -> float:
     q, kv = shape.n_heads * shape.width_per_head, 2 * shape.n_kv_heads * shape.width_per_head
     turned = (2 * (q + kv / 2) if shape.positions == "rope" else 0) + (2 * (q + kv / 2) if shape.qk_norm else 0)
     attention = (d + q + kv) + turned + (q + kv + q) + (q + d)
-    into = costs.feed_forward_matmuls(shape.activation) - 1
-    if shape.feed_forward == "moe":
-        width = (shape.top_k + shape.n_shared_experts) * shape.expert_width
-        # rows gathered by expert, and summed back
-        moved = 2 * shape.top_k * d + (shape.top_k + 1) * d
-    else:
-        width, moved = shape.feed_forward_width, 0
+    into, width = costs.feed_forward_matmuls(shape.activation) - 1, _active_width(shape)
+    # rows gathered by expert, and summed back
+    moved = 2 * shape.top_k * d + (shape.top_k + 1) * d if _has_experts(shape) else 0
     feed_forward = (d + into * width) + (into * width + width) + (width + d) + moved
     return 2 * norm + 2 * residual + attention + feed_forward
 
 
 def _block_parameters(shape: ModelShape) -> tuple[int, int]:
     """Weights that one token uses in a block: of its routed experts, of everything else."""
-    matrices = architecture.block_matrices(shape)
-    active = sum(m.active * m.d_out * m.d_in for m in matrices)
-    if shape.feed_forward != "moe" or shape.kind == "lstm":
-        return 0, active
-    routed = costs.feed_forward_matmuls(shape.activation) * shape.top_k * shape.expert_width * shape.d_model
+    active = sum(m.active * m.d_out * m.d_in for m in architecture.block_matrices(shape))
+    routed = shape.top_k * _expert_parameters(shape)
     return routed, active - routed
 
 
-def _routed_parameters(shape: ModelShape) -> int:
-    """All weights of routed experts."""
-    if shape.kind == "lstm" or shape.feed_forward != "moe":
+def _expert_parameters(shape: ModelShape) -> int:
+    """Weights of one routed expert; 0 where there is none."""
+    if not _has_experts(shape):
         return 0
-    matrices = costs.feed_forward_matmuls(shape.activation)
-    return shape.n_layers * shape.n_experts * matrices * shape.expert_width * shape.d_model
+    return costs.feed_forward_matmuls(shape.activation) * shape.expert_width * shape.d_model
+
+
+def _has_experts(shape: ModelShape) -> bool:
+    return shape.kind != "lstm" and shape.feed_forward == "moe"
+
+
+def _active_width(shape: ModelShape) -> int:
+    """Hidden width that a token meets in a feed-forward layer."""
+    if _has_experts(shape):
+        return (shape.top_k + shape.n_shared_experts) * shape.expert_width
+    return shape.feed_forward_width
 
 
 def _held_parameters(shape: ModelShape, plan: Plan) -> float:
     """Parameters that a device would hold if data-parallel devices shared nothing."""
-    routed = _routed_parameters(shape)
+    routed = shape.n_layers * shape.n_experts * _expert_parameters(shape)
     return architecture.parameters(shape).total - routed + routed / plan.expert_parallel
 
 
@@ -267,14 +269,14 @@ def _exchange(shape: ModelShape, plan: Plan) -> tuple[float, float]:
     A token goes to each of its experts' servers once and is handed on there (DeepSeek-V3, arXiv 2412.19437, section
     3.2.2); dispatch in fp8 takes one byte, everything else 16 bits. The backward pass sends as much again.
     """
-    if shape.kind == "lstm" or shape.feed_forward != "moe" or plan.expert_parallel == 1:
+    if not _has_experts(shape) or plan.expert_parallel == 1:
         return 0.0, 0.0
     values = plan.micro_batch * shape.seq_len * shape.n_layers * shape.d_model
     moved = 2 * values * (2 * plan.value_bytes if plan.used_precision != "fp8" else 1 + plan.value_bytes)
     nodes = max(1.0, plan.expert_parallel / plan.on_node)
-    met = nodes * (1 - (1 - 1 / nodes) ** shape.top_k)
+    nodes_met = nodes * (1 - (1 - 1 / nodes) ** shape.top_k)
     here = min(plan.expert_parallel, plan.on_node)
-    return moved * shape.top_k * (here - 1) / here, moved * met * (nodes - 1) / nodes
+    return moved * shape.top_k * (here - 1) / here, moved * nodes_met * (nodes - 1) / nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,11 +311,8 @@ def memory(shape: ModelShape, plan: Plan) -> Memory:
         kept = 8.0 * d
     else:
         q, kv = shape.n_heads * shape.width_per_head, 2 * shape.n_kv_heads * shape.width_per_head
-        into = costs.feed_forward_matmuls(shape.activation) - 1
-        width = shape.feed_forward_width
-        if shape.feed_forward == "moe":
-            width = (shape.top_k + shape.n_shared_experts) * shape.expert_width
-        kept = 2.0 * d * (1 if shape.norm == "none" else 2) + 2 * q + kv + (into + 1) * width
+        hidden = costs.feed_forward_matmuls(shape.activation) * _active_width(shape)
+        kept = 2.0 * d * (1 if shape.norm == "none" else 2) + 2 * q + kv + hidden
         if plan.kernel_for(shape) == "materialised":
             kept += shape.n_heads * shape.seq_len
     per_block = n * kept * value
