@@ -26,7 +26,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from cegain.common.arrays import LN10, Array
-from cegain.common.scores import binomial_range
+from cegain.common.scores import binomial_range, interval_score
 from cegain.ladders import forecast, frontier_ratio, ladder, reading
 from cegain.ladders.forecast import Nodes, Settings
 from cegain.ladders.ladder import RunTable
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 CUTS = (3.0, 10.0, 30.0, 100.0)
 ENOUGH_POINTS = 8
 TRAINING_BUDGETS = 4
+PENALTY = 20
+"""Of the 90% interval score, 2 / (1 - 0.9)."""
 PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95)
 METHODS = ("forecast", "last", "frontier", "chinchilla")
 TAU_CANDIDATES = np.geomspace(0.04, 0.8, 14)
@@ -384,7 +386,7 @@ def trials(cells: Sequence[Cell], start: Settings) -> Trials:
         for cell in cells:
             weights, means, sds, _ = _components(cell, nodes)
             quantiles = np.array([_quantile(weights, means, sds, p) for p in ends])
-            scores[cell.pair.set].append(_interval_score(quantiles, cell.actual))
+            scores[cell.pair.set].append(interval_score(quantiles[0], quantiles[-1], cell.actual, PENALTY))
         for name in sets:
             by_tau[name].append(float(np.concatenate(scores[name]).mean()))
     nodes = forecast.grid(start)
@@ -392,7 +394,8 @@ def trials(cells: Sequence[Cell], start: Settings) -> Trials:
     for band in BAND_CANDIDATES:
         scores = {name: [] for name in sets}
         for cell, error in zip(cells, read_variance, strict=True):
-            scores[cell.pair.set].append(_interval_score(_last(cell, float(band), error), cell.actual))
+            last = _last(cell, float(band), error)
+            scores[cell.pair.set].append(interval_score(last[0], last[-1], cell.actual, PENALTY))
         for name in sets:
             by_band[name].append(float(np.concatenate(scores[name]).mean()))
     return Trials({name: np.array(v) for name, v in by_tau.items()}, {name: np.array(v) for name, v in by_band.items()})
@@ -421,12 +424,6 @@ def freeze(cells: Sequence[Cell], start: Settings) -> dict[str, object]:
     )
     without = {left: choose(tried, [s for s in sets if s != left], start)._asdict() for left in sets if len(sets) > 1}
     return {"about": about, "sets": sets, "default": choose(tried, sets, start)._asdict(), "without": without}
-
-
-def _interval_score(quantiles: Array, actual: Array) -> Array:
-    """90% interval score [p] (Gneiting & Raftery 2007, eq. 43) of quantiles [5, p]."""
-    low, high = quantiles[0], quantiles[-1]
-    return np.asarray(high - low + 20 * np.maximum(np.maximum(low - actual, actual - high), 0.0))
 
 
 def summarise(points: Sequence[Point]) -> list[Summary]:
@@ -476,7 +473,7 @@ def _summaries(name: str, cut: str, points: Sequence[Point]) -> Iterator[Summary
             float(w @ ((q[1] <= v) & (v <= q[3]))),
             inside,
             binomial_range(inside * clusters, clusters),
-            float(w @ _interval_score(q, v)),
+            float(w @ interval_score(q[0], q[-1], v, PENALTY)),
         )
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cegain.common.arrays import LN10, Array
-from cegain.common.mixture import Mixture, point
+from cegain.common.mixture import NORMAL_90, Mixture, point
 from cegain.common.verdict import FAR_DECADES, FAR_WIDTH, classify
 from cegain.ladders.ladder import Ladder
 from cegain.ladders.reading import Reads, read_gains, smooth, third_differences
@@ -394,7 +394,7 @@ def _at_budget(posterior: Posterior, flops: float, settings: Settings, doubts: S
     elif high - low > math.log(FAR_WIDTH):
         reason = f"the 90% interval spans a factor of {math.exp(high - low):.3g} (more than {FAR_WIDTH:g})"
     last, band, _ = last_gain(reads, settings, x)
-    half = 1.6448536269514722 * band
+    half = NORMAL_90 * band
     return AtBudget(
         flops,
         "far_extrapolation" if reason else "ok",
