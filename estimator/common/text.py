@@ -8,6 +8,19 @@ import textwrap
 WIDTH = 110
 
 
+def as_number(text: str, kind: type[int] | type[float] = float) -> float:
+    """The number that a text holds, NaN where it holds none."""
+    try:
+        return kind(text)
+    except ValueError:
+        return math.nan
+
+
+def finite(value: float) -> float | None:
+    """A number as JSON has it: None in place of NaN and infinity."""
+    return float(value) if math.isfinite(value) else None
+
+
 def number(value: float) -> str:
     """A gain or a budget with two digits that matter: 5.8, 12, 0.93, 1.4e24."""
     if value == 0 or not math.isfinite(value):

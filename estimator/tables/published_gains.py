@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import csv
 import difflib
+import functools
 import hashlib
 import io
 import math
+import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cegain import algorithms
+from cegain.common.text import as_number
 from cegain.tables.files import DATA
 from cegain.tables.problems import EvidenceError, Problem
 
@@ -43,8 +46,8 @@ OWN = "own"
 _OWN_STUDY = re.compile(r"own \w+ ladder")
 _OWN_ERROR = re.compile(r"se of ln CEG (\d[\d.]*(?:e-?\d+)?)")
 _OWN_EXCESS_ERROR = re.compile(r"se of ln\(stack / parts\) (\d[\d.]*(?:e-?\d+)?)")
-_QUOTED_FORMULA = re.compile(r"'(?=[=+\-@\t\r])")
-"""An apostrophe that keeps spreadsheets from reading a cell as a formula, as the page of `ceg report` saves it."""
+_QUOTED_FORMULA = frozenset(f"'{sign}" for sign in "=+-@\t\r")
+"""Starts of cells whose apostrophe keeps spreadsheets from reading a formula: the page of `ceg report` adds it."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
@@ -130,16 +133,16 @@ def read_published_gains(path: Path) -> list[PublishedGain]:
     problems: list[Problem] = []
     rows: list[PublishedGain] = []
     first_seen: dict[PublishedGain, int] = {}
-    parse = _RowParser()
+    resolve = functools.cache(_algorithm)  # names repeat a lot in long tables
     line = 1
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_header(path, header)
-        at = [header.index(name) if name in header else -1 for name in COLUMNS]
+        in_order = operator.itemgetter(*(header.index(name) if name in header else -1 for name in COLUMNS))
         line = reader.line_num + 1  # where the next row starts; quoted cells may hold line ends
         for cells in reader:
             start, line = line, reader.line_num + 1
-            cells = [_without_apostrophe(cell.strip()) for cell in cells]
+            cells = [cell[1:] if cell[:2] in _QUOTED_FORMULA else cell for cell in map(str.strip, cells)]
             if not any(cells):
                 continue
             if len(cells) != len(header):
@@ -153,7 +156,7 @@ def read_published_gains(path: Path) -> list[PublishedGain]:
                 )
                 continue
             cells.append("")  # what a missing column holds
-            row, bad = parse([cells[i] for i in at])
+            row, bad = _parse(dict(zip(COLUMNS, in_order(cells), strict=True)), resolve)
             if bad:
                 problems += [
                     Problem(f"{path}, line {start}, column {column}", rule, repr(value), remedy)
@@ -161,16 +164,16 @@ def read_published_gains(path: Path) -> list[PublishedGain]:
                 ]
                 continue
             assert row is not None
-            if row in first_seen:
+            first = first_seen.setdefault(row, start)
+            if first != start:
                 problems.append(
                     Problem(
                         f"{path}, line {start}",
                         "a row stands once in a table",
-                        f"the same as line {first_seen[row]}",
+                        f"the same as line {first}",
                         "Remove one; repeats of an experiment differ in treatment, study or note.",
                     )
                 )
-            first_seen.setdefault(row, start)
             rows.append(row)
     except csv.Error as error:
         problems.append(
@@ -183,10 +186,6 @@ def read_published_gains(path: Path) -> list[PublishedGain]:
     if problems:
         raise EvidenceError(problems)
     return rows
-
-
-def _without_apostrophe(cell: str) -> str:
-    return cell[1:] if _QUOTED_FORMULA.match(cell) else cell
 
 
 def _read_text(path: Path) -> str:
@@ -244,92 +243,70 @@ def _check_header(path: Path, header: list[str]) -> None:
 BadCell = tuple[str, str, str, str]  # column, rule, value, remedy
 
 
-class _RowParser:
-    """Turns cells into a row. Words repeat a lot in long tables, so their checks are remembered."""
-
-    def __init__(self) -> None:
-        self._algorithms: dict[str, str | BadCell] = {}
-
-    def __call__(self, cells: list[str]) -> tuple[PublishedGain | None, list[BadCell]]:
-        bad: list[BadCell] = []
-        (
-            algorithm,
-            treatment,
-            baseline,
-            study,
-            flops,
-            convention,
-            ceg,
-            low,
-            high,
-            interval,
-            currency,
-            factor,
-            basis,
-            source,
-            note,
-        ) = cells
-        name = self._algorithms.get(algorithm)
-        if name is None:
-            name = self._algorithms[algorithm] = _algorithm(algorithm)
-        if not isinstance(name, str):
-            bad.append(name)
-            name = ""
-        for column, text in (("treatment", treatment), ("baseline", baseline), ("study", study), ("source", source)):
-            if not text:
-                bad.append((column, "the cell is not empty", text, "Say what it is."))
-        parts = name.split("+")
-        if len(set(parts)) < len(parts):
-            bad.append(("algorithm", "an algorithm stands once in a combination", algorithm, "Remove one."))
-        baseline = baseline.lower().replace("-", "_").replace(" ", "_")
-        if name and len(parts) != baseline.count("+") + 1:
-            bad.append(
-                (
-                    "baseline",
-                    "a combination a+b has one baseline per part, x+y",
-                    baseline,
-                    "Name them in the same order.",
-                )
-            )
-        numbers = [
-            _number(bad, "flops", flops, "a number of FLOP", FLOPS_RANGE, empty=True),
-            _number(bad, "ceg", ceg, "a gain", GAIN_RANGE, empty=False),
-            _number(bad, "low", low, "a gain", GAIN_RANGE, empty=True),
-            _number(bad, "high", high, "a gain", GAIN_RANGE, empty=True),
-            _number(bad, "interval", interval, "a probability", INTERVAL_RANGE, empty=True),
-            _number(bad, "flop_factor", factor, "a factor", GAIN_RANGE, empty=True),
-        ]
-        c, g, lo, hi, p, f = numbers
-        if lo > g or hi < g:
-            bad.append(("low" if lo > g else "high", "low <= ceg <= high", f"{low} {ceg} {high}", "Check the three."))
-        if interval and not (low and high):
-            bad.append(("interval", "an interval has both low and high", interval, "Add the ends, or empty it."))
-        currency = _word(bad, "currency", currency.replace("*", "_"), CURRENCIES)
-        if f == f and currency not in CONVERTIBLE:
-            bad.append(("flop_factor", f"a factor goes with {', '.join(CONVERTIBLE)} only", factor, "Empty the cell."))
-        convention = _word(bad, "flops_convention", convention or "unknown", CONVENTIONS)
-        basis = _word(bad, "basis", basis, BASES)
-        if bad:
-            return None, bad
-        return (
-            PublishedGain(
-                name, treatment, baseline, study, c, convention, g, lo, hi, p, currency, f, basis, source, note
-            ),
-            bad,
-        )
+_NUMBERS = {
+    "flops": ("a number of FLOP above 0", FLOPS_RANGE),
+    "ceg": ("a gain above 0", GAIN_RANGE),
+    "low": ("a gain above 0", GAIN_RANGE),
+    "high": ("a gain above 0", GAIN_RANGE),
+    "interval": ("a probability above 0", INTERVAL_RANGE),
+    "flop_factor": ("a factor above 0", GAIN_RANGE),
+}
+"""Columns of numbers: what the cell holds, and its ends. All but `ceg` may be empty."""
 
 
-def _number(bad: list[BadCell], column: str, cell: str, what: str, ends: tuple[float, float], *, empty: bool) -> float:
-    """The number in a cell, NaN where it is bad or (`empty` allowed) nothing. `1_5` and words are no numbers."""
-    if not cell and empty:
-        return math.nan
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if ends[0] <= value <= ends[1] and "_" not in cell:
+def _parse(
+    cells: dict[str, str], resolve: Callable[[str], str | BadCell]
+) -> tuple[PublishedGain | None, list[BadCell]]:
+    """The row in cells by column (in the order of `COLUMNS`), or all that is wrong with it.
+
+    resolve: `_algorithm`, or what remembers its answers.
+    """
+    bad: list[BadCell] = []
+    values: dict[str, Any] = cells.copy()
+    name = resolve(cells["algorithm"])
+    if not isinstance(name, str):
+        bad.append(name)
+        name = ""
+    values["algorithm"] = name
+    for column in ("treatment", "baseline", "study", "source"):
+        if not cells[column]:
+            bad.append((column, "the cell is not empty", "", "Say what it is."))
+    parts = name.split("+")
+    if len(set(parts)) < len(parts):
+        bad.append(("algorithm", "an algorithm stands once in a combination", cells["algorithm"], "Remove one."))
+    baseline = values["baseline"] = cells["baseline"].lower().replace("-", "_").replace(" ", "_")
+    if name and len(parts) != baseline.count("+") + 1:
+        rule = "a combination a+b has one baseline per part, x+y"
+        bad.append(("baseline", rule, baseline, "Name them in the same order."))
+    for column in _NUMBERS:
+        values[column] = _number(bad, column, cells[column])
+    gain, low, high = values["ceg"], values["low"], values["high"]
+    if low > gain or high < gain:
+        three = " ".join(cells[column] for column in ("low", "ceg", "high"))
+        bad.append(("low" if low > gain else "high", "low <= ceg <= high", three, "Check the three."))
+    if cells["interval"] and not (cells["low"] and cells["high"]):
+        rule = "an interval has both low and high"
+        bad.append(("interval", rule, cells["interval"], "Add the ends, or empty it."))
+    currency = values["currency"] = _word(bad, "currency", cells["currency"].replace("*", "_"), CURRENCIES)
+    if values["flop_factor"] == values["flop_factor"] and currency not in CONVERTIBLE:
+        rule = f"a factor goes with {', '.join(CONVERTIBLE)} only"
+        bad.append(("flop_factor", rule, cells["flop_factor"], "Empty the cell."))
+    convention = cells["flops_convention"] or "unknown"
+    values["flops_convention"] = _word(bad, "flops_convention", convention, CONVENTIONS)
+    values["basis"] = _word(bad, "basis", cells["basis"], BASES)
+    return (None if bad else PublishedGain._make(values.values())), bad
+
+
+def _number(bad: list[BadCell], column: str, cell: str) -> float:
+    """The number in a cell, NaN where it is bad or (where that is allowed) nothing. `1_5` and words are no numbers."""
+    may_be_empty = column != "ceg"
+    if not cell and may_be_empty:
+        return math.nan  # this object: rows are keys, and a NaN is equal to itself only
+    what, (least, most) = _NUMBERS[column]
+    value = as_number(cell)
+    if least <= value <= most and "_" not in cell:
         return value
-    rule = f"the cell is {what} above 0 ({ends[0]:g} to {ends[1]:g})" + (", or empty" if empty else "")
+    rule = f"the cell is {what} ({least:g} to {most:g})" + (", or empty" if may_be_empty else "")
     bad.append((column, rule, cell, "Correct the number."))
     return math.nan
 
