@@ -18,7 +18,7 @@ from cegain.ladders import seed_ladder
 from cegain.ladders.seed_ladder import Rung, StackRuns
 from cegain.tables import kernel_times, training_runs
 from cegain.tables.kernel_times import KernelTime
-from cegain.tables.published_gains import Evidence, PublishedGain, kind_of, own_error
+from cegain.tables.published_gains import Evidence, PublishedGain, kind_of
 from cegain.views import classify, kernel_families, ladder_overview, listing
 
 USES = LEVEL, GROWTH, CHECK, UNUSED = "level", "growth", "check", "unused"
@@ -63,7 +63,7 @@ def evidence(tables: Evidence) -> Section:
 
 def _row(row: PublishedGain) -> Section:
     cells = {name: _null(value) if isinstance(value, float) else value for name, value in row._asdict().items()}
-    return cells | {"kind": kind_of(row), "ln_ceg_se": _null(own_error(row))}
+    return cells | {"kind": kind_of(row)}
 
 
 def _question(tables: Evidence, name: str, currency: str, at: Mapping[PublishedGain, int]) -> Section:

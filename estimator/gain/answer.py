@@ -12,7 +12,7 @@ from cegain import algorithms
 from cegain.common.text import budget, number, share, span, wrap
 from cegain.common.verdict import STATUSES
 from cegain.gain import contrasts
-from cegain.tables.published_gains import is_own, own_error
+from cegain.tables.published_gains import is_own
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -265,7 +265,7 @@ def _own(used: Sequence[contrasts.Used]) -> list[str]:
         gains: dict[str, list[str]] = {}
         for row in own:
             if row.study == study:
-                said = f"{number(row.ceg)}x (se {own_error(row):.2g}) at {number(row.flops)}"
+                said = f"{number(row.ceg)}x (se {row.ln_ceg_se:.2g}) at {number(row.flops)}"
                 gains.setdefault(row.algorithm, []).append(said)
         parts = (f"{name} " * several + ", ".join(said) for name, said in gains.items())
         lines.append(f"  Own runs ({study}; FLOP, se of ln CEG): {'; '.join(parts)}.")
@@ -341,7 +341,7 @@ def _one(e: Estimate) -> dict[str, object]:
                     "flops": row.flops,
                     "ceg": row.ceg,
                     "ceg_interval_90": [row.low, row.high],
-                    "ln_ceg_se": own_error(row),
+                    "ln_ceg_se": row.ln_ceg_se,
                 }
                 for row in (u.row for u in fixing if is_own(u.row))
             ],

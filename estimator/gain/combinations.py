@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -27,7 +26,7 @@ from cegain.gain.contrasts import convert
 from cegain.gain.study import X0
 from cegain.shapes import arms
 from cegain.shapes.architecture import STACKS
-from cegain.tables.published_gains import PublishedGain, is_own, own_excess_error
+from cegain.tables.published_gains import PublishedGain, is_own
 
 NEAR_DECADES = 1.0
 """Published parts are compared with a stack at most this far away in compute."""
@@ -153,7 +152,7 @@ def _stacks(
                 stack.gain - math.fsum(_mean(near) for near in parts),
                 pairs,
                 ((stack.row, 1.0), *((r.row, -1.0 / len(near)) for near in parts for r in near)),
-                own_excess_error(stack.row),
+                stack.row.ln_excess_se,
                 len(members) * (SLOPE_SD * away) ** 2,
             )
         )
@@ -163,20 +162,22 @@ def _stacks(
 def _on_two_stacks(table: Mapping[tuple[str, str, str], Sequence[_Reading]], currency: str) -> list[Observation]:
     """Our own algorithms on `modern` against the same on `bare`, rung by rung; the ladders share no run."""
     added = [m for m in _between_stacks() if not _exact(m[0], currency)]
+    studies = {readings[0].row.stack: key[0] for key, readings in table.items()}
+    bare = studies.get("bare", "")
     found = []
     for study, name, baseline in sorted(table):
-        if study != _own("modern") or "+" in name:
+        if study != studies.get("modern") or "+" in name:
             continue
         context = tuple(m for m in added if m[0] != name and m[1] != baseline)
         for modern in sorted(table[study, name, baseline]):
-            near = _nearest(table.get((_own("bare"), name, baseline), ()), modern)
+            near = _nearest(table.get((bare, name, baseline), ()), modern)
             if near and context:
                 member = (name, baseline)
                 found.append(
                     Observation(
                         (member,),
                         context,
-                        f"{_own('bare')} and {_own('modern')}",
+                        f"{bare} and {study}",
                         modern.x,
                         modern.gain - _mean(near),
                         dict.fromkeys((_pair(member, other) for other in context), 1.0),
@@ -199,10 +200,6 @@ def _between_stacks() -> list[Member]:
     return found
 
 
-def _own(stack: str) -> str:
-    return f"own {stack} ladder"
-
-
 def _pair(a: Member, b: Member) -> Pair:
     return (a, b) if a < b else (b, a)
 
@@ -214,8 +211,8 @@ def _exact(name: str, currency: str) -> bool:
 def _taken_out(row: PublishedGain) -> bool:
     """Whether a gain is that of leaving an algorithm out of a stack."""
     if is_own(row):
-        stack = re.split(r"\s", row.study)[1]
-        return stack in STACKS and bool(algorithms.get(row.algorithm).arm) and arms.has(stack, row.algorithm)  # type: ignore[arg-type]
+        has_it = row.stack in STACKS and bool(algorithms.get(row.algorithm).arm)
+        return has_it and arms.has(row.stack, row.algorithm)  # type: ignore[arg-type]
     return TAKEN_OUT in row.treatment
 
 

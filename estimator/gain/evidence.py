@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,12 +11,12 @@ from pathlib import Path
 from cegain.tables.files import DATA
 from cegain.tables.problems import EvidenceError, Problem
 from cegain.tables.published_gains import (
+    OWN_COLUMNS,
     OWN_GAINS,
     PUBLISHED_GAINS,
     Evidence,
     PublishedGain,
     digest,
-    is_own,
     read_published_gains,
 )
 
@@ -76,14 +77,21 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def _not_ours(file: Path, table: Iterable[PublishedGain]) -> list[Problem]:
-    """Rows of somebody's table that would pass for this project's own runs."""
-    claimed = [row for row in table if is_own(row)]
-    if not claimed or file == OWN_GAINS:
+    """Rows of somebody's table that would pass for this project's own runs, or be joined to them."""
+    if file in (PUBLISHED_GAINS, OWN_GAINS):
         return []
     ours = set(read_published_gains(OWN_GAINS)) if OWN_GAINS.exists() else set()
-    strange = sorted({row.study for row in claimed if row not in ours})
-    rule = "studies called 'own ... ladder' are this project's own runs"
-    return [Problem(str(file), rule, repr(study), "Give the study another name.") for study in strange]
+    foreign = [row for row in table if row not in ours]
+    filled: dict[str, str] = {}
+    for row in foreign:
+        for column in OWN_COLUMNS:
+            if (value := getattr(row, column)) not in ("", math.nan):
+                filled.setdefault(row.study, f"{column} {value} in study {row.study!r}")
+    rule, remedy = f"only this project's own runs fill {', '.join(OWN_COLUMNS)}", "Empty these columns."
+    problems = [Problem(str(file), rule, value, remedy) for value in filled.values()]
+    studies = {row.study for row in foreign} & {row.study for row in ours}
+    rule, remedy = "a study of this project's own runs has no rows but ours", "Give the study another name."
+    return problems + [Problem(str(file), rule, repr(study), remedy) for study in sorted(studies)]
 
 
 def _gains(file: Path) -> list[PublishedGain]:

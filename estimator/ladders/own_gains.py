@@ -2,8 +2,8 @@
 
 The table is derived: `ceg ladder --write` makes it from `training_runs.csv`, and answering needs no fit. A row stands
 where the treatment's mean loss lies inside its baseline's curve and seeds tell a standard error; its interval is the
-90% one of that error (`seed_noise.Read.interval`). The note of a combination also gives the standard error of its
-excess over the product of its parts at that rung, seeds in common counted (`seed_noise.combined_error`).
+90% one of that error (`seed_noise.Read.interval`). A combination's row also gives the standard error of its excess
+over the product of its parts at that rung, seeds in common counted (`seed_noise.combined_error`).
 """
 
 from __future__ import annotations
@@ -151,6 +151,9 @@ def _row(source: str, runs: StackRuns, pair: Pair, at: GainAt, over_parts: Exces
         basis="measured",
         source=source,
         note=note,
+        stack=runs.stack or "only",
+        ln_ceg_se=float(f"{at.read.se:.3g}"),
+        ln_excess_se=math.nan if over_parts is None else float(f"{over_parts.error:.3g}"),
     )
 
 

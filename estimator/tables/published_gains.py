@@ -34,18 +34,18 @@ CONVENTIONS = ("6nd_non_embedding", "6nd_total", "6nd", "useful", "reported", "u
 CONVERTIBLE = ("steps", "iters_mfu", "params")
 """Currencies that `flop_factor` can turn into FLOP. Time never is."""
 
-OPTIONAL_COLUMNS = ("flop_factor",)
+OWN_COLUMNS = ("stack", "ln_ceg_se", "ln_excess_se")
+"""Filled in the rows of this project's own runs, and in no others."""
+OPTIONAL_COLUMNS = ("flop_factor", *OWN_COLUMNS)
 
 FLOPS_RANGE = (1.0, 1e60)
 GAIN_RANGE = (1e-9, 1e9)
 INTERVAL_RANGE = (0.01, 0.9999)
+ERROR_RANGE = (0.0, 100.0)
 """Far wider than anything real: what lies outside is a slip of the pen, and would overflow further on."""
 
 OWN = "own"
 """Kind of a row that is read off this project's own runs; that of any other row is its basis."""
-_OWN_STUDY = re.compile(r"own \w+ ladder")
-_OWN_ERROR = re.compile(r"se of ln CEG (\d[\d.]*(?:e-?\d+)?)")
-_OWN_EXCESS_ERROR = re.compile(r"se of ln\(stack / parts\) (\d[\d.]*(?:e-?\d+)?)")
 _QUOTED_FORMULA = frozenset(f"'{sign}" for sign in "=+-@\t\r")
 """Starts of cells whose apostrophe keeps spreadsheets from reading a formula: the page of `ceg report` adds it."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -57,6 +57,10 @@ class PublishedGain(NamedTuple):
     `flops` is the training compute spent *with* the algorithm (FLOP), NaN where the source does not give it;
     `ceg` is in units of `currency`; `low`..`high` holds the probability `interval` (NaN: a plain range).
     `ceg * flop_factor` is the gain in FLOP (NaN: not known).
+
+    Rows of this project's own runs also have the `stack` that was trained ("only" where a table names none), the
+    standard error of ln CEG, and of a combination that of ln(gain / product of its parts' gains at that rung), seeds in
+    common counted. In all others these are empty and NaN.
     """
 
     algorithm: str
@@ -74,6 +78,9 @@ class PublishedGain(NamedTuple):
     basis: str
     source: str
     note: str
+    stack: str = ""
+    ln_ceg_se: float = math.nan
+    ln_excess_se: float = math.nan
 
 
 COLUMNS = PublishedGain._fields
@@ -88,8 +95,8 @@ class Evidence(NamedTuple):
 
 
 def is_own(row: PublishedGain) -> bool:
-    """Whether a row is read off this project's own runs, by its study, `own <stack> ladder`."""
-    return _OWN_STUDY.fullmatch(row.study) is not None
+    """Whether a row is read off this project's own runs."""
+    return bool(row.stack)
 
 
 def kind_of(row: PublishedGain) -> str:
@@ -104,22 +111,12 @@ def published(tables: Evidence) -> Evidence:
     return Evidence(rows, digest(dict.fromkeys(rows)), tables.remarks)
 
 
-def own_error(row: PublishedGain) -> float:
-    """Standard error of ln CEG that the note of one of our own rows states; NaN where it states none."""
-    found = _OWN_ERROR.search(row.note)
-    return float(found[1]) if found else math.nan
-
-
-def own_excess_error(row: PublishedGain) -> float:
-    """Standard error of ln(gain / product of its parts' gains at that rung) that the note of a combination of our own
-    states, seeds in common counted; NaN where it states none."""
-    found = _OWN_EXCESS_ERROR.search(row.note) if is_own(row) else None
-    return float(found[1]) if found else math.nan
-
-
 def digest(rows: Iterable[PublishedGain]) -> str:
-    """SHA-256 over the sorted rows: the same evidence has the same hash in any order."""
-    lines = sorted(map(tuple.__repr__, rows))
+    """SHA-256 over the sorted rows: the same evidence has the same hash in any order.
+
+    `OWN_COLUMNS` stay out of it: the study and the note of such a row say the same.
+    """
+    lines = sorted(repr(row[: -len(OWN_COLUMNS)]) for row in rows)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -250,6 +247,8 @@ _NUMBERS = {
     "high": ("a gain above 0", GAIN_RANGE),
     "interval": ("a probability above 0", INTERVAL_RANGE),
     "flop_factor": ("a factor above 0", GAIN_RANGE),
+    "ln_ceg_se": ("a standard error", ERROR_RANGE),
+    "ln_excess_se": ("a standard error", ERROR_RANGE),
 }
 """Columns of numbers: what the cell holds, and its ends. All but `ceg` may be empty."""
 

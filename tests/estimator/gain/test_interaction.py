@@ -210,7 +210,7 @@ def test_parts_taken_out_hold_the_pairs_with_the_rest() -> None:
 
 def test_our_own_stacks_tell_of_pairs_with_what_one_has_and_the_other_lacks() -> None:
     rows = [
-        published(study=f"own {stack} ladder", ceg=ceg, flops=flops)
+        published(study=f"own {stack} ladder", stack=stack, ceg=ceg, flops=flops)
         for stack, ceg, flops in (("bare", 2.0, 1e12), ("modern", 1.5, 1.001e12), ("modern", 1.2, 3e12))
     ]
     (seen,) = combinations.observations(rows, "flop")  # bare was not trained at 3e12
@@ -226,7 +226,7 @@ def test_combinations_that_share_a_part_err_together() -> None:
     covariance = combinations.noise(combinations.observations(rows, "flop"))
     assert np.allclose(np.diag(covariance), 3 * contrasts.ROW_SD**2)
     assert covariance[0, 1] == pytest.approx(contrasts.ROW_SD**2)
-    stated = [r._replace(study="own bare ladder", note="se of ln(stack / parts) 0.2") for r in rows]
+    stated = [r._replace(stack="bare", ln_excess_se=0.2) for r in rows]
     covariance = combinations.noise(combinations.observations(stated, "flop"))
     assert np.allclose(np.diag(covariance), 0.2**2)
     assert covariance[0, 1] == pytest.approx(0.2**2 / 3)

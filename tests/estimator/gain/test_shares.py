@@ -17,7 +17,7 @@ def row(
     baseline = {"rope": "learned_positions", "flash_attention": "materialised_attention"}[algorithm]
     return PublishedGain(
         algorithm, "t", baseline, study, flops, "useful", ceg, math.nan, math.nan, math.nan, "flop",
-        math.nan, basis, "s", "",
+        math.nan, basis, "s", "", "bare" if study == "own bare ladder" else "",
     )  # fmt: skip
 
 

@@ -20,7 +20,9 @@ from cegain.gain.evidence import load
 from cegain.ladders import own_gains, seed_ladder
 from cegain.tables import published_gains, training_runs
 from cegain.tables.problems import EvidenceError
-from cegain.tables.published_gains import is_own, own_error, read_published_gains
+from cegain.tables.published_gains import OWN_COLUMNS, is_own, read_published_gains
+from tests.estimator.gain.test_contrasts import published
+from tests.estimator.gain.test_method import write
 from tests.estimator.ladders import made_ladder
 
 
@@ -73,7 +75,7 @@ def test_a_row_per_arm_and_rung_inside_the_baseline(project: Path) -> None:
         assert (row.source, row.interval, row.currency) == ("training_runs.csv", 0.9, "flop")
         assert row.low < row.ceg < row.high
         # Student's interval is a little wider than the normal one of the same standard error.
-        assert 1.645 < math.log(row.high / row.ceg) / own_error(row) < 2.2
+        assert 1.645 < math.log(row.high / row.ceg) / row.ln_ceg_se < 2.2
     assert of_rope[0].note.startswith("5 seeds (5 of baseline); rung 3e11 FLOP, read off 5 rungs of baseline; se")
     (both,) = {(row.algorithm, row.baseline) for row in rows if "+" in row.algorithm}
     assert both == ("layernorm+rope", "no_norm+learned_positions")
@@ -85,10 +87,10 @@ def test_a_combination_states_the_error_of_its_excess(project: Path) -> None:
     rows = {(row.algorithm, row.flops): row for row in own_gains.rows(project / "training_runs.csv")}
     for flops in made_ladder.RUNGS:
         both = rows["layernorm+rope", flops]
-        independent = math.hypot(*(own_error(rows[name, flops]) for name in ("layernorm", "rope", "layernorm+rope")))
-        assert 0.3 < published_gains.own_excess_error(both) / independent < 1.5
-        assert published_gains.own_excess_error(both) != pytest.approx(independent, rel=0.01)
-        assert math.isnan(published_gains.own_excess_error(rows["rope", flops]))
+        independent = math.hypot(*(rows[name, flops].ln_ceg_se for name in ("layernorm", "rope", "layernorm+rope")))
+        assert 0.3 < both.ln_excess_se / independent < 1.5
+        assert both.ln_excess_se != pytest.approx(independent, rel=0.01)
+        assert math.isnan(rows["rope", flops].ln_excess_se)
 
 
 def test_excesses_over_parts_and_pairs_are_what_was_put_in(tmp_path: Path) -> None:
@@ -136,11 +138,11 @@ def test_answers_cite_our_rows_as_ours(project: Path) -> None:
     assert "6 measured, 3 own" in said
     assert "Own runs (own bare ladder; FLOP, se of ln CEG): 1.5" in said
     rows = own_gains.rows(project / "training_runs.csv")
-    assert f"(se {own_error(rows[0]):.2g}) at 3e11" in said
+    assert f"(se {rows[0].ln_ceg_se:.2g}) at 3e11" in said
     document: dict[str, Any] = json.loads(call("estimate", "--algo", "rope", "--flops", "1e12", "--json").output)
     found = document["estimates"][0]["evidence"]
     assert [row["ceg"] for row in found["own_rows"]] == [row.ceg for row in rows if row.algorithm == "rope"]
-    assert found["own_rows"][0]["ln_ceg_se"] == own_error(rows[0])
+    assert found["own_rows"][0]["ln_ceg_se"] == rows[0].ln_ceg_se
     shared = found["information_shares"]
     assert math.fsum(shared.values()) == pytest.approx(1.0)
     assert max(shared, key=lambda kind: shared[kind]) == "own runs"
@@ -171,8 +173,38 @@ def test_nobody_elses_rows_pass_for_ours(project: Path, tmp_path: Path) -> None:
     with pytest.raises(EvidenceError, match="Give the study another name"):
         load([copy])
     mine = tmp_path / "mine.csv"
-    mine.write_text(copy.read_text().replace("own bare ladder", "mine"))
+    for cells in table:
+        cells["study"] = "mine"
+    with mine.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, [name for name in table[0] if name not in OWN_COLUMNS], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(table)
     assert {row.study for row in load([mine], shipped=False).rows} == {"mine"}
+
+
+@pytest.mark.parametrize("column", OWN_COLUMNS)
+@pytest.mark.parametrize("with_ours", [True, False])
+def test_only_our_rows_fill_the_columns_of_our_runs(
+    project: Path, tmp_path: Path, column: str, with_ours: bool
+) -> None:
+    if with_ours:
+        assert call("ladder", "--write").exit_code == 0
+    row = published(study="mine", **{column: "bare" if column == "stack" else 0.2})
+    with pytest.raises(EvidenceError) as caught:
+        load([write(tmp_path / "mine.csv", [row])])
+    (problem,) = caught.value.problems
+    assert problem.where.endswith("mine.csv")
+    assert f"only this project's own runs fill {', '.join(OWN_COLUMNS)}" in problem.rule
+    assert problem.value == f"{column} {getattr(row, column)} in study 'mine'"
+    assert problem.remedy == "Empty these columns."
+
+
+def test_the_name_of_our_study_is_taken_once_we_have_it(project: Path, tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine.csv", [published(study="own bare ladder")])
+    assert [row.study for row in load([mine], shipped=False).rows] == ["own bare ladder"]
+    assert call("ladder", "--write").exit_code == 0
+    with pytest.raises(EvidenceError, match=r"own bare ladder'\). Give the study another name"):
+        load([mine])
 
 
 def test_the_runs_behind_our_rows_count_once(project: Path) -> None:
