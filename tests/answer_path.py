@@ -13,7 +13,8 @@ _CODE = f"""
 import inspect, os, sys
 entered = set()
 def note(frame, event, argument):
-    if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # of functions only
+    function = frame.f_code.co_flags & inspect.CO_OPTIMIZED  # no body of a module or a class
+    if event == "call" and function and frame.f_code.co_name[0] != "<":
         entered.add(os.path.realpath(frame.f_code.co_filename))
 sys.argv = {QUESTION!r}
 from cegain.commands.ceg import estimate_command
@@ -35,5 +36,6 @@ def entered() -> list[str]:
 
 
 if __name__ == "__main__":
-    print(*entered(), sep="\n")
-    print(len(entered()), "files")
+    files = entered()
+    print(*files, sep="\n")
+    print(len(files), "files")

@@ -20,7 +20,7 @@ from scipy.special import ndtri
 from cegain import algorithms
 from cegain.common.scores import binomial_range, interval_score, rounded
 from cegain.common.text import span
-from cegain.gain import contrasts, curves, prior
+from cegain.gain import chain, contrasts, method, prior
 from cegain.gain.study import X0
 from cegain.tables.files import DATA
 from cegain.tables.problems import EvidenceError, Problem
@@ -108,7 +108,7 @@ def leave_one_study_out(
             question = contrasts.question(others, name, algorithms.get(name).replaces[0], currency)
             if question.rows is None:
                 continue
-            curve = curves.fit_curve(question, spread, prior.fit_posterior(question.rows, spread).weights)
+            curve = method.fit_curve(question, spread, prior.fit_posterior(question.rows, spread).weights)
             if curve is not None:
                 rival = _rival(others, currency, content)
                 study_scores += _score((study, name, currency), left, curve, rival, content)
@@ -152,7 +152,7 @@ def summarise(scores: Sequence[Score], content: float = 0.9) -> Summary:
 
 
 def _score(
-    key: tuple[str, str, str], left: contrasts.Question, curve: curves.Curve, rival: tuple[float, float], content: float
+    key: tuple[str, str, str], left: contrasts.Question, curve: chain.Curve, rival: tuple[float, float], content: float
 ) -> list[Score]:
     """Scores of the rows that were left out, under their study, algorithm and currency."""
     assert left.rows is not None

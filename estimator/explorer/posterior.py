@@ -17,9 +17,9 @@ import numpy as np
 from cegain import algorithms
 from cegain.common import mixture, verdict
 from cegain.common.arrays import Array
-from cegain.gain import chain, curves, in_currency, interaction, method, study
+from cegain.gain import chain, in_currency, interaction, method, study
+from cegain.gain.chain import Curve
 from cegain.gain.combinations import Member
-from cegain.gain.curves import Curve
 from cegain.gain.question import CURRENCIES, THRESHOLDS
 from cegain.gain.study import Spread
 from cegain.tables.published_gains import Evidence, PublishedGain
@@ -52,7 +52,7 @@ def _constants() -> dict[str, object]:
     """The method's numbers, under their names in the modules."""
     return {
         "x0": study.X0, "level_sd": study.LEVEL_SD, "fading": chain.FADING, "wander_sd": chain.WANDER_SD,
-        "max_components": mixture.MAX_COMPONENTS, "unknown_decades": curves.UNKNOWN_DECADES,
+        "max_components": mixture.MAX_COMPONENTS, "unknown_decades": chain.UNKNOWN_DECADES,
         "far_decades": verdict.FAR_DECADES, "far_width": verdict.FAR_WIDTH, "class_slope": verdict.CLASS_SLOPE,
         "undetermined": verdict.UNDETERMINED, "mean_sd": interaction.MEAN_SD, "shares": list(interaction.SHARES),
         "other_setting_sd": in_currency.OTHER_SETTING_SD,
@@ -70,7 +70,7 @@ def _part(
 
 
 def _curve(curve: Curve) -> dict[str, object]:
-    """Fields of `curves.Curve`; of `reach` its ends, which alone count."""
+    """Fields of `chain.Curve`; of `reach` its ends, which alone count."""
     if curve.studies is None:
         return {"exact": True}
     studies, slope = curve.studies, curve.slope()

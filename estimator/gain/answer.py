@@ -62,7 +62,7 @@ class Estimate:
     interaction: Interaction | None = field(default=None, compare=False, repr=False)
     """Of a combination: ln(stack / product of parts) at `flops`; None for one part, or where all but one are exact."""
     shares: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
-    """Share of each kind of evidence in what is known of the level (`shares.shares`); empty where it was not asked."""
+    """Share of each kind of evidence in what is known of the level (`method.shares`); empty where it was not asked."""
 
     @property
     def equivalent_flops(self) -> float | None:

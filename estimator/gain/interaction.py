@@ -138,9 +138,8 @@ def covariances(seen: Sequence[Observation]) -> tuple[Array, Array]:
     return fixed, products * (own * np.exp(-FADING * apart) + study * (by_study + by_rung * rung))
 
 
-def none() -> Joint:
-    """No interaction: one part only."""
-    return Joint({}, (), np.ones(1), np.zeros(1), ())
+NONE = Joint({}, (), np.ones(1), np.zeros(1), ())
+"""No interaction: one part only."""
 
 
 def _products(seen: Sequence[Observation], target: Mapping[Pair, float]) -> Array:

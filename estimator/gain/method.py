@@ -13,16 +13,25 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from cegain import algorithms
 from cegain.common import mixture
+from cegain.common.arrays import Array
 from cegain.common.mixture import Mixture
 from cegain.common.verdict import FAR_DECADES, FAR_WIDTH, classify
 from cegain.gain import contrasts, interaction, prior
-from cegain.gain.answer import Estimate
-from cegain.gain.curves import Curve, exact_curve, fit_curve
+from cegain.gain.answer import GIVEN, OWN, Estimate
+from cegain.gain.chain import Curve
 from cegain.gain.interaction import Joint
 from cegain.gain.study import Spread
-from cegain.tables.published_gains import PublishedGain
+from cegain.tables.published_gains import PublishedGain, is_own
+
+MAX_SLOPE_SD = 1.0
+"""A slope less certain than this (ln CEG per decade) is not identified."""
+MAX_ROWS = 20_000
+"""Of an algorithm: with more, leaving out each kind in turn would take seconds, and no share is given."""
+_CONTENT = 0.9
 
 
 class Prepared(NamedTuple):
@@ -87,7 +96,7 @@ def prepare(
                     notes.append(f"the rows of {name} contradict each other: {usual}")
         questions.append(asked)
         notes += _misspelt(asked, baseline)
-    joint = interaction.none()
+    joint = interaction.NONE
     if not missing:
         parts = zip(names, baselines, curves, strict=True)
         inexact = [(name, baseline) for name, baseline, curve in parts if not curve.exact]
@@ -129,9 +138,13 @@ def evaluate(
 
 def distributions(prepared: Prepared, flops: float) -> tuple[Mixture, Mixture]:
     """ln CEG at a budget: in the average setting, and as a new study would find it."""
-    curves, joint = prepared.curves, prepared.joint.at(flops)
-    mean = mixture.total([*(c.mean(flops) for c in curves), joint.mean])
-    return mean, mixture.total([*(c.predictive(flops) for c in curves), joint.predictive])
+    mean = [curve.mean(flops) for curve in prepared.curves]
+    predictive = [curve.predictive(flops) for curve in prepared.curves]
+    if prepared.joint.target:
+        joint = prepared.joint.at(flops)
+        mean.append(joint.mean)
+        predictive.append(joint.predictive)
+    return mixture.total(mean), mixture.total(predictive)
 
 
 def refused(
@@ -224,3 +237,99 @@ def _missing(name: str, baseline: str, currency: str, asked: contrasts.Question,
         "decode": "needed: seconds per generated token with and without it at equal shape",
     }[currency]
     return f"{text}; {remedy}"
+
+
+def fit_curve(question: contrasts.Question, spread: Spread, weights: Array) -> Curve | None:
+    """The curve that the rows of one question support; None when none of them fixes its level or its slope.
+
+    Args:
+        question: rows of one algorithm, baseline and currency.
+        spread: scatter and slope settings; `slope_sd` of inf leaves the slope to the rows alone.
+        weights: [k] of the `prior.SCENARIOS`, sum 1.
+    """
+    rows = question.rows
+    if rows is None or not rows.fixes_level.any():
+        return None
+    fitted = prior.fit_frozen(rows, spread, weights)
+    lines, weights = fitted.lines, fitted.weights
+    slope_variance = weights @ lines.covariances[:, 1, 1]
+    if not (np.isfinite(lines.covariances).all() and slope_variance < MAX_SLOPE_SD**2):
+        return None
+    new_study = fitted.scatter * math.hypot(spread.study_level, spread.contrast_level)
+    return Curve(
+        weights,
+        fitted.chain,
+        np.hypot(new_study, contrasts.ROW_SD),
+        np.log10(contrasts.budgets(question.used)),
+        fitted.inflation,
+    )
+
+
+def exact_curve() -> Curve:
+    """CEG = 1 at every C, for an algorithm that computes the same function with the same FLOP, or against itself."""
+    empty = np.zeros((0,))
+    return Curve(empty, None, empty, empty)
+
+
+def kind(row: PublishedGain, shipped: Collection[PublishedGain] | None = None) -> str:
+    """`own runs`, `given by --evidence` (rows that are not `shipped`; None: all are), or `published` and the basis."""
+    if is_own(row):
+        return OWN
+    return GIVEN if shipped is not None and row not in shipped else f"published {row.basis}"
+
+
+def shares(
+    rows: Sequence[PublishedGain],
+    names: Sequence[str],
+    baselines: Sequence[str],
+    budgets: Sequence[float],
+    *,
+    currency: str,
+    spread: Spread,
+    shipped: Collection[PublishedGain] | None,
+) -> list[dict[str, float]]:
+    """Which kinds of evidence an answer rests on: the share of each at every budget, largest first; sum 1, or empty.
+
+    The information about the level at a budget is 1 / (width of the 90% interval of ln CEG in the average setting)^2.
+    What an answer would lose of it without the rows of one kind, over the sum of these losses, is that kind's share.
+    Rows of other kinds keep the settings that all rows gave them. A kind that only repeats what others say loses
+    little, and has a small share; where nothing would be lost, or the answer rests on no rows, there are none.
+
+    Args:
+        rows: all evidence.
+        names, baselines, currency, spread: of the question, as in `prepare`.
+        budgets: FLOP.
+        shipped: rows that come with the package; None: all of them do.
+    """
+    asked = set(names)
+    about = [row for row in rows if asked.intersection(row.algorithm.split("+"))]
+    kinds = sorted({kind(row, shipped) for row in about})
+    empty: list[dict[str, float]] = [{} for _ in budgets]
+    if not kinds or len(about) > MAX_ROWS:
+        return empty
+
+    def information(without: str | None) -> list[float]:
+        kept = [row for row in about if kind(row, shipped) != without]
+        prepared = prepare(kept, names, baselines, currency=currency, spread=spread)
+        return [_information(prepared, budget) for budget in budgets]
+
+    whole = information(None)
+    if len(kinds) == 1:
+        return [{kinds[0]: 1.0} if total else {} for total in whole]
+    left = {name: information(name) for name in kinds}
+    found = []
+    for i, total in enumerate(whole):
+        lost = {name: max(0.0, total - left[name][i]) for name in kinds}
+        together = math.fsum(lost.values())
+        shared = {name: value / together for name, value in lost.items() if value > 0}
+        found.append(dict(sorted(shared.items(), key=lambda item: (-item[1], item[0]))))
+    return found
+
+
+def _information(prepared: Prepared, budget: float) -> float:
+    """1 / width^2; 0 without an answer, and where the answer is exact and rests on no rows."""
+    answer = evaluate(prepared, budget, interval=_CONTENT, thresholds=())
+    if answer.mean_interval is None:
+        return 0.0
+    width = math.log(answer.mean_interval[1] / answer.mean_interval[0])
+    return width**-2.0 if width > 0 else 0.0

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, SupportsFloat
 import numpy  # noqa: F401
 
 from cegain import algorithms
-from cegain.gain import method, prior, shares
+from cegain.gain import method, prior
 from cegain.gain.answer import Estimate
 from cegain.gain.evidence import load
 from cegain.tables.problems import EvidenceError
@@ -114,7 +114,7 @@ def estimate_all(
         prepared = prepared_in(currency)
         by_kind: list[dict[str, float]] = [{}] * len(budgets)
         if with_shares:
-            by_kind = shares.shares(
+            by_kind = method.shares(
                 tables.rows, parts, replaced, budgets, currency=currency, spread=spread, shipped=ours
             )
         if setting is not None:

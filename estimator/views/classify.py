@@ -18,9 +18,9 @@ from cegain import algorithms
 from cegain.common import verdict
 from cegain.common.arrays import Array
 from cegain.common.verdict import CLASS_SLOPE, UNDETERMINED
-from cegain.gain import contrasts, curves, method, prior
+from cegain.gain import contrasts, method, prior
 from cegain.gain.answer import Estimate
-from cegain.gain.curves import Curve
+from cegain.gain.chain import Curve
 from cegain.paper.tables import Claim, load_table2
 from cegain.tables.published_gains import Evidence, PublishedGain, is_own
 
@@ -108,7 +108,7 @@ def settles(asked: contrasts.Question, curve: Curve, name: str) -> Settles | Non
         rungs = [_made_up(name, baseline, c, curve) for c in budgets]
         for n in _LADDERS:
             more = [row._replace(study=study) for study in map("ladder {}".format, range(n)) for row in rungs]
-            fitted = curves.fit_curve(
+            fitted = method.fit_curve(
                 contrasts.question([*rows, *more], name, baseline, "flop"), prior.frozen(), weights
             )
             if fitted is None:

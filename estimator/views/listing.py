@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cegain import algorithms
 from cegain.common import verdict
 from cegain.common.text import number, span, wrap
-from cegain.gain import chain, contrasts, curves, prior
+from cegain.gain import chain, contrasts, method, prior
 from cegain.tables.published_gains import Evidence, is_own
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def overview(evidence: Evidence) -> list[Overview]:
         elif entry.exact_in_flop:
             label = "independent"
         else:
-            curve = curves.fit_curve(asked, prior.frozen(), prior.frozen_weights(name, entry.replaces[0], "flop"))
+            curve = method.fit_curve(asked, prior.frozen(), prior.frozen_weights(name, entry.replaces[0], "flop"))
             if curve is not None:
                 label, _ = verdict.classify(curve.slope())
         lines.append(

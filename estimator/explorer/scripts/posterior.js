@@ -19,7 +19,7 @@ ceg.posterior = (() => {
     return new Float64Array(Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer);
   }
 
-  /** Distribution of ln CEG at any budget: curves.Curve. */
+  /** Distribution of ln CEG at any budget: chain.Curve. */
   class Curve {
     constructor(data, constants) {
       this.constants = constants;

@@ -15,8 +15,8 @@ import pytest
 from cegain import algorithms
 from cegain.common.arrays import Array
 from cegain.explorer import posterior
-from cegain.gain import chain, combinations, curves, interaction, method, prior, question
-from cegain.gain.curves import Curve
+from cegain.gain import chain, combinations, interaction, method, prior, question
+from cegain.gain.chain import Curve
 from cegain.gain.evidence import load
 from cegain.tables.published_gains import Evidence, PublishedGain
 from tests.estimator.gain.test_contrasts import published
@@ -47,7 +47,7 @@ def numbers(packed: str, *shape: int) -> Array:
 def curve_of(data: dict[str, Any]) -> Curve:
     """The curve that a document's data are of."""
     if data["exact"]:
-        return curves.exact_curve()
+        return method.exact_curve()
     said, weights = data["chain"], np.array(data["weights"])
     triangles = numbers(said["precision"], len(weights), len(said["low"]), 3)
     studies = chain.Chain(

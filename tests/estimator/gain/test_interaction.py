@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
+import cegain as api
 from cegain.common import mixture
-from cegain.gain import combinations, contrasts, curves, interaction, prior
-from cegain.gain import question as api
+from cegain.gain import combinations, contrasts, interaction, method, prior
 from cegain.gain.answer import Estimate
 from cegain.tables.published_gains import PublishedGain
 from tests.estimator.gain.test_contrasts import SPREAD, ask, published, width
@@ -50,7 +50,7 @@ def test_an_unknown_interaction_widens_the_product_and_leaves_its_centre() -> No
     assert answer.median == pytest.approx((norm.median or 0) * (rope.median or 0), rel=0.01)
     independent = math.hypot(width(norm.mean_interval), width(rope.mean_interval))
     assert width(answer.mean_interval) > 1.05 * independent
-    fitted = [curves.fit_curve(q, SPREAD, prior.frozen_weights(*pair, "flop")) for q, pair in asked(NORM, ROPE)]
+    fitted = [method.fit_curve(q, SPREAD, prior.frozen_weights(*pair, "flop")) for q, pair in asked(NORM, ROPE)]
     low, high = mixture.total(c.predictive(1e20) for c in fitted if c).central(0.9)
     assert width(answer.predictive) > 1.01 * (high - low)
     assert answer.interaction is not None

@@ -14,7 +14,7 @@ import pytest
 
 from cegain import algorithms, estimate
 from cegain.common import mixture, verdict
-from cegain.gain import chain, contrasts, curves, prior
+from cegain.gain import chain, contrasts, method, prior
 from cegain.gain.answer import Estimate
 from cegain.gain.evidence import load
 from cegain.gain.study import Rows
@@ -251,7 +251,7 @@ def ten_rows(
     rows: Sequence[PublishedGain], budgets: Sequence[float], treatments: int, noise: float
 ) -> list[PublishedGain]:
     """One new MoE study that finds what `rows` expect, in `treatments` different treatments."""
-    curve = curves.fit_curve(
+    curve = method.fit_curve(
         contrasts.question(rows, "moe", "dense", "flop"), prior.frozen(), prior.frozen_weights("moe", "dense", "flop")
     )
     assert curve is not None
@@ -450,7 +450,7 @@ def test_intervals_hold_what_they_promise_when_the_model_is_true() -> None:
         posterior = prior.fit_posterior(rows, SPREAD)
         scatter = np.array([s.scatter for s in scenarios])
         new = np.hypot(scatter * math.hypot(SPREAD.study_level, SPREAD.contrast_level), sd)
-        curve = curves.Curve(posterior.weights, posterior.chain, new, x + 20)
+        curve = chain.Curve(posterior.weights, posterior.chain, new, x + 20)
         found = truth + rng.normal(0, study_sd) + rng.normal(0, sd)
         for kind, value in (("predictive", found), ("mean", truth)):
             below = getattr(curve, kind)(1e22).cdf(value)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from cegain.gain import prior, shares
+from cegain.gain import method, prior
 from cegain.tables.published_gains import PublishedGain
 
 
@@ -26,7 +26,7 @@ def of(
 ) -> dict[str, float]:
     baseline = {"rope": "learned_positions", "flash_attention": "materialised_attention"}[name]
     shipped = frozenset(rows)
-    (found,) = shares.shares(
+    (found,) = method.shares(
         [*rows, *given], [name], [baseline], [flops], currency="flop", spread=prior.frozen(), shipped=shipped
     )
     return found
@@ -66,5 +66,5 @@ def test_an_answer_by_construction_rests_on_no_rows() -> None:
 
 
 def test_long_tables_get_no_shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shares, "MAX_ROWS", 2)
+    monkeypatch.setattr(method, "MAX_ROWS", 2)
     assert of([row("a"), row("own bare ladder"), row("c")]) == {}

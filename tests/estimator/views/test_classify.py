@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as Polygon
 
-from cegain.gain import contrasts, curves, evidence, method, prior
-from cegain.gain.chain import joint
-from cegain.gain.curves import Curve
+from cegain.gain import contrasts, evidence, method, prior
+from cegain.gain.chain import Curve, joint
 from cegain.gain.study import X0
 from cegain.pictures.classes import ellipse
 from cegain.tables import published_gains
@@ -27,7 +26,7 @@ def verdicts() -> dict[str, classify.Verdict]:
 
 def curve_of(name: str, baseline: str) -> Curve:
     asked = contrasts.question(evidence.load().rows, name, baseline, "flop")
-    curve = curves.fit_curve(asked, prior.frozen(), prior.frozen_weights(name, baseline, "flop"))
+    curve = method.fit_curve(asked, prior.frozen(), prior.frozen_weights(name, baseline, "flop"))
     assert curve is not None
     return curve
 
@@ -112,7 +111,7 @@ def test_the_verdict_and_its_reason_follow_the_data() -> None:
 
 def test_the_ladders_that_would_settle_a_class_do() -> None:
     rows = steep("s", 0.05)[:2]
-    curve = curves.fit_curve(
+    curve = method.fit_curve(
         contrasts.question(rows, *ROPE, "flop"), prior.frozen(), prior.frozen_weights(*ROPE, "flop")
     )
     assert curve is not None
