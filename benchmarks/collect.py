@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from cegain.tables import kernel_times
 from cegain.tables.kernel_times import COLUMNS, KernelTime
-from cegain.tables.problems import EvidenceError, Problem
+from cegain.tables.problems import EvidenceError, Problem, refusal
 
 _DIGITS = 6
 """Of times: far more than they are worth."""
@@ -74,13 +74,13 @@ def _benchmarks(path: Path) -> list[Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValueError) as error:
         said = getattr(error, "strerror", None) or str(error)
-        raise EvidenceError([Problem(str(path), "the file is JSON that can be read", said, remedy)]) from None
+        raise refusal(path, "the file is JSON that can be read", said, remedy) from None
     if isinstance(document, dict) and document.get("rehearsal"):
         measured = "Measure on the device: python3 -m cegain.benchmarks.gpu without --rehearse."
-        raise EvidenceError([Problem(str(path), "times are measured ones", "those of a rehearsal", measured)])
+        raise refusal(path, "times are measured ones", "those of a rehearsal", measured)
     benchmarks = document.get("benchmarks") if isinstance(document, dict) else None
     if not isinstance(benchmarks, list):
-        raise EvidenceError([Problem(str(path), "the file has a list of benchmarks", "none", remedy)])
+        raise refusal(path, "the file has a list of benchmarks", "none", remedy)
     return benchmarks
 
 

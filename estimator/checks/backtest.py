@@ -11,7 +11,6 @@ frozen in `estimator/data/forecast.json`.
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import math
@@ -30,7 +29,8 @@ from cegain.common.scores import binomial_range, interval_score
 from cegain.ladders import forecast, frontier_ratio, ladder, reading
 from cegain.ladders.forecast import Nodes, Settings
 from cegain.ladders.ladder import RunTable
-from cegain.tables.problems import EvidenceError, Problem
+from cegain.tables import csv_file
+from cegain.tables.problems import EvidenceError, Problem, refusal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -136,25 +136,20 @@ def read_pairs(path: Path) -> list[Pair]:
     Raises:
         EvidenceError: unreadable, or other columns, or an empty cell.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvidenceError([Problem(str(path), "the file can be read", str(error), "Check its name.")]) from None
-    problems = []
-    if not set(Pair._fields) <= set(reader.fieldnames or ()):
-        found = ", ".join(reader.fieldnames or ()) or "nothing"
-        problems.append(Problem(f"{path}, line 1", f"the columns are {', '.join(Pair._fields)}", found, "Add them."))
-    else:
-        for line, row in enumerate(rows, start=2):
-            if not all(row[name] for name in Pair._fields):
-                problems.append(
-                    Problem(f"{path}, line {line}", "no cell is empty", "an empty one", "Fill or remove it.")
-                )
-    if problems or not rows:
+    problems: list[Problem] = []
+    header, rows = csv_file.read(path, csv_file.text_of(path, "a file of pairs", Pair._fields), problems)
+    if not set(Pair._fields) <= set(header):
+        rule = f"the columns are {', '.join(Pair._fields)}"
+        raise refusal(f"{path}, line 1", rule, ", ".join(header) or "nothing", "Add them.")
+    pairs = []
+    for line, cells in rows:
+        by_column = dict(zip(header, cells, strict=True))
+        pairs.append(Pair(*(by_column[name] for name in Pair._fields)))
+        if not all(pairs[-1]):
+            problems.append(Problem(f"{path}, line {line}", "no cell is empty", "an empty one", "Fill or remove it."))
+    if problems or not pairs:
         raise EvidenceError(problems or [Problem(str(path), "there is at least one pair", "none", "Add one.")])
-    return [Pair(row["set"], row["baseline"], row["treatment"]) for row in rows]
+    return pairs
 
 
 def all_pairs(runs: RunTable) -> list[Pair]:

@@ -20,7 +20,7 @@ from cegain.checks.backtest import Point, Skipped
 from cegain.common.scores import rounded
 from cegain.ladders import forecast
 from cegain.tables.files import DATA
-from cegain.tables.problems import EvidenceError, Problem
+from cegain.tables.problems import EvidenceError, refusal
 from cegain.tables.provenance import version
 
 SCORES = DATA / "backtest.json"
@@ -73,13 +73,13 @@ def load(path: Path | None = None) -> list[Entry]:
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise EvidenceError([_problem(path, str(error))]) from None
+        raise _no_scores(path, str(error)) from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise EvidenceError([_problem(path, "another document")])
+        raise _no_scores(path, "another document")
     found: list[Entry] = document.get("scores", [])
     lacking = sorted({key for entry in found for key in ("tables", "summary", "points") if key not in entry})
     if "scores" not in document or lacking:
-        raise EvidenceError([_problem(path, f"no {', '.join(lacking) or 'scores'}")])
+        raise _no_scores(path, f"no {', '.join(lacking) or 'scores'}")
     return found
 
 
@@ -113,5 +113,5 @@ def _file(path: str | os.PathLike[str]) -> dict[str, str]:
     return {"name": Path(path).name, "sha256": sha256(path)}
 
 
-def _problem(path: Path, found: str) -> Problem:
-    return Problem(str(path), f"a file of scores has the schema {SCHEMA}", found, "Name another file, or a new one.")
+def _no_scores(path: Path, value: str) -> EvidenceError:
+    return refusal(path, f"a file of scores has the schema {SCHEMA}", value, "Name another file, or a new one.")

@@ -23,7 +23,7 @@ from cegain.common.text import span
 from cegain.gain import chain, contrasts, method, prior
 from cegain.gain.study import X0
 from cegain.tables.files import DATA
-from cegain.tables.problems import EvidenceError, Problem
+from cegain.tables.problems import refusal
 from cegain.tables.provenance import version
 from cegain.tables.published_gains import Evidence, PublishedGain
 
@@ -232,7 +232,7 @@ def load_stored(path: Path | None = None) -> dict[str, Any]:
         why = f"no JSON object: {error}"
     if why:
         rule = f"stored coverage is a file with the schema {SCHEMA}"
-        raise EvidenceError([Problem(str(path), rule, why, "Make it again with `ceg coverage --write`.")])
+        raise refusal(path, rule, why, "Make it again with `ceg coverage --write`.")
     return report
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cegain.tables.files import DATA
-from cegain.tables.problems import EvidenceError, Problem
+from cegain.tables.problems import EvidenceError, Problem, refusal
 from cegain.tables.published_gains import (
     OWN_COLUMNS,
     OWN_GAINS,
@@ -106,22 +106,19 @@ def _gains(file: Path) -> list[PublishedGain]:
     return read_published_gains(file)
 
 
-def _files(named: str | os.PathLike[str]) -> list[Path]:
-    path = Path(named)
-
-    def problem(rule: str, value: str, remedy: str) -> EvidenceError:
-        return EvidenceError([Problem(f"evidence {str(path)!r}", rule, value, remedy)])
-
-    if not os.fspath(named):  # Path("") is the current folder
-        raise EvidenceError([Problem("evidence", "the path is not empty", "''", "Name a file or folder.")])
+def _files(name: str | os.PathLike[str]) -> list[Path]:
+    path = Path(name)
+    where = f"evidence {str(path)!r}"
+    if not os.fspath(name):  # Path("") is the current folder
+        raise refusal("evidence", "the path is not empty", "''", "Name a file or folder.")
     try:
         path.stat()
         files = sorted(p for p in path.iterdir() if p.suffix.lower() == ".csv") if path.is_dir() else [path]
     except FileNotFoundError:
-        raise problem("the path exists", "nothing there", "Check the spelling.") from None
+        raise refusal(where, "the path exists", "nothing there", "Check the spelling.") from None
     except (OSError, ValueError) as error:
-        found = getattr(error, "strerror", None) or str(error)
-        raise problem("the path can be read", found, "Check its spelling and permissions.") from None
+        detail = getattr(error, "strerror", None) or str(error)
+        raise refusal(where, "the path can be read", detail, "Check its spelling and permissions.") from None
     if not files:
-        raise problem("a folder holds .csv files", "none", "Name a file, or add one there.")
+        raise refusal(where, "a folder holds .csv files", "none", "Name a file, or add one there.")
     return files

@@ -13,9 +13,7 @@ that is noise), and the dearer one is left out if not (a grid of runs: it is off
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
 import math
 import os
 from collections.abc import Sequence
@@ -26,7 +24,9 @@ from typing import NamedTuple
 import numpy as np
 
 from cegain.common.arrays import Array
-from cegain.tables.problems import EvidenceError, Problem
+from cegain.common.text import as_number
+from cegain.tables import csv_file
+from cegain.tables.problems import EvidenceError, Problem, refusal
 
 TOLERANCE = 0.10
 """Budgets that differ by less than this share are one rung: published isoFLOP budgets scatter by a few percent."""
@@ -114,7 +114,10 @@ def read_runs(path: str | os.PathLike[str], loss_column: str = "loss", variant_c
         EvidenceError: unreadable, empty, not text, missing columns, or any bad row (all of them).
     """
     file = Path(path)
-    rows, header, problems = _rows(file)
+    problems: list[Problem] = []
+    text = csv_file.text_of(file, "a table of runs", ("variant", "N", "D", "C", "loss"))
+    header, lines = csv_file.read(file, text, problems)
+    rows = list(lines)
     names = _columns(file, header, loss_column, variant_column)
     remarks: list[str] = []
     own = names["C"] == OWN_COLUMNS["C"]
@@ -134,11 +137,8 @@ def read_runs(path: str | os.PathLike[str], loss_column: str = "loss", variant_c
     values: dict[str, list[float]] = {"N": [], "D": [], "C": [], "loss": []}
     for line, cells in rows:
         if not cells[header.index(names["variant"])]:
-            problems.append(
-                Problem(
-                    f"{file}, line {line}, column {names['variant']}", "a run names its arm", "''", "Fill the cell."
-                )
-            )
+            where = f"{file}, line {line}, column {names['variant']}"
+            problems.append(Problem(where, "a run names its arm", "''", "Fill the cell."))
         for key, numbers in values.items():
             if key == "D" and names["D"] not in header:
                 numbers.append(math.nan)
@@ -191,21 +191,11 @@ def select(runs: RunTable, arm: str) -> np.ndarray:
         for part in arm.split("&"):
             column, _, pattern = part.partition("=")
             if column not in runs.cells:
-                raise EvidenceError(
-                    [
-                        Problem(
-                            f"arm {arm!r}",
-                            "an arm names columns of the table",
-                            repr(column),
-                            _nearest(column, runs.cells),
-                        )
-                    ]
-                )
+                rule = "an arm names columns of the table"
+                raise refusal(f"arm {arm!r}", rule, repr(column), _nearest(column, runs.cells))
             kept &= np.array([_cell_matches(cell, pattern) for cell in runs.cells[column]])
     if not kept.any():
-        raise EvidenceError(
-            [Problem(f"arm {arm!r}", "an arm selects at least one run", "none", _nearest(arm, runs.variants()))]
-        )
+        raise refusal(f"arm {arm!r}", "an arm selects at least one run", "none", _nearest(arm, runs.variants()))
     return kept
 
 
@@ -342,46 +332,6 @@ def _overall_slope(log_c: Array, log_loss: Array) -> float:
     return 0.0 if len(x) < 3 else min(0.0, float(np.polyfit(x, y, 1)[0]))
 
 
-def _rows(file: Path) -> tuple[list[tuple[int, list[str]]], list[str], list[Problem]]:
-    """(line, cells) of every non-empty row, the header, and rows of a wrong length."""
-
-    def fail(rule: str, value: str, remedy: str) -> EvidenceError:
-        return EvidenceError([Problem(str(file), rule, value, remedy)])
-
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise fail(
-            "the file can be read", error.strerror or str(error), "Check its spelling and permissions."
-        ) from None
-    if not content.strip():
-        raise fail("a table of runs has a header and rows", "an empty file", "Start it with variant,N,D,C,loss.")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise fail("a table of runs is UTF-8 text", "binary content", "Save the table as CSV in UTF-8.")
-    reader = csv.reader(io.StringIO(text, newline=""))
-    rows: list[tuple[int, list[str]]] = []
-    problems: list[Problem] = []
-    try:
-        header = [name.strip() for name in next(reader)]
-        for found in reader:
-            cells = [cell.strip() for cell in found]
-            if not any(cells):
-                continue
-            if len(cells) != len(header):
-                rule = f"a row has {len(header)} cells, as the header has"
-                where = f"{file}, line {reader.line_num}"
-                problems.append(Problem(where, rule, str(len(cells)), "Quote cells that contain commas."))
-                continue
-            rows.append((reader.line_num, cells))
-    except csv.Error as error:
-        raise fail("the file is valid CSV", str(error), "Close quotes, and save it as CSV.") from None
-    return rows, header, problems
-
-
 def _columns(file: Path, header: Sequence[str], loss_column: str, variant_column: str) -> dict[str, str]:
     """Where variant, N, D, C and loss stand; the project's own names where the table uses those."""
     names = {"variant": variant_column, "N": "N", "D": "D", "C": "C", "loss": loss_column}
@@ -395,16 +345,12 @@ def _columns(file: Path, header: Sequence[str], loss_column: str, variant_column
     missing = [name for key, name in names.items() if key != "D" and name not in header]
     if missing:
         hint = "Separate cells by commas." if len(header) == 1 else _nearest(missing[0], header)
-        where = f"{file}, line 1"
-        raise EvidenceError([Problem(where, "the columns are variant,N,D,C,loss", f"no {', '.join(missing)}", hint)])
+        raise refusal(f"{file}, line 1", "the columns are variant,N,D,C,loss", f"no {', '.join(missing)}", hint)
     return names
 
 
 def _positive(cell: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        return math.nan
+    value = as_number(cell)
     return value if 0 < value < math.inf and "_" not in cell else math.nan
 
 

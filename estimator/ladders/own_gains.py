@@ -21,7 +21,7 @@ from cegain import algorithms
 from cegain.common.text import number
 from cegain.ladders import arm_names, seed_ladder, seed_noise
 from cegain.ladders.seed_ladder import GainAt, StackRuns
-from cegain.tables.problems import EvidenceError, Problem
+from cegain.tables.problems import refusal
 from cegain.tables.published_gains import COLUMNS, PublishedGain
 
 CONTENT = 0.9
@@ -56,7 +56,7 @@ def rows(path: str | os.PathLike[str]) -> list[PublishedGain]:
             ]
     if not found:
         rule = "some arm has two seeds at a rung where its loss lies inside its baseline's curve"
-        raise EvidenceError([Problem(str(path), rule, "none", "Train more seeds, or rungs of the baseline.")])
+        raise refusal(path, rule, "none", "Train more seeds, or rungs of the baseline.")
     return found
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from cegain.common.text import number
 from cegain.ladders import arm_names, ladder, seed_noise
 from cegain.ladders.ladder import Ladder, RunTable
-from cegain.tables.problems import EvidenceError, Problem
+from cegain.tables.problems import EvidenceError, Problem, refusal
 
 NEEDED = ("arm", "seed", "rung_flops", *list(ladder.OWN_COLUMNS.values())[1:])
 """Columns that a table of our own format must have; `stack` and `learning_rate` are used where they are there."""
@@ -83,7 +83,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, StackRuns]:
     if missing:
         remedy = "Use the table that `ceg collect` writes; other tables of runs are for `ceg fit`."
         rule = f"a ladder of seeds has the columns {', '.join(NEEDED)}"
-        raise EvidenceError([Problem(str(path), rule, f"no {', '.join(missing)}", remedy)])
+        raise refusal(path, rule, f"no {', '.join(missing)}", remedy)
     problems: list[Problem] = []
     stacks = {}
     for name in dict.fromkeys(table.cells.get("stack", ("",))):

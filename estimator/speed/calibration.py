@@ -7,7 +7,6 @@ data sheets and published kernel speeds. Errors are those of rows that a fit has
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -25,7 +24,8 @@ from cegain.shapes.sizes import GPT_VOCABULARY, shape_of
 from cegain.speed import hardware
 from cegain.speed.step_time import Calibration, Constants, parts_of
 from cegain.speed.step_work import SHARDINGS, Plan, Work, problems, work
-from cegain.tables.problems import EvidenceError, Problem
+from cegain.tables import csv_file
+from cegain.tables.problems import EvidenceError, Problem, refusal
 
 PRIORS: Mapping[str, tuple[float, float, str]] = {
     "matmul": (0.95, 0.10, "a whole step against the best shape; assumed"),
@@ -88,26 +88,22 @@ def read_table(path: str | Path) -> list[Row]:
     Raises:
         EvidenceError: no such file, a column that is missing, or rows that break rules: all of them, by line.
     """
-    name = str(path)
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvidenceError([Problem(name, "a readable file is needed", str(error), "Check the path.")]) from None
-    lines = list(csv.DictReader(text.splitlines()))
-    missing = [column for column in COLUMNS if not lines or column not in lines[0]]
+    bad_rows: list[Problem] = []
+    header, lines = csv_file.read(Path(path), csv_file.text_of(Path(path), "a table of speeds", COLUMNS), bad_rows)
+    by_column = [(number, dict(zip(header, cells, strict=True))) for number, cells in lines]
+    missing = [column for column in COLUMNS if not by_column or column not in header]
     if missing:
         remedy = f"Add {', '.join(missing)}, and a row at least."
-        raise EvidenceError([Problem(f"{name}, line 1", f"the columns {', '.join(COLUMNS)} are needed", "", remedy)])
-    broken: list[Problem] = []
+        raise refusal(f"{path}, line 1", f"the columns {', '.join(COLUMNS)} are needed", "", remedy)
     rows = []
-    for number, line in enumerate(lines, 2):
+    for number, cells in by_column:
         try:
-            rows.append(_row(line))
-        except (ValueError, TypeError) as error:
+            rows.append(_row(cells))
+        except ValueError as error:
             rule = "; ".join(str(error).splitlines())
-            broken.append(Problem(f"{name}, line {number}", rule, "", "Correct the row or leave it out."))
-    if broken:
-        raise EvidenceError(broken)
+            bad_rows.append(Problem(f"{path}, line {number}", rule, "", "Correct the row or leave it out."))
+    if bad_rows:
+        raise EvidenceError(bad_rows)
     return rows
 
 

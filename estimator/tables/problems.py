@@ -25,3 +25,8 @@ class EvidenceError(ValueError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(p) for p in self.problems))
+
+
+def refusal(where: object, rule: str, value: str, remedy: str) -> EvidenceError:
+    """The error of a table that one thing is wrong with."""
+    return EvidenceError([Problem(str(where), rule, value, remedy)])

@@ -7,11 +7,9 @@ value, rule and remedy, and never drops a row silently.
 
 from __future__ import annotations
 
-import csv
 import difflib
 import functools
 import hashlib
-import io
 import math
 import operator
 import re
@@ -21,8 +19,9 @@ from typing import Any, NamedTuple
 
 from cegain import algorithms
 from cegain.common.text import as_number
+from cegain.tables import csv_file
 from cegain.tables.files import DATA
-from cegain.tables.problems import EvidenceError, Problem
+from cegain.tables.problems import EvidenceError, Problem, refusal
 
 PUBLISHED_GAINS = DATA / "published_gains.csv"
 OWN_GAINS = DATA / "own_gains.csv"
@@ -46,8 +45,8 @@ ERROR_RANGE = (0.0, 100.0)
 
 OWN = "own"
 """Kind of a row that is read off this project's own runs; that of any other row is its basis."""
-_QUOTED_FORMULA = frozenset(f"'{sign}" for sign in "=+-@\t\r")
-"""Starts of cells whose apostrophe keeps spreadsheets from reading a formula: the page of `ceg report` adds it."""
+_QUOTED_FORMULA = re.compile(r"'(?=[=+\-@\t\r])")
+"""An apostrophe that keeps spreadsheets from reading a cell as a formula, as the page of `ceg report` saves it."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
@@ -126,106 +125,48 @@ def read_published_gains(path: Path) -> list[PublishedGain]:
     Raises:
         EvidenceError: unreadable, empty, not text, wrong columns, or any bad row (all of them).
     """
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+    text = csv_file.text_of(path, "an evidence file", COLUMNS)
+    if control := _CONTROL.search(text):
+        value = f"{control[0]!r} in line {text.count(chr(10), 0, control.start()) + 1}"
+        raise refusal(path, "a table holds no control characters", value, "Remove it.")
+    has_quoted_formulas = _QUOTED_FORMULA.search(text) is not None
     problems: list[Problem] = []
     rows: list[PublishedGain] = []
     first_seen: dict[PublishedGain, int] = {}
     resolve = functools.cache(_algorithm)  # names repeat a lot in long tables
-    line = 1
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        _check_header(path, header)
-        in_order = operator.itemgetter(*(header.index(name) if name in header else -1 for name in COLUMNS))
-        line = reader.line_num + 1  # where the next row starts; quoted cells may hold line ends
-        for cells in reader:
-            start, line = line, reader.line_num + 1
-            cells = [cell[1:] if cell[:2] in _QUOTED_FORMULA else cell for cell in map(str.strip, cells)]
-            if not any(cells):
-                continue
-            if len(cells) != len(header):
-                problems.append(
-                    Problem(
-                        f"{path}, line {start}",
-                        f"a row has {len(header)} cells, as the header has",
-                        str(len(cells)),
-                        "Quote cells that contain commas.",
-                    )
-                )
-                continue
-            cells.append("")  # what a missing column holds
-            row, bad = _parse(dict(zip(COLUMNS, in_order(cells), strict=True)), resolve)
-            if bad:
-                problems += [
-                    Problem(f"{path}, line {start}, column {column}", rule, repr(value), remedy)
-                    for column, rule, value, remedy in bad
-                ]
-                continue
-            assert row is not None
-            first = first_seen.setdefault(row, start)
-            if first != start:
-                problems.append(
-                    Problem(
-                        f"{path}, line {start}",
-                        "a row stands once in a table",
-                        f"the same as line {first}",
-                        "Remove one; repeats of an experiment differ in treatment, study or note.",
-                    )
-                )
-            rows.append(row)
-    except csv.Error as error:
-        problems.append(
-            Problem(f"{path}, line {line}", "the file is valid CSV", str(error), "Close quotes, and save it as CSV.")
-        )
+    header, lines = csv_file.read(path, text, problems, strict=True)
+    _check_header(path, header)
+    in_order = operator.itemgetter(*(header.index(name) if name in header else -1 for name in COLUMNS))
+    for line, cells in lines:
+        if has_quoted_formulas:
+            cells = [cell[1:] if _QUOTED_FORMULA.match(cell) else cell for cell in cells]
+        cells.append("")  # what a missing column holds
+        row, bad = _parse(dict(zip(COLUMNS, in_order(cells), strict=True)), resolve)
+        if row is None:
+            where = f"{path}, line {line}, column"
+            problems += [Problem(f"{where} {name}", rule, repr(value), remedy) for name, rule, value, remedy in bad]
+            continue
+        if (first := first_seen.setdefault(row, line)) != line:
+            remedy = "Remove one; repeats of an experiment differ in treatment, study or note."
+            rule = "a row stands once in a table"
+            problems.append(Problem(f"{path}, line {line}", rule, f"the same as line {first}", remedy))
+        rows.append(row)
     if not rows and not problems:
-        problems.append(
-            Problem(str(path), "a table has at least one row", "only a header", "Add rows, or leave the file out.")
-        )
+        raise refusal(path, "a table has at least one row", "only a header", "Add rows, or leave the file out.")
     if problems:
         raise EvidenceError(problems)
     return rows
-
-
-def _read_text(path: Path) -> str:
-    def problem(rule: str, value: str, remedy: str) -> EvidenceError:
-        return EvidenceError([Problem(str(path), rule, value, remedy)])
-
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        found = error.strerror or str(error)
-        raise problem("the file can be read", found, "Name a file, and check its permissions.") from None
-    if not content.strip():
-        remedy = f"Start it with {','.join(COLUMNS)}."
-        raise problem("an evidence file has a header and rows", "an empty file", remedy)
-    if b"\0" in content:
-        raise problem("an evidence file is UTF-8 text", "binary content", "Save the table as CSV in UTF-8.")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        found = f"byte {content[error.start]:#04x} in line {line}"
-        raise problem("an evidence file is UTF-8 text", found, "Save the table as CSV in UTF-8.") from None
-    control = _CONTROL.search(text)
-    if control:
-        found = f"{control[0]!r} in line {text.count(chr(10), 0, control.start()) + 1}"
-        raise problem("a table holds no control characters", found, "Remove it.")
-    return text
 
 
 def _check_header(path: Path, header: list[str]) -> None:
     problems = []
     missing = [name for name in COLUMNS if name not in header and name not in OPTIONAL_COLUMNS]
     if missing:
-        problems.append(
-            Problem(
-                f"{path}, line 1",
-                f"the columns are {', '.join(COLUMNS)}",
-                f"no {', '.join(missing)}",
-                "Separate cells by commas."
-                if len(header) == 1 and re.search(r"[;\t|]", header[0])
-                else "Add the missing columns; cells may be empty where the value is not known.",
-            )
-        )
+        rule, value = f"the columns are {', '.join(COLUMNS)}", f"no {', '.join(missing)}"
+        remedy = "Add the missing columns; cells may be empty where the value is not known."
+        if len(header) == 1 and re.search(r"[;\t|]", header[0]):
+            remedy = "Separate cells by commas."
+        problems.append(Problem(f"{path}, line 1", rule, value, remedy))
     for name in header:
         if name not in COLUMNS:
             near = difflib.get_close_matches(name, COLUMNS, 1)
@@ -278,7 +219,9 @@ def _parse(
         rule = "a combination a+b has one baseline per part, x+y"
         bad.append(("baseline", rule, baseline, "Name them in the same order."))
     for column in _NUMBERS:
-        values[column] = _number(bad, column, cells[column])
+        cell = cells[column]
+        # One object for all: rows are keys, and a NaN is equal to itself only.
+        values[column] = _number(bad, column, cell) if cell or column == "ceg" else math.nan
     gain, low, high = values["ceg"], values["low"], values["high"]
     if low > gain or high < gain:
         three = " ".join(cells[column] for column in ("low", "ceg", "high"))
@@ -297,15 +240,12 @@ def _parse(
 
 
 def _number(bad: list[BadCell], column: str, cell: str) -> float:
-    """The number in a cell, NaN where it is bad or (where that is allowed) nothing. `1_5` and words are no numbers."""
-    may_be_empty = column != "ceg"
-    if not cell and may_be_empty:
-        return math.nan  # this object: rows are keys, and a NaN is equal to itself only
+    """The number in a cell, NaN where it is bad. `1_5` and words are no numbers."""
     what, (least, most) = _NUMBERS[column]
     value = as_number(cell)
     if least <= value <= most and "_" not in cell:
         return value
-    rule = f"the cell is {what} ({least:g} to {most:g})" + (", or empty" if may_be_empty else "")
+    rule = f"the cell is {what} ({least:g} to {most:g})" + ("" if column == "ceg" else ", or empty")
     bad.append((column, rule, cell, "Correct the number."))
     return math.nan
 

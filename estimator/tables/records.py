@@ -9,8 +9,9 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from cegain.tables import csv_file
 from cegain.tables.files import write_atomically
-from cegain.tables.problems import EvidenceError, Problem
+from cegain.tables.problems import Problem, refusal
 
 
 def read(path: Path, columns: Sequence[str]) -> tuple[list[tuple[int, dict[str, str]]], list[Problem]]:
@@ -19,24 +20,11 @@ def read(path: Path, columns: Sequence[str]) -> tuple[list[tuple[int, dict[str, 
     Raises:
         EvidenceError: the file cannot be read, or has other columns.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvidenceError([Problem(str(path), "the file can be read as UTF-8", str(error), "Correct it.")]) from None
-    table = list(csv.reader(io.StringIO(text)))
-    if not table or table[0] != list(columns):
-        found = ",".join(table[0]) if table else "an empty file"
-        raise EvidenceError(
-            [Problem(f"{path}, line 1", f"the columns are {','.join(columns)}", found, "Name another file.")]
-        )
-    rows, problems = [], []
-    for line, cells in enumerate(table[1:], 2):
-        if len(cells) == len(columns):
-            rows.append((line, dict(zip(columns, cells, strict=True))))
-        else:
-            rule = f"a row has {len(columns)} cells"
-            problems.append(Problem(f"{path}, line {line}", rule, str(len(cells)), "Correct the row."))
-    return rows, problems
+    problems: list[Problem] = []
+    header, rows = csv_file.read(path, csv_file.text_of(path, "a table of records", columns), problems)
+    if header != list(columns):
+        raise refusal(f"{path}, line 1", f"the columns are {','.join(columns)}", ",".join(header), "Name another file.")
+    return [(line, dict(zip(columns, cells, strict=True))) for line, cells in rows], problems
 
 
 def write(path: Path, columns: Sequence[str], rows: Iterable[dict[str, str]]) -> None:

@@ -105,7 +105,7 @@ def test_calibration_of_a_table_is_stored_when_asked(tmp_path: Path, monkeypatch
         ((*SIZE, "--device", "h100", "--decode", "--context", 0), ["--context: must be at least 1, got 0"]),
         (("--published", "--params", "7e9"), ["--params: it goes without --published"]),
         (("--write", *SIZE, "--device", "h100"), ["--write: it goes with --calibrate"]),
-        (("--calibrate", "none.csv"), ["--calibrate: none.csv: a readable file is needed"]),
+        (("--calibrate", "none.csv"), ["--calibrate: none.csv: the file can be read"]),
     ],
 )
 def test_bad_input_is_refused_with_a_remedy(words: tuple[object, ...], found: list[str]) -> None:

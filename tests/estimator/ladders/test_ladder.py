@@ -53,7 +53,7 @@ def test_names_every_bad_cell_at_once(tmp_path: Path) -> None:
     [
         (b"", "empty file"),
         (b"\x00\x01", "binary"),
-        (b"\xff\xfe\xfa", "binary"),
+        (b"\xff\xfe\xfa", "0xff in line 1"),
         (HEADER.encode(), "none"),
         (b"variant;N;D;C;loss\n1;2;3;4;5\n", "Separate cells by commas"),
         (b"variant,N,D,C,Loss\na,1,1,1,1\n", "no loss"),

@@ -154,7 +154,7 @@ def test_all_bad_rows_at_once_and_no_table(tmp_path: Path) -> None:
     with pytest.raises(EvidenceError) as refusal:
         calibration.read_table(table(tmp_path / "t.csv", found))
     assert len(refusal.value.problems) == 2
-    with pytest.raises(EvidenceError, match="a readable file is needed"):
+    with pytest.raises(EvidenceError, match="the file can be read"):
         calibration.read_table(tmp_path / "none.csv")
     (tmp_path / "empty.csv").write_text("model,seq_len\n")
     with pytest.raises(EvidenceError, match=r"the columns model, seq_len, n_gpus.* are needed"):

@@ -78,9 +78,12 @@ def test_a_run_for_a_learning_rate_may_come_to_stand_in_the_ladder(tmp_path: Pat
     assert [row.role for row in training_runs.load(path)] == ["ladder", "ladder"]
 
 
-@pytest.mark.parametrize("content", ["", "a,b\n"])
-def test_other_columns_are_refused(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [("", "an empty file.. Start it with run_id,stack"), ("a,b\n", "line 1: the columns are run_id,stack")],
+)
+def test_other_columns_are_refused(tmp_path: Path, content: str, text: str) -> None:
     path = tmp_path / "runs.csv"
     path.write_text(content)
-    with pytest.raises(EvidenceError, match="line 1: the columns are run_id,stack"):
+    with pytest.raises(EvidenceError, match=text):
         training_runs.load(path)
