@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
+from cegain.common.text import as_number
 from cegain.tables import records
 from cegain.tables.files import DATA
-from cegain.tables.problems import EvidenceError, Problem
+from cegain.tables.problems import Problem
 
 KERNEL_TIMES = DATA / "kernel_times.csv"
 PASSES = ("fwd", "bwd", "fwd_bwd", "decode")
@@ -94,55 +93,6 @@ ALL_SIZES = tuple(dict.fromkeys(size for sizes in SIZES.values() for size in siz
 _TYPES = {name.rstrip("_"): kind for name, kind in get_type_hints(KernelTime).items()}
 
 
-def load(path: Path) -> list[KernelTime]:
-    """Rows in file order.
-
-    Raises:
-        EvidenceError: with file, line, column, rule and remedy of everything that is wrong.
-    """
-    found, problems = records.read(path, COLUMNS)
-    rows: list[KernelTime] = []
-    seen: dict[tuple[object, ...], int] = {}
-    for line, row_cells in found:
-        where = f"{path}, line {line}"
-        row, wrong = parse(where, row_cells)
-        problems += wrong
-        if wrong:
-            continue
-        first = seen.setdefault(row.key(), line)
-        if first != line:
-            rule = "a case is measured once for each device, versions and commit"
-            problems.append(Problem(where, rule, f"the same as line {first}", "Remove one row."))
-        rows.append(row)
-    if problems:
-        raise EvidenceError(problems)
-    return rows
-
-
-def append(path: Path, new: Iterable[KernelTime]) -> int:
-    """Add the rows whose key is not there yet, atomically; returns how many were added.
-
-    A row that is there stays as it is: the same case is measured anew under another commit or version only. Several
-    processes may append to one table.
-
-    Raises:
-        EvidenceError: the table that is there is bad, or a new row is; nothing is written.
-        OSError: the file cannot be written.
-    """
-    with records.locked(path.parent):
-        there = {row.key(): row for row in (load(path) if path.exists() else [])}
-        before = len(there)
-        for row in new:
-            there.setdefault(row.key(), row)
-        added = list(there.values())[before:]
-        problems = [p for i, row in enumerate(added, 1) for p in parse(f"new row {i}", cells(row))[1]]
-        if problems:
-            raise EvidenceError(problems)
-        if added or not path.exists():
-            records.write(path, COLUMNS, map(cells, there.values()))
-    return len(added)
-
-
 def cells(row: KernelTime) -> dict[str, str]:
     """A row as it is written: nothing for NaN and for a size that the operation does not have."""
 
@@ -189,7 +139,7 @@ def parse(where: str, cells: dict[str, str]) -> tuple[KernelTime, list[Problem]]
         elif name == "peak_bytes" and not cell:
             values[name] = math.nan
         else:
-            values[name] = _number(_TYPES[name], cell)
+            values[name] = as_number(cell, _TYPES[name])
             least = 0 if name in ("flops", "executed_flops", "peak_bytes") else math.ulp(0)
             if not least <= values[name] < math.inf:
                 number = "a whole number" if _TYPES[name] is int else "a finite number"
@@ -204,16 +154,22 @@ def parse(where: str, cells: dict[str, str]) -> tuple[KernelTime, list[Problem]]
     return KernelTime(*values.values()), problems
 
 
-def _number(kind: type, cell: str) -> float:
-    try:
-        return kind(cell)  # type: ignore[no-any-return]
-    except ValueError:
-        return math.nan
-
-
 def _is_date(cell: str) -> bool:
     try:
         datetime.datetime.fromisoformat(cell)
     except ValueError:
         return False
     return True
+
+
+_FORMAT = records.Format(
+    COLUMNS,
+    parse,
+    cells,
+    KernelTime.key,
+    "a case is measured once for each device, versions and commit",
+    lambda row: f"new row of {row.op}, {row.implementation}",
+)
+load = _FORMAT.load
+append = _FORMAT.append
+"""The same case is measured anew under another commit or version only."""

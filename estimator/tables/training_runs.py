@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple, get_type_hints
 
+from cegain.common.text import as_number
 from cegain.tables import records
 from cegain.tables.files import DATA
-from cegain.tables.problems import EvidenceError, Problem
+from cegain.tables.problems import Problem
 
 TRAINING_RUNS = DATA / "training_runs.csv"
 STATUSES = ("finished", "diverged")
@@ -56,28 +58,6 @@ COLUMNS = TrainingRun._fields
 _TYPES = get_type_hints(TrainingRun)
 
 
-def load(path: Path) -> list[TrainingRun]:
-    """Rows in file order.
-
-    Raises:
-        EvidenceError: with file, line, column, rule and remedy of everything that is wrong.
-    """
-    found, problems = records.read(path, COLUMNS)
-    rows: list[TrainingRun] = []
-    seen: dict[str, int] = {}
-    for line, cells in found:
-        row, wrong = _parse(f"{path}, line {line}", cells)
-        if row.run_id in seen:
-            rule = f"a run_id stands once (line {seen[row.run_id]} has it too)"
-            wrong.append(Problem(f"{path}, line {line}, column run_id", rule, repr(row.run_id), "Remove one row."))
-        seen.setdefault(row.run_id, line)
-        problems += wrong
-        rows.append(row)
-    if problems:
-        raise EvidenceError(problems)
-    return rows
-
-
 def append(path: Path, new: Iterable[TrainingRun]) -> int:
     """Add the runs whose run_id is not there yet, atomically; returns how many were added.
 
@@ -88,20 +68,11 @@ def append(path: Path, new: Iterable[TrainingRun]) -> int:
         EvidenceError: the table that is there is bad, or a new row is; nothing is written.
         OSError: the file cannot be written.
     """
-    with records.locked(path.parent):
-        there = {row.run_id: row for row in (load(path) if path.exists() else [])}
-        before = dict(there)
-        for row in new:
-            old = there.setdefault(row.run_id, row)
-            if row.role == "ladder":
-                there[row.run_id] = old._replace(role="ladder")
-        added = [row for run_id, row in there.items() if run_id not in before]
-        problems = [p for row in added for p in _parse(f"run {row.run_id}", _cells(row))[1]]
-        if problems:
-            raise EvidenceError(problems)
-        if there != before or not path.exists():
-            records.write(path, COLUMNS, map(_cells, there.values()))
-    return len(added)
+
+    def merged(old: TrainingRun, new: TrainingRun) -> TrainingRun:
+        return old._replace(role="ladder") if new.role == "ladder" else old
+
+    return _FORMAT.append(path, new, merged)
 
 
 def _cells(row: TrainingRun) -> dict[str, str]:
@@ -131,13 +102,15 @@ def _parse(where: str, cells: dict[str, str]) -> tuple[TrainingRun, list[Problem
                 problems.append(Problem(place, "a diverged run has no loss", repr(cell), "Empty the cell."))
             continue
         least = 0 if name in _MAY_BE_ZERO else math.ulp(0)
-        try:
-            value = kind(cell)
-        except ValueError:
-            value = math.nan
-        values[name] = value
+        value = values[name] = as_number(cell, kind)
         if not (least <= value < math.inf):
             number = "a whole number" if kind is int else "a finite number"
             above = "of at least 0" if name in _MAY_BE_ZERO else "above 0"
             problems.append(Problem(place, f"{number} {above}", repr(cell), "Correct the number."))
     return TrainingRun(**values), problems  # type: ignore[arg-type]
+
+
+_FORMAT = records.Format(
+    COLUMNS, _parse, _cells, attrgetter("run_id"), "a run_id stands once", lambda row: f"run {row.run_id}"
+)
+load = _FORMAT.load
