@@ -19,6 +19,7 @@ from cegain.benchmarks import peak_memory, suite
 from cegain.benchmarks.cases import Case, Implementation, Operation, PassName, first_line
 from cegain.benchmarks.check import Truth, WrongResultError
 from cegain.benchmarks.clock import Rounds, Run, Stopwatch, race, stopwatch
+from cegain.common.text import finite
 from cegain.kernels.costs import Cost
 from cegain.tables import provenance
 from cegain.tables.kernel_times import SIZES
@@ -170,7 +171,7 @@ class Lab:
             "pattern": case.pattern,
             "dtype": str(operation.dtype).removeprefix("torch."),
             **{size: getattr(case, size) for size in SIZES[case.op]},
-            "density": _known(operation.density),
+            "density": finite(operation.density),
             "n_repeats": len(outcome.seconds),
             "median_s": median,
             "p20_s": p20,
@@ -179,7 +180,7 @@ class Lab:
             "flops": cost.flops,
             "executed_flops": cost.executed_flops,
             "bytes": cost.bytes,
-            "peak_bytes": _known(outcome.peak_bytes),
+            "peak_bytes": finite(outcome.peak_bytes),
             "tflops_per_s": cost.flops / median / 1e12,
             "executed_tflops_per_s": cost.executed_flops / median / 1e12,
             "gb_per_s": cost.bytes / median / 1e9,
@@ -224,10 +225,6 @@ def _runner(
         return lambda: torch.autograd.grad(implementation.run(*leaves), leaves, grads[0])
 
     return prepare
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def _driver() -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from cegain.common.text import as_number
 from cegain.gain.evidence import load
 from cegain.tables.files import write_atomically
 from cegain.tables.problems import EvidenceError
@@ -92,10 +93,7 @@ def parse_budgets(text: str, problems: list[str], option: str = "--flops") -> li
     remedy = "Try 1e24, a list 1e22,1e24, or a range 1e18:1e26."
 
     def one(part: str) -> float:
-        try:
-            value = float(part)
-        except ValueError:
-            value = math.nan
+        value = as_number(part)
         if FLOPS_RANGE[0] <= value <= FLOPS_RANGE[1]:
             return value
         problems.append(

@@ -12,6 +12,7 @@ from typing import Any
 
 from cegain import algorithms
 from cegain.checks import backtest, backtest_scores, coverage
+from cegain.common.text import finite
 from cegain.gain import combinations, contrasts, question
 from cegain.gain.contrasts import convert
 from cegain.ladders import seed_ladder
@@ -62,7 +63,7 @@ def evidence(tables: Evidence) -> Section:
 
 
 def _row(row: PublishedGain) -> Section:
-    cells = {name: _null(value) if isinstance(value, float) else value for name, value in row._asdict().items()}
+    cells = {name: finite(value) if isinstance(value, float) else value for name, value in row._asdict().items()}
     return cells | {"kind": kind_of(row)}
 
 
@@ -115,7 +116,7 @@ def _use(used: contrasts.Used, grows: bool, exact: bool, unlocking: str) -> tupl
 
 def _converted(row: PublishedGain, factor: float) -> Section:
     """A published gain and its range in the currency of a question; null where it cannot be converted."""
-    return {key: _null(getattr(row, key) * factor) for key in ("ceg", "low", "high")}
+    return {key: finite(getattr(row, key) * factor) for key in ("ceg", "low", "high")}
 
 
 def _combinations(tables: Evidence, currency: str, at: Mapping[PublishedGain, int]) -> list[Section]:
@@ -133,7 +134,7 @@ def _combinations(tables: Evidence, currency: str, at: Mapping[PublishedGain, in
                 "algorithms": [name for name, _ in members],
                 "baselines": [baseline for _, baseline in members],
                 "parts": [name for name, _ in members if not _is_exact(name, currency)],
-                "row": at[row], "flops": _null(row.flops), "kind": kind_of(row), "used": row in rows_used,
+                "row": at[row], "flops": finite(row.flops), "kind": kind_of(row), "used": row in rows_used,
                 "conversion": conversion.how,
                 **_converted(row, conversion.factor),
             }
@@ -174,7 +175,7 @@ def _rung(runs: StackRuns, arm: str, rung: Rung) -> Section:
     variance = runs.noise[rung.budget].of_arm(arm).variance
     return {
         "rung_flops": rung.budget, "flops": rung.flops, "loss_nats_per_token": rung.loss,
-        "ln_loss_se": _null(math.sqrt(variance / len(rung.losses))), "seeds": len(rung.losses),
+        "ln_loss_se": finite(math.sqrt(variance / len(rung.losses))), "seeds": len(rung.losses),
         "losses_by_seed": rung.losses, "learning_rates": list(rung.learning_rates),
     }  # fmt: skip
 
@@ -217,11 +218,7 @@ def _kernel(row: KernelTime, roof: kernel_families.Ceilings | None) -> Section:
         "ours": row.implementation in kernel_families.OURS,
         "pass": row.pass_, "pattern": row.pattern, "dtype": row.dtype,
         **sizes,
-        "density": _null(row.density), "median_s": row.median_s, "p20_s": row.p20_s, "p80_s": row.p80_s,
+        "density": finite(row.density), "median_s": row.median_s, "p20_s": row.p20_s, "p80_s": row.p80_s,
         "flops_per_s": row.flops / row.median_s, "bytes_per_s": row.bytes / row.median_s,
         "flop_per_byte": row.flops / row.bytes, "roofline_s": None if roof is None else roof.least_seconds(row),
     }  # fmt: skip
-
-
-def _null(value: float) -> float | None:
-    return None if math.isnan(value) else value

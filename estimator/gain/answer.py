@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cegain import algorithms
-from cegain.common.text import budget, number, share, span, wrap
+from cegain.common.text import budget, finite, number, share, span, wrap
 from cegain.common.verdict import STATUSES
 from cegain.gain import contrasts
 from cegain.tables.published_gains import is_own
@@ -325,7 +325,7 @@ def _one(e: Estimate) -> dict[str, object]:
         "share_above_threshold_flops": None
         if e.above is None
         else {f"{t:.12g}": max(0.0, p) for t, p in e.above.items()},
-        "extrapolation_decades": None if e.decades is None or math.isnan(e.decades) else e.decades,
+        "extrapolation_decades": None if e.decades is None else finite(e.decades),
         "evidence": {
             "rows_level": len(fixing),
             "rows_growth_only": len([u for q in e.questions for u in contrasts.tells_growth(q.used)]),

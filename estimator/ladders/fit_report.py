@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cegain.common.arrays import LN10, Array
-from cegain.common.text import number, span
+from cegain.common.text import finite, number, span
 from cegain.common.verdict import FAR_DECADES
 from cegain.ladders import forecast, frontier_ratio, ladder, scaling_law
 from cegain.ladders.ladder import Ladder, RunTable
@@ -165,7 +165,7 @@ def two_arms_document(found: TwoArms) -> dict[str, object]:
     f = found.forecast
     at = []
     for i, a in enumerate(f.at):
-        by_floor = {name: _null(gains[i]) for name, gains in found.floors.items()}
+        by_floor = {name: finite(gains[i]) for name, gains in found.floors.items()}
         at.append(
             {
                 "flops": a.flops,
@@ -204,7 +204,3 @@ def _range(rungs: Ladder) -> str:
 
 def _gain(value: float) -> str:
     return "none" if not math.isfinite(value) else f"{number(value)}x"
-
-
-def _null(value: float) -> float | None:
-    return value if math.isfinite(value) else None

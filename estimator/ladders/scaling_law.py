@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cegain.common.arrays import Array
+from cegain.common.text import finite
 from cegain.ladders.solver import Box, Flags, PowerSum, grid_starts, minimise, minimise_from_afar
 from cegain.tables.problems import EvidenceError, Problem
 
@@ -244,10 +245,10 @@ class FitResult:
     def as_dict(self) -> dict[str, object]:
         """Plain JSON types; what is not known is None."""
         return {
-            "form": self.form, "status": self.status, "objective": _plain(self.objective),
-            "parameters": {name: _plain(value) for name, value in self.parameters.items()},
-            "errors": {name: _plain(value) for name, value in self.errors.items()},
-            "intervals": self.intervals and {name: [_plain(x) for x in ends] for name, ends in self.intervals.items()},
+            "form": self.form, "status": self.status, "objective": finite(self.objective),
+            "parameters": {name: finite(value) for name, value in self.parameters.items()},
+            "errors": {name: finite(value) for name, value in self.errors.items()},
+            "intervals": self.intervals and {name: [finite(x) for x in ends] for name, ends in self.intervals.items()},
             "level": self.level, "at_boundary": list(self.at_boundary), "fixed": list(self.fixed),
             "n_runs": self.n_runs, "n_clusters": self.n_clusters, "n_resamples": len(self.samples), "seed": self.seed,
             "delta": self.delta, "notes": list(self.notes),
@@ -547,7 +548,3 @@ def _option_problems(
 def _places(column: Array, bad: npt.NDArray[np.intp]) -> str:
     shown = ", ".join(f"[{i}] = {column[i]:g}" for i in bad[:5])
     return shown + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
-
-
-def _plain(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

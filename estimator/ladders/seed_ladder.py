@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cegain.common.text import number
+from cegain.common.text import as_number, number
 from cegain.ladders import arm_names, ladder, seed_noise
 from cegain.ladders.ladder import Ladder, RunTable
 from cegain.tables.problems import EvidenceError, Problem, refusal
@@ -195,10 +195,7 @@ def _rungs(where: str, arm: str, table: RunTable, problems: list[Problem]) -> tu
 
 def _number(where: str, table: RunTable, column: str, i: int, problems: list[Problem]) -> float:
     cell = table.cells[column][i]
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
+    value = as_number(cell)
     if not 0 < value < math.inf:
         rule = f"{column} is a number above 0"
         problems.append(Problem(where, rule, repr(cell), "Correct the number."))

@@ -12,11 +12,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from cegain import algorithms
 from cegain.common import verdict
 from cegain.common.arrays import Array
+from cegain.common.text import finite
 from cegain.common.verdict import CLASS_SLOPE, UNDETERMINED
 from cegain.gain import contrasts, method, prior
 from cegain.gain.answer import Estimate
@@ -241,7 +240,7 @@ def document(verdicts: Sequence[Verdict]) -> dict[str, Any]:
 def _claim(claim: Claim) -> dict[str, Any]:
     given = dataclasses.asdict(claim)
     return {
-        key: None if isinstance(value, float) and not np.isfinite(value) else value
+        key: finite(value) if isinstance(value, float) else value
         for key, value in given.items()
         if key in ("ceg", "low", "high", "currency")
     }

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cegain.common.text import number, wrap
+from cegain.common.text import finite, number, wrap
 from cegain.ladders import arm_names, own_gains, seed_ladder
 from cegain.ladders.seed_ladder import GainAt, StackRuns
 from cegain.paper import tables
@@ -289,10 +289,10 @@ def document(runs: StackRuns, table: Sequence[TrainingRun], bare: StackRuns | No
             {
                 "arm": search.arm,
                 "rung_flops": search.budget,
-                "tried": [[rate, loss if math.isfinite(loss) else None] for rate, loss in search.tried],
-                "ladder": None if math.isnan(search.taken) else search.taken,
+                "tried": [[rate, finite(loss)] for rate, loss in search.tried],
+                "ladder": finite(search.taken),
                 "interior": search.interior,
-                "given_away": search.given_away if math.isfinite(search.given_away) else None,
+                "given_away": finite(search.given_away),
             }
             for search in rates(table, runs.stack)
         ],

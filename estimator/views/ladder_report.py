@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cegain import algorithms
-from cegain.common.text import number, span, wrap
+from cegain.common.text import finite, number, span, wrap
 from cegain.gain import contrasts
 from cegain.gain.contrasts import Used
 from cegain.ladders import arm_names, forecast, ladder, seed_ladder
@@ -166,7 +166,7 @@ def document(found: Report) -> dict[str, object]:
         "stack": found.runs.stack,
         "treatment": found.treatment,
         "baseline": found.against,
-        "seed_correlation": _null(found.runs.correlation),
+        "seed_correlation": finite(found.runs.correlation),
         "run_noise_ln_loss": found.runs.run_noise(),
         "rungs": [_at_rung(found, at) for at in found.gains],
         "arms": {arm: [_rung(rung) for rung in found.runs.arms[arm]] for arm in (found.treatment, found.against)},
@@ -194,7 +194,7 @@ def document(found: Report) -> dict[str, object]:
             {
                 "study": used.row.study,
                 "basis": used.row.basis,
-                "flops": _null(used.row.flops),
+                "flops": finite(used.row.flops),
                 "ceg_flop": used.row.ceg * used.conversion.factor,
                 "source": used.row.source,
             }
@@ -242,7 +242,3 @@ def _difference(noise: Noise, a: str, b: str) -> dict[str, float] | None:
 
 def _spread(spread: Spread) -> dict[str, float] | None:
     return {"sd": spread.sd, "degrees_of_freedom": spread.freedom} if spread.freedom else None
-
-
-def _null(value: float) -> float | None:
-    return value if math.isfinite(value) else None

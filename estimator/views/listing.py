@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cegain import algorithms
 from cegain.common import verdict
-from cegain.common.text import number, span, wrap
+from cegain.common.text import finite, number, span, wrap
 from cegain.gain import chain, contrasts, method, prior
 from cegain.tables.published_gains import Evidence, is_own
 
@@ -75,7 +75,7 @@ def overview(evidence: Evidence) -> list[Overview]:
 def overview_document(evidence: Evidence) -> dict[str, object]:
     """`ceg list --json`; flops in FLOP, null where the evidence states none."""
     entries = [
-        line._asdict() | {end: _null(getattr(line, end)) for end in ("flops_low", "flops_high")}
+        line._asdict() | {end: finite(getattr(line, end)) for end in ("flops_low", "flops_high")}
         for line in overview(evidence)
     ]
     return {"schema": "ceg.list", "schema_version": 1, "evidence_sha256": evidence.sha256, "algorithms": entries}
@@ -132,12 +132,12 @@ def rows_document(evidence: Evidence, name: str, currency: str) -> dict[str, obj
     """`ceg show --json`: the rows in the columns of their table, with `weight`, `conversion`, `not_used` and `own`."""
     rows = []
     for line in weighed_rows(evidence, name, currency):
-        cells = {k: _null(v) if isinstance(v, float) else v for k, v in line.used.row._asdict().items()}
+        cells = {k: finite(v) if isinstance(v, float) else v for k, v in line.used.row._asdict().items()}
         rows.append(
             cells
             | {
                 "weight": line.weight,
-                f"ceg_{currency}": _null(line.used.row.ceg * line.used.conversion.factor),
+                f"ceg_{currency}": finite(line.used.row.ceg * line.used.conversion.factor),
                 "conversion": line.used.conversion.how if line.used.contrast >= 0 else "",
                 "not_used": line.used.why,
                 "own": is_own(line.used.row),
@@ -198,7 +198,3 @@ def print_rows(console: Console, evidence: Evidence, name: str, currency: str) -
         say("")
         say("No rows.")
     console.out("\n".join(text), highlight=False)  # at once: a table may have many thousand rows
-
-
-def _null(value: float) -> float | None:
-    return None if math.isnan(value) else value

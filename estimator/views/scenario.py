@@ -30,6 +30,7 @@ from cegain import algorithms
 from cegain.common import verdict
 from cegain.common.arrays import Array
 from cegain.common.mixture import Mixture
+from cegain.common.text import finite
 from cegain.common.verdict import FAR_DECADES
 from cegain.gain import method, prior
 from cegain.gain.interaction import PAIR_SD
@@ -288,7 +289,7 @@ def document(found: Scenario) -> dict[str, object]:
                 "ceg_median_at_freeze": math.exp(m.gain.quantile(0.5)),
                 "ceg_interval_90_at_freeze": [math.exp(end) for end in m.gain.central(0.9)],
                 "class_probabilities": m.classes,
-                "extrapolation_decades": None if math.isnan(m.decades) else m.decades,
+                "extrapolation_decades": finite(m.decades),
             }
             for m in found.members
         ],

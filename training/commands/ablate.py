@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cegain.commands.options import BadInput, Command, console, number, output_path, parse_budgets, print_json, single
+from cegain.common.text import as_number, finite
 from cegain.tables.problems import EvidenceError
 from cegain.tables.published_gains import FLOPS_RANGE
 from cegain.training.commands.train import need_torch
@@ -265,10 +266,7 @@ def _rungs(text: str, problems: list[str]) -> list[float]:
 
 
 def _budget(text: str, problems: list[str]) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = as_number(text)
     if FLOPS_RANGE[0] <= value <= FLOPS_RANGE[1]:
         return value
     problems.append(f"--rungs: a number of FLOP above 0 is needed (found {text!r}). {_TRY_RUNGS}")
@@ -377,10 +375,10 @@ def _say(ladders: Ladders, ledger: Ledger, outcome: Outcome, table: Path, runs: 
                 "learning_rates": {
                     arm: {
                         "over_default": rate.factor,
-                        "tried": [[x, y if math.isfinite(y) else None] for x, y in rate.tried],
+                        "tried": [[x, finite(y)] for x, y in rate.tried],
                         "wrong": rate.wrong or None,
-                        "best_at_top_over_rule": _finite((carried.get(arm) or (math.nan, math.nan))[0]),
-                        "loss_given_away_at_top": _finite((carried.get(arm) or (math.nan, math.nan))[1]),
+                        "best_at_top_over_rule": finite((carried.get(arm) or (math.nan, math.nan))[0]),
+                        "loss_given_away_at_top": finite((carried.get(arm) or (math.nan, math.nan))[1]),
                     }
                     for arm, rate in rates.items()
                 },
@@ -450,7 +448,3 @@ def _progress_line(progress: Progress) -> str:
 def _time(seconds: float) -> str:
     left = round(seconds)
     return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

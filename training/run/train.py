@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from cegain.common.text import finite
 from cegain.training.models import model, optim
 from cegain.training.models.loss import cross_entropy
 from cegain.training.run import curves, environment, run_dir
@@ -142,8 +143,8 @@ def _train(
             "step": done,
             "tokens": done * config.batch * shape.seq_len,
             "flops": done * flops_per_step,
-            "loss": _finite(loss),
-            "gradient_norm": _finite(norm.item()),
+            "loss": finite(loss),
+            "gradient_norm": finite(norm.item()),
             "learning_rate": config.learning_rate_at(step),
             "seconds": seconds_before + now - started,
             "tokens_per_s": tokens_per_s,
@@ -181,9 +182,9 @@ def _train(
         "steps": steps_done,
         "tokens": all_tokens,
         "flops": steps_done * flops_per_step,
-        "loss_nats_per_token": _finite(final),
-        "loss_bits_per_byte": _finite(final / math.log(2) / text.bytes_per_token),
-        "nats_below_unigram": _finite(text.unigram_entropy - final),
+        "loss_nats_per_token": finite(final),
+        "loss_bits_per_byte": finite(final / math.log(2) / text.bytes_per_token),
+        "nats_below_unigram": finite(text.unigram_entropy - final),
         "seconds": seconds,
         "tokens_per_s": all_tokens / seconds,
         "mfu": steps_done * flops_per_step / seconds / ceiling,
@@ -277,8 +278,3 @@ def _state(lm: nn.Module, optimizers: list[torch.optim.Optimizer], seconds: floa
 def _dropout_seed(seed: int, step: int, rank: int) -> int:
     """Equal for equal steps of all arms, whatever the number of steps."""
     return int.from_bytes(hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=7).digest(), "little")
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None
