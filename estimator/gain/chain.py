@@ -87,8 +87,8 @@ def link(rows: Rows, spread: Spread, scatter: Array, slope: Array) -> Chain:
     parts = []
     chunks = max(1, math.ceil(len(scatter) * len(rows.contrast) / _CHUNK))  # bounds the memory of long tables
     for chunk in np.array_split(np.arange(len(scatter)), chunks):
-        said = study_messages(rows, spread, scatter[chunk], slope[chunk])
-        parts.append(Messages(*(np.add.reduceat(part[:, order], first, axis=1) for part in said)))
+        messages = study_messages(rows, spread, scatter[chunk], slope[chunk])
+        parts.append(Messages(*(np.add.reduceat(part[:, order], first, axis=1) for part in messages)))
     precision, score, constant = (np.concatenate(fields) for fields in zip(*parts, strict=True))
     slopes = np.minimum(slope * spread.slope_sd, _FLAT_SD)
     return Chain(spans[:, 0], spans[:, 1], precision, score, constant.sum(1), _core(rows), spread.slope_mean, slopes)

@@ -97,30 +97,30 @@ def observations(rows: Iterable[PublishedGain], currency: str) -> list[Observati
         if not (math.isnan(factor) or math.isnan(row.flops)):
             reading = _Reading(math.log10(row.flops) - X0, math.log(row.ceg * factor), row)
             table.setdefault((row.study, row.algorithm, row.baseline), []).append(reading)
-    found = []
+    observed = []
     for key in sorted(table):
         if "+" in key[1]:
-            found += _stacks(table, key, currency)
-    return found + _on_two_stacks(table, currency)
+            observed += _stacks(table, key, currency)
+    return observed + _on_two_stacks(table, currency)
 
 
-def noise(seen: Sequence[Observation]) -> Array:
+def noise(observations: Sequence[Observation]) -> Array:
     """Covariance [n, n] of the observations' reading errors; those that share a row err together.
 
     Where an observation states its own error (paired seeds), the correlations stay and the sd is the stated one.
     """
-    rows = {row: i for i, row in enumerate(dict.fromkeys(row for o in seen for row, _ in o.sources))}
-    weights = np.zeros((len(seen), len(rows)))
-    for i, o in enumerate(seen):
+    rows = {row: i for i, row in enumerate(dict.fromkeys(row for o in observations for row, _ in o.sources))}
+    weights = np.zeros((len(observations), len(rows)))
+    for i, o in enumerate(observations):
         for row, weight in o.sources:
             weights[i, rows[row]] += weight
     shared = weights @ (np.array([contrasts.reading_sd(row) ** 2 for row in rows])[:, None] * weights.T)
     sds = np.sqrt(np.diag(shared))
     stated = np.array(
-        [sd if math.isnan(o.error) else max(contrasts.ROW_SD, o.error) for o, sd in zip(seen, sds, strict=True)]
+        [sd if math.isnan(o.error) else max(contrasts.ROW_SD, o.error) for o, sd in zip(observations, sds, strict=True)]
     )
     scale = stated / sds
-    covariance: Array = shared * scale[:, None] * scale + np.diag([o.slack for o in seen])
+    covariance: Array = shared * scale[:, None] * scale + np.diag([o.slack for o in observations])
     return covariance
 
 
@@ -133,7 +133,7 @@ def _stacks(
     members = [m for m in members if not _exact(m[0], currency)]
     if len(members) < 2:
         return []
-    found = []
+    observed = []
     for stack in sorted(table[key]):
         parts = [_nearest(table.get((study, *m), ()), stack) for m in members]
         if not all(parts):
@@ -143,7 +143,7 @@ def _stacks(
         if not any(pairs.values()):
             continue
         away = max(abs(r.x - stack.x) for near in parts for r in near)
-        found.append(
+        observed.append(
             Observation(
                 tuple(members),
                 (),
@@ -156,7 +156,7 @@ def _stacks(
                 len(members) * (SLOPE_SD * away) ** 2,
             )
         )
-    return found
+    return observed
 
 
 def _on_two_stacks(table: Mapping[tuple[str, str, str], Sequence[_Reading]], currency: str) -> list[Observation]:
@@ -164,7 +164,7 @@ def _on_two_stacks(table: Mapping[tuple[str, str, str], Sequence[_Reading]], cur
     added = [m for m in _between_stacks() if not _exact(m[0], currency)]
     studies = {readings[0].row.stack: key[0] for key, readings in table.items()}
     bare = studies.get("bare", "")
-    found = []
+    observed = []
     for study, name, baseline in sorted(table):
         if study != studies.get("modern") or "+" in name:
             continue
@@ -173,7 +173,7 @@ def _on_two_stacks(table: Mapping[tuple[str, str, str], Sequence[_Reading]], cur
             near = _nearest(table.get((bare, name, baseline), ()), modern)
             if near and context:
                 member = (name, baseline)
-                found.append(
+                observed.append(
                     Observation(
                         (member,),
                         context,
@@ -186,18 +186,18 @@ def _on_two_stacks(table: Mapping[tuple[str, str, str], Sequence[_Reading]], cur
                         0.0,
                     )
                 )
-    return found
+    return observed
 
 
 def _between_stacks() -> list[Member]:
     """What the modern stack has and the bare one lacks, each against what the bare one has there."""
-    found = []
+    members = []
     for name in algorithms.names():
         entry = algorithms.get(name)
         if not entry.arm or not arms.has("modern", name) or arms.has("bare", name):
             continue
-        found.append((name, arms.on_bare(name)))
-    return found
+        members.append((name, arms.on_bare(name)))
+    return members
 
 
 def _pair(a: Member, b: Member) -> Pair:

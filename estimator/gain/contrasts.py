@@ -73,9 +73,9 @@ def question(evidence: Iterable[PublishedGain], algorithm: str, baseline: str, c
     return Question(_arrays(kept, index) if kept else None, tuple(used), studies)
 
 
-def unused(asked: Question, why: str) -> Question:
+def unused(question: Question, why: str) -> Question:
     """The same rows with none of them used: for an answer that needs no evidence."""
-    used = tuple(u._replace(contrast=-1, fixes_level=False, why=why) for u in asked.used)
+    used = tuple(u._replace(contrast=-1, fixes_level=False, why=why) for u in question.used)
     return Question(None, used, ())
 
 

@@ -103,37 +103,39 @@ def estimate(rows: Iterable[PublishedGain], members: Iterable[Member], currency:
     return from_observations(combinations.observations(rows, currency), target)
 
 
-def from_observations(seen: Sequence[Observation], target: Mapping[Pair, float]) -> Joint:
+def from_observations(observed: Sequence[Observation], target: Mapping[Pair, float]) -> Joint:
     """What observations say of a sum of pairs with the given coefficients."""
     target = dict(target)
-    if len(seen) > MAX_OBSERVATIONS:
-        shared = np.abs(_products(seen, target))
-        seen = [seen[i] for i in np.argsort(-shared, kind="stable")[:MAX_OBSERVATIONS]]
+    if len(observed) > MAX_OBSERVATIONS:
+        shared = np.abs(_products(observed, target))
+        observed = [observed[i] for i in np.argsort(-shared, kind="stable")[:MAX_OBSERVATIONS]]
     nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
     sds = PAIR_SD * np.exp(PAIR_LOG_SD * nodes)
-    y = np.array([o.value for o in seen])
-    fixed, shape = covariances(seen)
+    y = np.array([o.value for o in observed])
+    fixed, shape = covariances(observed)
     solved, logs = [], []
     for sd in sds:
         covariance = fixed + sd**2 * shape
-        inverse = np.linalg.inv(covariance) if len(seen) else covariance
+        inverse = np.linalg.inv(covariance) if len(observed) else covariance
         inverse = (inverse + inverse.T) / 2
         solved.append((inverse, inverse @ y))
         logs.append(-0.5 * float(y @ inverse @ y) - 0.5 * float(np.linalg.slogdet(covariance)[1]))
     weights = weights * np.exp(np.array(logs) - max(logs))
     kept = np.flatnonzero(weights > _NEGLIGIBLE * weights.sum())
-    return Joint(target, tuple(seen), weights[kept] / weights[kept].sum(), sds[kept], tuple(solved[i] for i in kept))
+    return Joint(
+        target, tuple(observed), weights[kept] / weights[kept].sum(), sds[kept], tuple(solved[i] for i in kept)
+    )
 
 
-def covariances(seen: Sequence[Observation]) -> tuple[Array, Array]:
+def covariances(observed: Sequence[Observation]) -> tuple[Array, Array]:
     """Covariance of the observations' values, fixed + sd^2 shape: [n, n] each."""
-    products = np.array([_products(seen, o.pairs) for o in seen]).reshape(len(seen), len(seen))
-    x = np.array([o.x for o in seen])
+    products = np.array([_products(observed, o.pairs) for o in observed]).reshape(len(observed), len(observed))
+    x = np.array([o.x for o in observed])
     apart = np.abs(x[:, None] - x)
-    study = np.array([[o.study == p.study for p in seen] for o in seen]).reshape(apart.shape)
+    study = np.array([[o.study == p.study for p in observed] for o in observed]).reshape(apart.shape)
     rung = np.equal.outer(np.round(x / _RUNG), np.round(x / _RUNG))
-    totals = np.array([sum(o.pairs.values()) for o in seen])
-    fixed = combinations.noise(seen) + MEAN_SD**2 * np.outer(totals, totals) if seen else np.zeros((0, 0))
+    totals = np.array([sum(o.pairs.values()) for o in observed])
+    fixed = combinations.noise(observed) + MEAN_SD**2 * np.outer(totals, totals) if observed else np.zeros((0, 0))
     own, by_study, by_rung = SHARES
     return fixed, products * (own * np.exp(-FADING * apart) + study * (by_study + by_rung * rung))
 
@@ -142,6 +144,6 @@ NONE = Joint({}, (), np.ones(1), np.zeros(1), ())
 """No interaction: one part only."""
 
 
-def _products(seen: Sequence[Observation], target: Mapping[Pair, float]) -> Array:
+def _products(observed: Sequence[Observation], target: Mapping[Pair, float]) -> Array:
     """sum_p c_p c'_p of the coefficients of each observation [n] with those of another."""
-    return np.array([sum(c * target.get(pair, 0.0) for pair, c in o.pairs.items()) for o in seen])
+    return np.array([sum(c * target.get(pair, 0.0) for pair, c in o.pairs.items()) for o in observed])

@@ -170,10 +170,10 @@ def document(evidence: Evidence) -> dict[str, object]:
     """Content of `data/prior.json`: the settings fitted on `evidence`, and its hash."""
     spread = fit_spread(evidence.rows)
     weights = {}
-    for name, currency, asked in questions(evidence.rows):
-        assert asked.rows is not None
+    for name, currency, question in questions(evidence.rows):
+        assert question.rows is not None
         key = _key(name, algorithms.get(name).replaces[0], currency)
-        weights[key] = [float(f"{w:.6g}") for w in fit_posterior(asked.rows, spread).weights]
+        weights[key] = [float(f"{w:.6g}") for w in fit_posterior(question.rows, spread).weights]
     return {
         "spread": {name: float(f"{value:.6g}") for name, value in spread._asdict().items()},
         "scenario_weights": weights,
@@ -188,9 +188,9 @@ def questions(rows: Sequence[PublishedGain]) -> Iterator[tuple[str, str, contras
         for currency in ("flop", "time"):
             if currency == "flop" and entry.exact_in_flop:
                 continue
-            asked = contrasts.question(rows, name, entry.replaces[0], currency)
-            if asked.rows is not None:
-                yield name, currency, asked
+            question = contrasts.question(rows, name, entry.replaces[0], currency)
+            if question.rows is not None:
+                yield name, currency, question
 
 
 def fit_spread(rows: Iterable[PublishedGain]) -> Spread:
@@ -200,7 +200,7 @@ def fit_spread(rows: Iterable[PublishedGain]) -> Spread:
     """
     from scipy.optimize import minimize
 
-    asked = [q.rows for _, _, q in questions(list(rows)) if q.rows is not None]
+    rows_of_questions = [q.rows for _, _, q in questions(list(rows)) if q.rows is not None]
     centre = np.log([_GUESS.study_level, _GUESS.contrast_level, _GUESS.slope_sd])
 
     def spread_of(p: Array) -> Spread:
@@ -210,7 +210,7 @@ def fit_spread(rows: Iterable[PublishedGain]) -> Spread:
     def cost(p: Array) -> float:
         spread = spread_of(p)
         penalty = 0.5 * np.sum(((p[:3] - centre) / _GUESS_LOG_SD) ** 2) + 0.5 * (p[3] / _SLOPE_MEAN_SD) ** 2
-        return float(penalty - sum(fit_posterior(a, spread).log_likelihood for a in asked))
+        return float(penalty - sum(fit_posterior(a, spread).log_likelihood for a in rows_of_questions))
 
     best = minimize(cost, np.append(centre, 0.0), method="BFGS", options={"gtol": 1e-2})
     return Spread(*(float(v) for v in spread_of(best.x)))

@@ -79,22 +79,24 @@ class Messages(NamedTuple):
     constant: Array
 
 
-def posterior(said: Messages, slope_mean: float, slope_sd: Array) -> Lines:
+def posterior(messages: Messages, slope_mean: float, slope_sd: Array) -> Lines:
     """Posterior of an algorithm's line in every scenario.
 
     Args:
-        said: [k, ...] what all rows say about (level, slope).
+        messages: [k, ...] what all rows say about (level, slope).
         slope_mean, slope_sd: of the slope's prior; the sd [k] is inf where there is none.
     """
     prior = np.zeros((len(slope_sd), 2))  # precisions
     prior[:, 0] = LEVEL_SD**-2.0
     prior[:, 1] = slope_sd**-2.0
-    precision = said.precision.copy()
+    precision = messages.precision.copy()
     precision[:, [0, 1], [0, 1]] += prior
-    score = said.score.copy()
+    score = messages.score.copy()
     score[:, 1] += prior[:, 1] * slope_mean
     # A flat slope has no normaliser; leaving it out shifts all scenarios alike.
-    constant = said.constant + 0.5 * np.log(np.where(prior > 0, prior, 1.0)).sum(1) - 0.5 * prior[:, 1] * slope_mean**2
+    constant = (
+        messages.constant + 0.5 * np.log(np.where(prior > 0, prior, 1.0)).sum(1) - 0.5 * prior[:, 1] * slope_mean**2
+    )
     covariances, determinants = invert(precision)
     fixed = determinants > 0
     covariances = np.where(fixed[:, None, None], covariances, np.inf)

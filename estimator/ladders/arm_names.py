@@ -23,19 +23,19 @@ def pairs(path: Path, variants: Sequence[str], problems: list[Problem], stack: s
     their baseline are added to `problems`, with `path` as the place.
     """
     names = {variant: _algorithm(variant) for variant in variants}
-    serves = {replaced(name) for name in names.values() if name}
-    found = []
+    baselines = {replaced(name) for name in names.values() if name}
+    contrasts = []
     for variant, name in names.items():
         if name is None:
             continue
         default = replaced(name)
         others = {v.lower(): v for v in names if v != variant}
         if default in others:
-            found.append((name, variant, others[default]))
+            contrasts.append((name, variant, others[default]))
         elif BASELINE in others:
             if _is_default(name, _fields(stack)):
-                found.append((name, variant, others[BASELINE]))
-        elif name not in serves:  # else it is there as the baseline of another arm
+                contrasts.append((name, variant, others[BASELINE]))
+        elif name not in baselines:  # else it is there as the baseline of another arm
             rule = f"a table with the arm {variant!r} has its baseline, called {default!r} or {BASELINE!r}"
             problems.append(Problem(str(path), rule, ", ".join(names), "Add the baseline's runs, or rename its arm."))
     if BASELINE in variants:
@@ -49,8 +49,8 @@ def pairs(path: Path, variants: Sequence[str], problems: list[Problem], stack: s
                 if name is not None and stack in STACKS and not arms.has(stack, name):  # type: ignore[arg-type]
                     continue  # nothing was taken out
             if name is not None and name not in names.values():
-                found.append((name, BASELINE, variant))
-    return found
+                contrasts.append((name, BASELINE, variant))
+    return contrasts
 
 
 def _fields(stack: str, without: str | None = None) -> Mapping[str, object]:

@@ -65,7 +65,7 @@ class RunTable(NamedTuple):
 
     def only(self, column: str, cell: str) -> RunTable:
         """The runs that have this cell in a column."""
-        kept = np.array([found == cell for found in self.cells[column]])
+        kept = np.array([value == cell for value in self.cells[column]])
         return self._replace(
             variant=tuple(v for v, keep in zip(self.variant, kept, strict=True) if keep),
             N=self.N[kept],

@@ -45,27 +45,23 @@ def rows(path: str | os.PathLike[str]) -> list[PublishedGain]:
     Raises:
         EvidenceError: the table is bad, or tells no gain with a standard error.
     """
-    found = []
+    all_rows = []
     for runs in seed_ladder.load(path).values():
         gains = read_all(runs)
         for pair, ladder in gains.items():
-            found += [
+            all_rows += [
                 _row(Path(path).name, runs, pair, at, excess(runs, gains, pair, at.rung.budget))
                 for at in ladder
                 if at.read is not None and not at.why
             ]
-    if not found:
+    if not all_rows:
         rule = "some arm has two seeds at a rung where its loss lies inside its baseline's curve"
         raise refusal(path, rule, "none", "Train more seeds, or rungs of the baseline.")
-    return found
+    return all_rows
 
 
 def content(path: str | os.PathLike[str]) -> bytes:
-    """The derived table as a file's bytes, the same for the same runs.
-
-    Raises:
-        EvidenceError: as `rows`.
-    """
+    """The derived table as a file's bytes, the same for the same runs; raises what `rows` raises."""
     buffer = io.StringIO()
     table = csv.writer(buffer, lineterminator="\n")
     table.writerow(COLUMNS)

@@ -34,28 +34,26 @@ def gains(path: Path) -> list[PublishedGain]:
         ladders = {variant: ladder.ladder(table, variant) for variant in table.variants()}
         for name, treatment, against in pairs(path, list(ladders), problems, stack):
             lower, upper = ladders[against], ladders[treatment]
-            found = forecast.forecast(lower, upper, _budgets(lower, upper))
-            if not found.at:
+            gain = forecast.forecast(lower, upper, _budgets(lower, upper))
+            if not gain.at:
                 rule = f"the gain of {treatment!r} over {against!r} can be read off"
-                problems.append(
-                    Problem(str(path), rule, f"{found.status}: {found.reason}", "Add runs at more budgets.")
-                )
+                problems.append(Problem(str(path), rule, f"{gain.status}: {gain.reason}", "Add runs at more budgets."))
             note = f"read off ladders against {against}" + (f" on the {stack} stack" if stack else "")
             rungs = len(upper.x)
-            if len(found.at) < rungs:
-                note += f"; {rungs - len(found.at)} of {rungs} budgets not read: the loss is outside the other's ladder"
+            if len(gain.at) < rungs:
+                note += f"; {rungs - len(gain.at)} of {rungs} budgets not read: the loss is outside the other's ladder"
             label = name if treatment == BASELINE else treatment
             rows += [
                 PublishedGain(
                     name, label, baseline_of(name, against, stack), path.stem, at.flops, "reported", at.median,
                     *at.interval_90, 0.9, "flop", math.nan, "measured", path.name, note,
                 )
-                for at in found.at
+                for at in gain.at
             ]  # fmt: skip
     if not rows and not problems:
         rule = "a table of runs has an arm named after an algorithm"
-        found_arms = ", ".join(whole.variants())
-        problems.append(Problem(str(path), rule, found_arms, "Rename the arm (`ceg list`), or use `ceg fit`."))
+        variants = ", ".join(whole.variants())
+        problems.append(Problem(str(path), rule, variants, "Rename the arm (`ceg list`), or use `ceg fit`."))
     if problems:
         raise EvidenceError(problems)
     return rows

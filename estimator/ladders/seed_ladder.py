@@ -101,7 +101,7 @@ def gains(runs: StackRuns, treatment: str, against: str) -> tuple[GainAt, ...]:
     curve = means(against, baseline)
     at = [runs.noise[rung.budget] for rung in baseline]
     no_curve = _no_curve(curve)
-    found = []
+    read_gains = []
     for rung in runs.arms[treatment]:
         read, why = None, no_curve
         if not why:
@@ -112,8 +112,8 @@ def gains(runs: StackRuns, treatment: str, against: str) -> tuple[GainAt, ...]:
                 why = f"its loss lies {side} those of {against}"
             else:
                 why = read.why
-        found.append(GainAt(rung, by_budget.get(rung.budget), read, why))
-    return tuple(found)
+        read_gains.append(GainAt(rung, by_budget.get(rung.budget), read, why))
+    return tuple(read_gains)
 
 
 def means(name: str, rungs: Sequence[Rung]) -> Ladder:
@@ -144,10 +144,10 @@ def _no_curve(curve: Ladder) -> str:
 def _stack(path: Path, stack: str, table: RunTable, problems: list[Problem]) -> StackRuns:
     where = f"{path}, stack {stack}" if stack else str(path)
     for column in ALIKE:
-        found = sorted(set(table.cells.get(column, ())))
-        if len(found) > 1:
+        values = sorted(set(table.cells.get(column, ())))
+        if len(values) > 1:
             rule = f"all runs of a ladder have one {column}"
-            problems.append(Problem(where, rule, ", ".join(found), "Put them into tables of their own."))
+            problems.append(Problem(where, rule, ", ".join(values), "Put them into tables of their own."))
     arms = {arm: _rungs(where, arm, table, problems) for arm in table.variants()}
     budgets = sorted({rung.budget for rungs in arms.values() for rung in rungs})
     noise = {
@@ -161,8 +161,8 @@ def _stack(path: Path, stack: str, table: RunTable, problems: list[Problem]) -> 
         )
         for budget in budgets
     }
-    lonely: list[Problem] = []  # arms without a baseline: a table may be on its way
-    pairs = arm_names.pairs(path, list(arms), lonely, stack)
+    ignored_problems: list[Problem] = []  # arms without a baseline: a table may be on its way
+    pairs = arm_names.pairs(path, list(arms), ignored_problems, stack)
     r = seed_noise.correlation(list(noise.values()))
     return StackRuns(stack, arms, noise, r, tuple(pairs), table.remarks, table)
 
@@ -210,5 +210,5 @@ def _by_seed(item: tuple[str, int]) -> tuple[int, str]:
 
 def pair_of(runs: StackRuns, algorithm: str) -> tuple[str, str, str] | None:
     """(algorithm as the table has it, arm with it, arm without it); parts of a combination in any order."""
-    asked = set(algorithm.split("+"))
-    return next((pair for pair in runs.pairs if set(pair[0].split("+")) == asked), None)
+    parts = set(algorithm.split("+"))
+    return next((pair for pair in runs.pairs if set(pair[0].split("+")) == parts), None)

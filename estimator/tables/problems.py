@@ -15,8 +15,8 @@ class Problem(NamedTuple):
     remedy: str
 
     def __str__(self) -> str:
-        found = f" (found {self.value})" if self.value else ""
-        return f"{self.where}: {self.rule}{found}. {self.remedy}"
+        value = f" (found {self.value})" if self.value else ""
+        return f"{self.where}: {self.rule}{value}. {self.remedy}"
 
 
 class EvidenceError(ValueError):

@@ -24,10 +24,10 @@ def commit() -> str:
         return version("cegain")
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        said = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=True)
+        git = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return version("cegain")
-    return said.stdout.strip()
+    return git.stdout.strip()
 
 
 def version(package: str) -> str:
@@ -42,8 +42,8 @@ def cpu_name(threads: int) -> str:
     """The CPU's model and the number of threads that were used."""
     model = ""
     if Path("/proc/cpuinfo").exists():
-        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        model = found[1].strip() if found else ""
+        match = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        model = match[1].strip() if match else ""
     return f"{model or platform.processor() or platform.machine()}, {threads} threads"
 
 
