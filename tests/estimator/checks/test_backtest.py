@@ -153,7 +153,12 @@ def test_pairs_file(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text("set,baseline,treatment\nmade,a,b\n")
     assert backtest.read_pairs(path) == [Pair("made", "a", "b")]
-    for bad, said in (("set,baseline\nx,y\n", "columns"), ("set,baseline,treatment\n,a,b\n", "empty")):
+    for bad, said in (
+        ("set,baseline\nx,y\n", "columns"),
+        ("set,baseline,treatment\n,a,b\n", "empty"),
+        ("set,baseline,treatment\nx,a,b\nx,a\n", "line 3: a row has 3 cells"),
+        ("set,baseline,treatment\n", "at least one pair"),
+    ):
         path.write_text(bad)
         with pytest.raises(EvidenceError, match=said):
             backtest.read_pairs(path)
