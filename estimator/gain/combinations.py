@@ -191,13 +191,8 @@ def _on_two_stacks(table: Mapping[tuple[str, str, str], Sequence[_Reading]], cur
 
 def _between_stacks() -> list[Member]:
     """What the modern stack has and the bare one lacks, each against what the bare one has there."""
-    members = []
-    for name in algorithms.names():
-        entry = algorithms.get(name)
-        if not entry.arm or not arms.has("modern", name) or arms.has("bare", name):
-            continue
-        members.append((name, arms.on_bare(name)))
-    return members
+    with_arm = (name for name in algorithms.names() if algorithms.get(name).arm)
+    return [(name, arms.on_bare(name)) for name in with_arm if arms.has("modern", name) and not arms.has("bare", name)]
 
 
 def _pair(a: Member, b: Member) -> Pair:

@@ -11,8 +11,8 @@ from pathlib import Path
 from cegain.tables.files import DATA
 from cegain.tables.problems import EvidenceError, Problem, refusal
 from cegain.tables.published_gains import (
-    OWN_COLUMNS,
     OWN_GAINS,
+    OWN_ROW_COLUMNS,
     PUBLISHED_GAINS,
     Evidence,
     PublishedGain,
@@ -84,10 +84,10 @@ def _not_ours(file: Path, table: Iterable[PublishedGain]) -> list[Problem]:
     foreign = [row for row in table if row not in ours]
     filled: dict[str, str] = {}
     for row in foreign:
-        for column in OWN_COLUMNS:
+        for column in OWN_ROW_COLUMNS:
             if (value := getattr(row, column)) not in ("", math.nan):
                 filled.setdefault(row.study, f"{column} {value} in study {row.study!r}")
-    rule, remedy = f"only this project's own runs fill {', '.join(OWN_COLUMNS)}", "Empty these columns."
+    rule, remedy = f"only this project's own runs fill {', '.join(OWN_ROW_COLUMNS)}", "Empty these columns."
     problems = [Problem(str(file), rule, value, remedy) for value in filled.values()]
     studies = {row.study for row in foreign} & {row.study for row in ours}
     rule, remedy = "a study of this project's own runs has no rows but ours", "Give the study another name."

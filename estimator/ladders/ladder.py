@@ -100,7 +100,7 @@ class Ladder(NamedTuple):
         return self._replace(x=self.x[kept], y=self.y[kept], sd=self.sd[kept], repeats=self.repeats[kept])
 
 
-def read_runs(path: str | os.PathLike[str], loss_column: str = "loss", variant_column: str = "variant") -> RunTable:
+def read_runs(path: str | os.PathLike[str], loss_column: str = "loss") -> RunTable:
     """Read and check a table of runs. CRLF line ends, a byte-order mark, any order and duplicates are accepted.
 
     Args:
@@ -108,7 +108,6 @@ def read_runs(path: str | os.PathLike[str], loss_column: str = "loss", variant_c
             `training_runs.csv`, of which diverged runs and runs that no ladder is made of (their `role` is not
             `ladder`) are left out, with a remark.
         loss_column: the column that holds the loss.
-        variant_column: the column that names the arm.
 
     Raises:
         EvidenceError: unreadable, empty, not text, missing columns, or any bad row (all of them).
@@ -118,7 +117,7 @@ def read_runs(path: str | os.PathLike[str], loss_column: str = "loss", variant_c
     text = csv_file.text_of(file, "a table of runs", ("variant", "N", "D", "C", "loss"))
     header, lines = csv_file.read(file, text, problems)
     rows = list(lines)
-    names = _columns(file, header, loss_column, variant_column)
+    names = _columns(file, header, loss_column)
     remarks: list[str] = []
     own = names["C"] == OWN_COLUMNS["C"]
     if own and "role" in header:
@@ -332,15 +331,13 @@ def _overall_slope(log_c: Array, log_loss: Array) -> float:
     return 0.0 if len(x) < 3 else min(0.0, float(np.polyfit(x, y, 1)[0]))
 
 
-def _columns(file: Path, header: Sequence[str], loss_column: str, variant_column: str) -> dict[str, str]:
+def _columns(file: Path, header: Sequence[str], loss_column: str) -> dict[str, str]:
     """Where variant, N, D, C and loss stand; the project's own names where the table uses those."""
-    names = {"variant": variant_column, "N": "N", "D": "D", "C": "C", "loss": loss_column}
+    names = {"variant": "variant", "N": "N", "D": "D", "C": "C", "loss": loss_column}
     if "C" not in header and OWN_COLUMNS["C"] in header:
         own = dict(OWN_COLUMNS)
         if loss_column != "loss":
             own["loss"] = loss_column
-        if variant_column != "variant":
-            own["variant"] = variant_column
         names = own
     missing = [name for key, name in names.items() if key != "D" and name not in header]
     if missing:

@@ -33,9 +33,9 @@ CONVENTIONS = ("6nd_non_embedding", "6nd_total", "6nd", "useful", "reported", "u
 CONVERTIBLE = ("steps", "iters_mfu", "params")
 """Currencies that `flop_factor` can turn into FLOP. Time never is."""
 
-OWN_COLUMNS = ("stack", "ln_ceg_se", "ln_excess_se")
+OWN_ROW_COLUMNS = ("stack", "ln_ceg_se", "ln_excess_se")
 """Filled in the rows of this project's own runs, and in no others."""
-OPTIONAL_COLUMNS = ("flop_factor", *OWN_COLUMNS)
+OPTIONAL_COLUMNS = ("flop_factor", *OWN_ROW_COLUMNS)
 
 FLOPS_RANGE = (1.0, 1e60)
 GAIN_RANGE = (1e-9, 1e9)
@@ -113,9 +113,9 @@ def published(tables: Evidence) -> Evidence:
 def digest(rows: Iterable[PublishedGain]) -> str:
     """SHA-256 over the sorted rows: the same evidence has the same hash in any order.
 
-    `OWN_COLUMNS` stay out of it: the study and the note of such a row say the same.
+    `OWN_ROW_COLUMNS` stay out of it: the study and the note of such a row say the same.
     """
-    lines = sorted(repr(row[: -len(OWN_COLUMNS)]) for row in rows)
+    lines = sorted(repr(row[: -len(OWN_ROW_COLUMNS)]) for row in rows)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

@@ -17,7 +17,7 @@ from cegain.tables import problems
 from cegain.tables.files import write_atomically
 from cegain.tables.problems import EvidenceError
 from cegain.tables.published_gains import COLUMNS as ALL_COLUMNS
-from cegain.tables.published_gains import OWN_COLUMNS, PUBLISHED_GAINS, read_published_gains
+from cegain.tables.published_gains import OWN_ROW_COLUMNS, PUBLISHED_GAINS, read_published_gains
 
 GOOD = {
     "algorithm": "moe", "treatment": "8 experts", "baseline": "dense", "study": "s1", "flops": "1e22",
@@ -25,7 +25,7 @@ GOOD = {
 }  # fmt: skip
 
 
-COLUMNS = tuple(name for name in ALL_COLUMNS if name not in OWN_COLUMNS)
+COLUMNS = tuple(name for name in ALL_COLUMNS if name not in OWN_ROW_COLUMNS)
 """Those that anybody's table has."""
 
 

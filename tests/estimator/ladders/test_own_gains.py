@@ -20,7 +20,7 @@ from cegain.gain.evidence import load
 from cegain.ladders import own_gains, seed_ladder
 from cegain.tables import published_gains, training_runs
 from cegain.tables.problems import EvidenceError
-from cegain.tables.published_gains import OWN_COLUMNS, is_own, read_published_gains
+from cegain.tables.published_gains import OWN_ROW_COLUMNS, is_own, read_published_gains
 from tests.estimator.gain.test_contrasts import published
 from tests.estimator.gain.test_method import write
 from tests.estimator.ladders import made_ladder
@@ -176,13 +176,15 @@ def test_nobody_elses_rows_pass_for_ours(project: Path, tmp_path: Path) -> None:
     for cells in table:
         cells["study"] = "mine"
     with mine.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, [name for name in table[0] if name not in OWN_COLUMNS], extrasaction="ignore")
+        writer = csv.DictWriter(
+            stream, [name for name in table[0] if name not in OWN_ROW_COLUMNS], extrasaction="ignore"
+        )
         writer.writeheader()
         writer.writerows(table)
     assert {row.study for row in load([mine], shipped=False).rows} == {"mine"}
 
 
-@pytest.mark.parametrize("column", OWN_COLUMNS)
+@pytest.mark.parametrize("column", OWN_ROW_COLUMNS)
 @pytest.mark.parametrize("with_ours", [True, False])
 def test_only_our_rows_fill_the_columns_of_our_runs(
     project: Path, tmp_path: Path, column: str, with_ours: bool
@@ -194,7 +196,7 @@ def test_only_our_rows_fill_the_columns_of_our_runs(
         load([write(tmp_path / "mine.csv", [row])])
     (problem,) = caught.value.problems
     assert problem.where.endswith("mine.csv")
-    assert f"only this project's own runs fill {', '.join(OWN_COLUMNS)}" in problem.rule
+    assert f"only this project's own runs fill {', '.join(OWN_ROW_COLUMNS)}" in problem.rule
     assert problem.value == f"{column} {getattr(row, column)} in study 'mine'"
     assert problem.remedy == "Empty these columns."
 
