@@ -11,8 +11,19 @@ from typing import Any
 
 import click
 
-from cegain.commands.options import IMAGE_TYPES, Group, console, load_evidence, output_path, print_json, single, write
-from cegain.commands.question import answer, evidence_options, question_options
+from cegain.commands.options import (
+    IMAGE_TYPES,
+    Group,
+    answer,
+    console,
+    evidence_options,
+    load_evidence,
+    output_path,
+    print_json,
+    question_options,
+    single,
+    write,
+)
 from cegain.tables.published_gains import published
 
 _RUNS, _TRAIN = "cegain.commands.runs", "cegain.training.commands.train"

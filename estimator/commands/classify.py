@@ -8,6 +8,7 @@ from cegain.commands.options import (
     IMAGE_TYPES,
     Command,
     console,
+    evidence_options,
     load_evidence,
     one_budget,
     output_path,
@@ -15,7 +16,6 @@ from cegain.commands.options import (
     single,
     write,
 )
-from cegain.commands.question import evidence_options
 
 
 @click.command("classify", cls=Command)

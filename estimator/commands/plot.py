@@ -8,8 +8,18 @@ from typing import Any
 
 import click
 
-from cegain.commands.options import IMAGE_TYPES, BadInput, Command, number, output_path, parse_budgets, single, write
-from cegain.commands.question import answer, question_options
+from cegain.commands.options import (
+    IMAGE_TYPES,
+    BadInput,
+    Command,
+    answer,
+    number,
+    output_path,
+    parse_budgets,
+    question_options,
+    single,
+    write,
+)
 from cegain.tables.problems import EvidenceError
 
 # Options of `ceg plot --pattern`: default, and the most that a picture can show.

@@ -7,8 +7,18 @@ import time
 
 import click
 
-from cegain.commands.options import BadInput, Command, joined, load_evidence, one_budget, output_path, single, write
-from cegain.commands.question import algorithm_names, evidence_options
+from cegain.commands.options import (
+    BadInput,
+    Command,
+    algorithm_names,
+    evidence_options,
+    joined,
+    load_evidence,
+    one_budget,
+    output_path,
+    single,
+    write,
+)
 from cegain.tables.problems import EvidenceError
 
 ENDINGS = (".html", ".htm")

@@ -11,7 +11,9 @@ from cegain.commands.options import (
     IMAGE_TYPES,
     BadInput,
     Command,
+    algorithm_names,
     console,
+    evidence_options,
     load_evidence,
     number,
     one_budget,
@@ -20,7 +22,6 @@ from cegain.commands.options import (
     single,
     write,
 )
-from cegain.commands.question import algorithm_names, evidence_options
 
 if TYPE_CHECKING:
     from cegain.views.scenario import Assumptions, Scenario
