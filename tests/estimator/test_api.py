@@ -3,6 +3,7 @@
 import doctest
 import html
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -243,3 +244,11 @@ def test_examples_in_docstrings_run(module: ModuleType) -> None:
     failed, tried = doctest.testmod(module)
     assert tried > 2
     assert failed == 0
+
+
+def test_the_page_on_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[2] / "docs" / "python.md"
+    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["moe.svg"]
