@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cegain.commands.options import BadInput, Command, Group, console, output_path, print_json, single
+from cegain.commands.options import BadInput, Command, Group, console, output_path, print_json, refuse, single
 from cegain.tables.problems import EvidenceError
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def collect_command(results: tuple[str, ...], out: str | None, commit: str | Non
         problems += map(str, error.problems)
     except OSError as error:
         problems.append(f"--out: the file can be written ({error.strerror}). Choose another.")
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
     for remark in found.remarks:
         click.echo(remark, err=True)
     left = f", {found.others} other benchmarks left out" if found.others else ""

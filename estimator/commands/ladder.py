@@ -15,6 +15,7 @@ from cegain.commands.options import (
     output_path,
     parse_budgets,
     print_json,
+    refuse,
     single,
     write,
 )
@@ -92,8 +93,7 @@ def _write_own_gains(problems: list[str]) -> None:
         content = own_gains.content(training_runs.TRAINING_RUNS)
     except EvidenceError as error:
         problems += map(str, error.problems)
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
     write("--write", OWN_GAINS, content)
     click.echo(f"wrote {OWN_GAINS.name}: {content.count(10) - 1} gains of {training_runs.TRAINING_RUNS.name}")
 
@@ -135,8 +135,7 @@ def _overview(
         table = training_runs.load(training_runs.TRAINING_RUNS if runs is None else Path(runs))
     except EvidenceError as error:
         problems += map(str, error.problems)
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
     if as_json:
         print_json(ladder_overview.document(of_stack, table, bare))
     else:

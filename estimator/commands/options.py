@@ -37,6 +37,16 @@ class BadInput(click.UsageError):
         super().__init__("\n  ".join(["bad input", *self.problems]))
 
 
+def refuse(problems: Sequence[str]) -> None:
+    """Raise all problems that were noted, if any.
+
+    Raises:
+        BadInput: all of them.
+    """
+    if problems:
+        raise BadInput(problems)
+
+
 class Command(click.Command):
     """A command whose output may not fit its place: a full disk, a terminal that lacks a letter."""
 
@@ -146,8 +156,7 @@ def load_evidence(paths: Sequence[str], only: bool, problems: list[str]) -> Evid
         tables = load(paths, shipped=not only)
     except EvidenceError as error:
         problems += map(str, error.problems)
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
     return tables
 
 

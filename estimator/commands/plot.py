@@ -17,6 +17,7 @@ from cegain.commands.options import (
     output_path,
     parse_budgets,
     question_options,
+    refuse,
     single,
     write,
 )
@@ -133,8 +134,7 @@ def _draw_curves(options: dict[str, Any], problems: list[str], ending: str) -> b
         first = curve[0]
         alone = zip(first.algorithms, first.baselines, strict=True) if len(first.algorithms) > 1 else ()
         parts.append([answer(asked | {"baseline": baseline}, [], algo=part) for part, baseline in alone])
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
     return draw(curves, ending, parts)
 
 
@@ -166,8 +166,7 @@ def _draw_kernels(options: dict[str, Any], problems: list[str], ending: str) -> 
             rows = kernel_times.load(table)
         except EvidenceError as error:
             problems += map(str, error.problems)
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
     try:
         if family is None:
             return kernels.draw_roofline(rows, options["device"], ending)
@@ -191,8 +190,7 @@ def _draw_pattern(options: dict[str, Any], problems: list[str], ending: str) -> 
             problems.append(f"{option}: 1 to {most} can be drawn (found {size}). Try {default}.")
         if size is not None:
             sizes["n_global" if name == "global_tokens" else name] = size
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
     tokens, n_heads, block = (sizes.pop(name) for name in ("tokens", "heads", "block"))
     try:
         heads = head_patterns(pattern, n_heads, tokens, **sizes)
@@ -210,8 +208,7 @@ def _draw_coverage(options: dict[str, Any], problems: list[str], ending: str) ->
         stored = coverage.load_stored()
     except EvidenceError as error:
         problems += map(str, error.problems)
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
     return scores.draw_coverage(stored, ending)
 
 
@@ -220,8 +217,7 @@ def _draw_backtest(options: dict[str, Any], problems: list[str], ending: str) ->
     from cegain.checks import backtest_scores
     from cegain.pictures import scores
 
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
     try:
         return scores.draw_backtest(backtest_scores.load(), ending)
     except (EvidenceError, ValueError) as error:
@@ -241,8 +237,7 @@ def _make_gallery(options: dict[str, Any], problems: list[str]) -> None:
 
     folder = Path(options["gallery"])
     problems += gallery.check(folder)
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
     try:
         made = gallery.make(folder)
     except OSError as error:

@@ -18,6 +18,7 @@ from cegain.commands.options import (
     output_path,
     parse_budgets,
     print_json,
+    refuse,
     single,
     write,
 )
@@ -96,8 +97,7 @@ def fit_command(runs: str, at: tuple[str, ...], as_json: bool, **options: Any) -
             problems.append(f"--variant: one arm is needed (the table has {len(variants)}: {shown}). Name one.")
         else:
             variant = variants[0]
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
     _remark(table)
     try:
         if baseline is None:
@@ -133,8 +133,7 @@ def draw_runs(
         arms = [ladder.ladder(table, arm) for arm in (baseline, variant) if arm is not None]
     except EvidenceError as error:
         problems += map(str, error.problems)
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
     _remark(table)
     x = [float(end) for arm in arms for end in arm.x[[0, -1]]]
     low, high = (min(budgets), max(budgets)) if budgets else (math.exp(min(x)), 100 * math.exp(max(x)))
@@ -167,8 +166,7 @@ def speedup_command(as_json: bool, **options: Any) -> None:
         if options[name] is not None
     }
     seed = _count("--seed", options["seed"], problems, "0")
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
     try:
         answer = one_pair.speedup(**values, seed=seed)
     except ValueError as error:
@@ -200,8 +198,7 @@ def synthetic_command(output: str, truth: str, **options: Any) -> None:
     if noise is not None and not 0 <= noise < 1:
         problems.append(f"--noise: from 0 to below 1 (found {options['noise']!r}). Try 0.002.")
     seed = _count("--seed", options["seed"], problems, "0")
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
     assert target is not None
     write("--output", target, synthetic.table(truth, rungs, noise, seed).encode())
     click.echo(f"wrote {output}: {2 * rungs} made-up runs, {truth} gain")
@@ -273,8 +270,7 @@ def backtest_command(runs: tuple[str, ...], cut: tuple[str, ...], as_json: bool,
             problems += map(str, error.problems)
     if not pairs and not problems:
         problems.append("RUNS.csv: two arms or more are needed (found one). Add the other arm's runs.")
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
     if missing:
         sets = ", ".join(dict.fromkeys(pair.set for pair in missing))
         click.echo(f"{len(missing)} of {len(pairs)} pair(s) left out: no table has both arms (sets {sets}).", err=True)

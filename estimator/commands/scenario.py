@@ -19,6 +19,7 @@ from cegain.commands.options import (
     one_budget,
     output_path,
     print_json,
+    refuse,
     single,
     write,
 )
@@ -74,8 +75,7 @@ def scenario_command(only_evidence: bool, evidence: tuple[str, ...], as_json: bo
         ]
     if not members and assumed.pace != scenario.LITERATURE:
         problems.append("--evidence: some algorithm has a gain in FLOP (found none). Use --pace literature.")
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
     everyone = members if names is None else scenario.population(tables, assumed.freeze)
     try:
         found = scenario.run(tables, assumed, members, everyone)

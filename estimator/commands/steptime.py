@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from cegain.commands.options import BadInput, Command, console, number, print_json, single, write
+from cegain.commands.options import BadInput, Command, console, number, print_json, refuse, single, write
 from cegain.tables.problems import EvidenceError
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ def steptime_command(
             problems.append("--calibrate: it goes without --published. Leave one of them out.")
         if store and calibrate is None:
             problems.append("--write: it goes with --calibrate. Add --calibrate TABLE.csv, or leave it out.")
-        if problems:
-            raise BadInput(problems)
+        refuse(problems)
         _published(as_json) if published else _calibrate(str(calibrate), store, as_json)
         return
     problems = []

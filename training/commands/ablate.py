@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cegain.commands.options import BadInput, Command, console, number, output_path, parse_budgets, print_json, single
+from cegain.commands.options import (
+    BadInput,
+    Command,
+    console,
+    number,
+    output_path,
+    parse_budgets,
+    print_json,
+    refuse,
+    single,
+)
 from cegain.common.text import as_number, finite
 from cegain.tables.problems import EvidenceError
 from cegain.tables.published_gains import FLOPS_RANGE
@@ -99,8 +109,7 @@ def ablate_command(as_json: bool, dry_run: bool, further: tuple[str, ...], **opt
             shown = ", ".join(choices)
             problems.append(f"{option}: one of {shown} is needed (found {options[name]!r}). Use one of these.")
     table = output_path("--out", options["out"], problems, (".csv",))
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
 
     from cegain.shapes import arms
     from cegain.tables import provenance

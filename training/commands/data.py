@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from cegain.commands.options import BadInput, Command, Group, console, number, print_json, single
+from cegain.commands.options import BadInput, Command, Group, console, number, print_json, refuse, single
 from cegain.training.text import corpora, prepare
 from cegain.training.text.data import Corpus, CorpusError, cache_folder, corpus_folder, open_corpus
 from cegain.training.text.tokenizers import DEFAULT_VOCAB, VOCAB_RANGE
@@ -52,8 +52,7 @@ def prepare_command(name: str | None, **options: Any) -> None:
         problems.append(f"--tokenizer: one of {', '.join(_TOKENIZERS)} (found {tokenizer!r}). Try byte.")
     vocab = _vocab(options["vocab"], tokenizer, problems)
     limit = _limit(options["tokens"], dataset, problems)
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
     what = str(name or dataset)
     folder = Path(options["folder"]).expanduser() if options["folder"] else corpus_folder(what, tokenizer)
     started = time.monotonic()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cegain.commands.options import BadInput, Command, console, number, parse_budgets, print_json, single
+from cegain.commands.options import BadInput, Command, console, number, parse_budgets, print_json, refuse, single
 from cegain.shapes import arms
 from cegain.training.run import budget
 from cegain.training.run.budget import Plan
@@ -60,8 +60,7 @@ def flops_command(as_json: bool, **options: Any) -> None:
         arm = arms.canonical(options["stack"], arm)
     except ValueError as error:
         problems += str(error).splitlines()
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
     try:
         plan = budget.plan(budgets[0], options["stack"], fields, **sizes)
     except ValueError as error:

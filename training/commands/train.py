@@ -22,6 +22,7 @@ from cegain.commands.options import (
     output_path,
     parse_budgets,
     print_json,
+    refuse,
     single,
     write,
 )
@@ -196,8 +197,7 @@ def runs_command(runs: str, as_json: bool) -> None:
             rows.append(_status(run))
         except RunError as error:
             problems.append(str(error))
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
     if as_json:
         print_json(rows)
         return
@@ -239,8 +239,7 @@ def curves_command(runs: tuple[str, ...], output: str) -> None:
             continue
         if not lines:
             problems.append(f"RUN: a run's folder is needed, such as runs/* (found {str(run.path)!r}). See `ceg runs`.")
-    if problems:
-        raise BadInput(problems)
+    refuse(problems)
     assert picture is not None
     write("--output", picture, curves.draw(found, picture.suffix.lower()))
     click.echo(f"wrote {output}")
