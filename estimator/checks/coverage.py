@@ -118,7 +118,7 @@ def leave_one_study_out(
     return Report(tuple(scores), tuple(unscored), content)
 
 
-def _questions(rows: Sequence[PublishedGain]) -> Iterator[tuple[str, str, contrasts.Question]]:
+def _questions(rows: Sequence[PublishedGain]) -> Iterator[tuple[str, str, contrasts.QuestionRows]]:
     """Those of `prior.questions` whose level some of `rows` fix."""
     for name, currency, question in prior.questions(rows):
         if question.rows is not None and question.rows.fixes_level.any():
@@ -152,7 +152,11 @@ def summarise(scores: Sequence[Score], content: float = 0.9) -> Summary:
 
 
 def _score(
-    key: tuple[str, str, str], left: contrasts.Question, curve: chain.Curve, rival: tuple[float, float], content: float
+    key: tuple[str, str, str],
+    left: contrasts.QuestionRows,
+    curve: chain.Curve,
+    rival: tuple[float, float],
+    content: float,
 ) -> list[Score]:
     """Scores of the rows that were left out, under their study, algorithm and currency."""
     assert left.rows is not None

@@ -100,8 +100,8 @@ def _interaction(tables: Evidence, members: list[Member], currency: str) -> dict
     L^-1 S L'^-1 = Q D Q', it is W' (I + sd^2 D)^-1 W for W = Q' L^-1. `rotation` is W, `spread` is D.
     """
     joint = interaction.estimate(tables.rows, members, currency)
-    pairs = {pair: i for i, pair in enumerate(dict.fromkeys(pair for o in joint.seen for pair in o.pairs))}
-    fixed, shape = interaction.covariances(joint.seen)
+    pairs = {pair: i for i, pair in enumerate(dict.fromkeys(pair for o in joint.observations for pair in o.pairs))}
+    fixed, shape = interaction.covariances(joint.observations)
     unit = np.linalg.inv(np.linalg.cholesky(fixed))
     spread, vectors = np.linalg.eigh(unit @ shape @ unit.T)
     return {
@@ -113,7 +113,7 @@ def _interaction(tables: Evidence, members: list[Member], currency: str) -> dict
                 "what": o.label, "study": o.study, "flops": o.flops, "x": o.x, "value": o.value,
                 "pairs": [[pairs[pair], coefficient] for pair, coefficient in o.pairs.items()],
             }
-            for o in joint.seen
+            for o in joint.observations
         ],
         "rotation": packed(vectors.T @ unit),
         "spread": spread.tolist(),

@@ -101,7 +101,7 @@ def _is_exact(name: str, currency: str) -> bool:
     return currency == "flop" and algorithms.get(name).exact_in_flop
 
 
-def _use(used: contrasts.Used, grows: bool, exact: bool, unlocking: str) -> tuple[str, str]:
+def _use(used: contrasts.UsedRow, grows: bool, exact: bool, unlocking: str) -> tuple[str, str]:
     """What a row does for a question, and why it is not used."""
     if used.contrast < 0:
         return UNUSED, used.why

@@ -39,7 +39,7 @@ class Estimate:
     status: str
     reason: str
     interval: float
-    questions: tuple[contrasts.Question, ...] = field(compare=False, repr=False)
+    questions: tuple[contrasts.QuestionRows, ...] = field(compare=False, repr=False)
     notes: tuple[str, ...]
     evidence_sha256: str
     seed: int
@@ -192,7 +192,7 @@ def _interaction(estimate: Estimate, percent: str) -> list[str]:
         f"({percent}: {span((math.exp(ends[0]), math.exp(ends[1])))}); it is in the gains above."
     ]
     measured: dict[str, dict[str, list[float]]] = {}
-    for o in found.seen:
+    for o in found.observations:
         measured.setdefault(o.label, {}).setdefault(o.study, []).append(math.exp(o.value))
     for label, studies in measured.items():
         told = ", ".join(
@@ -256,7 +256,7 @@ def _evidence(estimate: Estimate) -> list[str]:
     return lines
 
 
-def _own(used: Sequence[contrasts.Used]) -> list[str]:
+def _own(used: Sequence[contrasts.UsedRow]) -> list[str]:
     """What our own runs found, study by study, with standard errors of ln CEG."""
     own = [u.row for u in used if is_own(u.row)]
     several = len({row.algorithm for row in own}) > 1
@@ -364,7 +364,7 @@ def _interaction_document(e: Estimate) -> dict[str, object] | None:
         "stack_over_product_mean_interval": [math.exp(end) for end in found.mean.central(e.interval)],
         "measured": [
             {"what": o.label, "study": o.study, "flops": o.flops, "over_product_of_parts": math.exp(o.value)}
-            for o in found.seen
+            for o in found.observations
         ],
         "pairs_never_measured_together": [[a[0], b[0]] for a, b in found.unmeasured],
     }

@@ -30,7 +30,7 @@ UNKNOWN_FLOPS_SD = 0.3
 """sd of ln gain for a row whose compute is not known: two decades of the usual slope (0.15 per decade)."""
 
 
-class Used(NamedTuple):
+class UsedRow(NamedTuple):
     """A row, how it was converted, and its place among the contrasts (-1: not used, `why` says why)."""
 
     row: PublishedGain
@@ -40,15 +40,15 @@ class Used(NamedTuple):
     why: str
 
 
-class Question(NamedTuple):
+class QuestionRows(NamedTuple):
     """Arrays for `study` (None when no row can be used) and the account of every row of the algorithm."""
 
     rows: Rows | None
-    used: tuple[Used, ...]
+    used: tuple[UsedRow, ...]
     studies: tuple[str, ...]
 
 
-def question(evidence: Iterable[PublishedGain], algorithm: str, baseline: str, currency: str) -> Question:
+def question(evidence: Iterable[PublishedGain], algorithm: str, baseline: str, currency: str) -> QuestionRows:
     """Collect what `evidence` says about `algorithm` against `baseline` in `currency`."""
     # Contrast by contrast and study by study, and within them in a fixed order: no digit of an answer depends on
     # the order of the file.
@@ -56,30 +56,30 @@ def question(evidence: Iterable[PublishedGain], algorithm: str, baseline: str, c
     for row in evidence:
         if row.algorithm == algorithm:
             groups.setdefault(_contrast(row), []).append(row)
-    used: list[Used] = []
+    used: list[UsedRow] = []
     index = 0
     for key in sorted(groups):
         usable = False
         for row in sorted(groups[key], key=_order):
             conversion = convert(row, currency)
             if conversion.factor != conversion.factor:
-                used.append(Used(row, conversion, -1, False, conversion.how))
+                used.append(UsedRow(row, conversion, -1, False, conversion.how))
                 continue
             usable = True
-            used.append(Used(row, conversion, index, row.baseline == baseline, ""))
+            used.append(UsedRow(row, conversion, index, row.baseline == baseline, ""))
         index += usable
     kept = [u for u in used if u.contrast >= 0]
     studies = tuple(dict.fromkeys(u.row.study for u in kept))
-    return Question(_arrays(kept, index) if kept else None, tuple(used), studies)
+    return QuestionRows(_arrays(kept, index) if kept else None, tuple(used), studies)
 
 
-def unused(question: Question, why: str) -> Question:
+def unused(question: QuestionRows, why: str) -> QuestionRows:
     """The same rows with none of them used: for an answer that needs no evidence."""
     used = tuple(u._replace(contrast=-1, fixes_level=False, why=why) for u in question.used)
-    return Question(None, used, ())
+    return QuestionRows(None, used, ())
 
 
-def tells_growth(used: Iterable[Used]) -> list[Used]:
+def tells_growth(used: Iterable[UsedRow]) -> list[UsedRow]:
     """Rows against another baseline that say how a gain changes: their contrast has two budgets or more."""
     budgets_of: dict[int, set[float]] = {}
     others = [u for u in used if u.contrast >= 0 and not u.fixes_level]
@@ -89,7 +89,7 @@ def tells_growth(used: Iterable[Used]) -> list[Used]:
     return [u for u in others if u.row.flops == u.row.flops and len(budgets_of[u.contrast]) > 1]
 
 
-def budgets(used: Iterable[Used]) -> list[float]:
+def budgets(used: Iterable[UsedRow]) -> list[float]:
     """Sorted FLOP at which rows that fix the level were run; a law carried beyond its runs is not a run."""
     return sorted(
         u.row.flops for u in used if u.fixes_level and u.row.flops == u.row.flops and u.row.basis != "extrapolated"
@@ -107,7 +107,7 @@ def _order(row: PublishedGain) -> tuple[object, ...]:
     return (flops, row.ceg, row.currency, row.basis, row.source, row.note, low, high, interval, factor, row[5])
 
 
-def _arrays(kept: Sequence[Used], n_contrasts: int) -> Rows:
+def _arrays(kept: Sequence[UsedRow], n_contrasts: int) -> Rows:
     contrast = np.array([u.contrast for u in kept])
     first = np.flatnonzero(np.diff(contrast, prepend=-1))
     y = np.log([u.row.ceg * u.conversion.factor for u in kept])

@@ -50,7 +50,7 @@ class Interaction(NamedTuple):
 
     mean: Mixture
     predictive: Mixture
-    seen: tuple[Observation, ...]
+    observations: tuple[Observation, ...]
     unmeasured: tuple[Pair, ...]
 
 
@@ -61,7 +61,7 @@ class Joint(NamedTuple):
     """
 
     target: dict[Pair, float]
-    seen: tuple[Observation, ...]
+    observations: tuple[Observation, ...]
     weights: Array
     sds: Array
     solved: tuple[tuple[Array, Array], ...]
@@ -72,9 +72,9 @@ class Joint(NamedTuple):
         if not self.target:
             return Interaction(mixture.point(0.0), mixture.point(0.0), (), ())
         c = np.array(list(self.target.values()))
-        cross = _products(self.seen, self.target)
-        near = np.exp(-FADING * np.abs(np.array([o.x for o in self.seen]) - x))
-        totals = np.array([sum(o.pairs.values()) for o in self.seen])
+        cross = _products(self.observations, self.target)
+        near = np.exp(-FADING * np.abs(np.array([o.x for o in self.observations]) - x))
+        totals = np.array([sum(o.pairs.values()) for o in self.observations])
         means, variances = np.zeros(len(self.sds)), np.zeros(len(self.sds))
         for i, (sd, (inverse, solved)) in enumerate(zip(self.sds, self.solved, strict=True)):
             k = MEAN_SD**2 * totals * c.sum() + SHARES[0] * sd**2 * near * cross
@@ -82,11 +82,11 @@ class Joint(NamedTuple):
             variances[i] = MEAN_SD**2 * c.sum() ** 2 + SHARES[0] * sd**2 * (c @ c) - k @ inverse @ k
         new = (1 - SHARES[0]) * self.sds**2 * (c @ c)
         variances = np.maximum(variances, 0.0)
-        measured = {pair for o in self.seen for pair, coefficient in o.pairs.items() if coefficient}
+        measured = {pair for o in self.observations for pair, coefficient in o.pairs.items() if coefficient}
         return Interaction(
             Mixture(self.weights, means, np.sqrt(variances)),
             Mixture(self.weights, means, np.sqrt(variances + new)),
-            tuple(o for o, shared in zip(self.seen, cross, strict=True) if shared),
+            tuple(o for o, shared in zip(self.observations, cross, strict=True) if shared),
             tuple(pair for pair in self.target if pair not in measured),
         )
 

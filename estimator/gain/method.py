@@ -42,7 +42,7 @@ class Prepared(NamedTuple):
     algorithms: tuple[str, ...]
     baselines: tuple[str, ...]
     currency: str
-    questions: tuple[contrasts.Question, ...]
+    questions: tuple[contrasts.QuestionRows, ...]
     curves: tuple[Curve, ...]
     joint: Joint
     missing: str
@@ -67,7 +67,7 @@ def prepare(
     questions, curves, missing, notes = [], [], [], list(remarks)
     for name, baseline in zip(names, baselines, strict=True):
         entry = algorithms.get(name)
-        asked = contrasts.question(rows, name, baseline, currency)
+        question = contrasts.question(rows, name, baseline, currency)
         exact = ""
         if name == baseline:
             exact = f"{name} against itself: the gain is 1 by definition"
@@ -79,23 +79,23 @@ def prepare(
         if exact:
             notes.append(exact)
             curves.append(exact_curve())
-            asked = contrasts.unused(asked, exact)
-        elif entry.unlocking or asked.rows is None:
-            missing.append(_missing(name, baseline, currency, asked, spread))
+            question = contrasts.unused(question, exact)
+        elif entry.unlocking or question.rows is None:
+            missing.append(_missing(name, baseline, currency, question, spread))
         else:
             weights = prior.frozen_weights(name, baseline, currency)
-            if shipped is not None and not any(u.row in shipped for u in asked.used):
+            if shipped is not None and not any(u.row in shipped for u in question.used):
                 weights = prior.prior_weights()
-            curve = fit_curve(asked, spread, weights)
+            curve = fit_curve(question, spread, weights)
             if curve is None:
-                missing.append(_missing(name, baseline, currency, asked, spread))
+                missing.append(_missing(name, baseline, currency, question, spread))
             else:
                 curves.append(curve)
                 if curve.inflation > 1:
                     usual = f"{curve.inflation:g} times the usual scatter is assumed"
                     notes.append(f"the rows of {name} contradict each other: {usual}")
-        questions.append(asked)
-        notes += _misspelt(asked, baseline)
+        questions.append(question)
+        notes += _misspelt(question, baseline)
     joint = interaction.NONE
     if not missing:
         parts = zip(names, baselines, curves, strict=True)
@@ -207,29 +207,27 @@ def _exp(ends: tuple[float, float]) -> tuple[float, float]:
     return math.exp(ends[0]), math.exp(ends[1])
 
 
-def _misspelt(asked: contrasts.Question, baseline: str) -> list[str]:
+def _misspelt(question: contrasts.QuestionRows, baseline: str) -> list[str]:
     """Notes on rows whose baseline looks like the one asked about, but is another."""
-    others = {u.row.baseline for u in asked.used if u.contrast >= 0 and not u.fixes_level}
+    others = {u.row.baseline for u in question.used if u.contrast >= 0 and not u.fixes_level}
     near = difflib.get_close_matches(baseline, others, cutoff=0.85)
     return [f"rows against {name!r} set no level: did you mean {baseline!r}?" for name in near]
 
 
-def _missing(name: str, baseline: str, currency: str, asked: contrasts.Question, spread: Spread) -> str:
+def _missing(name: str, baseline: str, currency: str, question: contrasts.QuestionRows, spread: Spread) -> str:
     """What would have to exist for an answer."""
     entry = algorithms.get(name)
     if entry.unlocking:
         return f"{name}: {entry.unlocking}"
     text = f"{name}: no usable gain in {currency} against {baseline}"
-    if any(u.fixes_level for u in asked.used) and not math.isfinite(spread.slope_sd):
+    if any(u.fixes_level for u in question.used) and not math.isfinite(spread.slope_sd):
         return f"{text}: without the shared slope prior its rows must come from two budgets or more"
-    others = sorted({u.row.baseline for u in asked.used if u.contrast >= 0 and not u.fixes_level})
+    others = sorted({u.row.baseline for u in question.used if u.contrast >= 0 and not u.fixes_level})
     if others:
         text += f" (there is some against {', '.join(others)})"
-    unconverted = sorted({u.row.currency for u in asked.used if u.contrast < 0})
+    unconverted = sorted({u.row.currency for u in question.used if u.contrast < 0})
     if unconverted:
-        text += (
-            f"; {len([u for u in asked.used if u.contrast < 0])} row(s) in {', '.join(unconverted)} cannot be converted"
-        )
+        text += f"; {sum(u.contrast < 0 for u in question.used)} row(s) in {', '.join(unconverted)} cannot be converted"
     remedy = {
         "flop": "needed: runs with and without it at known FLOP (--evidence)",
         "time": "needed: time to equal loss, or kernel times of both on one device",
@@ -239,7 +237,7 @@ def _missing(name: str, baseline: str, currency: str, asked: contrasts.Question,
     return f"{text}; {remedy}"
 
 
-def fit_curve(question: contrasts.Question, spread: Spread, weights: Array) -> Curve | None:
+def fit_curve(question: contrasts.QuestionRows, spread: Spread, weights: Array) -> Curve | None:
     """The curve that the rows of one question support; None when none of them fixes its level or its slope.
 
     Args:
@@ -301,8 +299,8 @@ def shares(
         budgets: FLOP.
         shipped: rows that come with the package; None: all of them do.
     """
-    asked = set(names)
-    about = [row for row in rows if asked.intersection(row.algorithm.split("+"))]
+    parts = set(names)
+    about = [row for row in rows if parts.intersection(row.algorithm.split("+"))]
     kinds = sorted({kind(row, shipped) for row in about})
     empty: list[dict[str, float]] = [{} for _ in budgets]
     if not kinds or len(about) > MAX_ROWS:

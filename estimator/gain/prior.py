@@ -181,7 +181,7 @@ def document(evidence: Evidence) -> dict[str, object]:
     }
 
 
-def questions(rows: Sequence[PublishedGain]) -> Iterator[tuple[str, str, contrasts.Question]]:
+def questions(rows: Sequence[PublishedGain]) -> Iterator[tuple[str, str, contrasts.QuestionRows]]:
     """Every (algorithm, currency) that some of `rows` say anything about, each against its default baseline."""
     for name in sorted({row.algorithm for row in rows if "+" not in row.algorithm}):
         entry = algorithms.get(name)

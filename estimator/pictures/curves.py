@@ -183,7 +183,7 @@ def _rows(e: Estimate) -> list[Point]:
     if len(e.questions) == 1:
         return [_point(u.row, u.conversion.factor) for u in e.questions[0].used if u.fixes_level]
     stack = set(zip(e.algorithms, e.baselines, strict=True))
-    observations = e.interaction.seen if e.interaction is not None else ()
+    observations = e.interaction.observations if e.interaction is not None else ()
     rows = [o.sources[0][0] for o in observations if set(o.members) == stack and not o.context]
     return [_point(row, convert(row, e.currency).factor) for row in dict.fromkeys(rows)]
 

@@ -94,7 +94,7 @@ def _verdict(tables: Evidence, name: str, claim: Claim | None, low: float, high:
     return found._replace(why=tuple(_why(found)))
 
 
-def settles(asked: contrasts.Question, curve: Curve, name: str) -> Settles | None:
+def settles(asked: contrasts.QuestionRows, curve: Curve, name: str) -> Settles | None:
     """The cheapest further ladders, rungs half a decade apart, that would decide a class; None: none of those tried.
 
     Each is a study of its own that finds the mean curve's medians, read to `contrasts.ROW_SD`.
@@ -166,7 +166,7 @@ _BANDS = (
 )
 
 
-def _rests_on(fixing: Sequence[contrasts.Used]) -> str:
+def _rests_on(fixing: Sequence[contrasts.UsedRow]) -> str:
     """Studies, rows, budgets, and how much of them lies where a class is meant to hold."""
     from cegain.common.text import number
     from cegain.gain.chain import CORE

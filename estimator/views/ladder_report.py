@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cegain import algorithms
 from cegain.common.text import finite, number, span, wrap
 from cegain.gain import contrasts
-from cegain.gain.contrasts import Used
+from cegain.gain.contrasts import UsedRow
 from cegain.ladders import arm_names, forecast, ladder, seed_ladder
 from cegain.ladders.fit_report import STEPS
 from cegain.ladders.seed_ladder import GainAt, Rung, StackRuns
@@ -29,7 +29,7 @@ class Report(NamedTuple):
     against: str
     gains: tuple[GainAt, ...]
     forecast: forecast.Forecast
-    literature: tuple[Used, ...]
+    literature: tuple[UsedRow, ...]
 
     @property
     def title(self) -> str:
@@ -64,10 +64,10 @@ def report(
     )
 
 
-def _literature(algorithm: str, evidence: Iterable[PublishedGain], against: str, stack: str) -> tuple[Used, ...]:
+def _literature(algorithm: str, evidence: Iterable[PublishedGain], against: str, stack: str) -> tuple[UsedRow, ...]:
     """Published rows that set the level of an algorithm's gain in FLOP, a combination's in any order of its parts."""
     rows = [row for row in evidence if set(row.algorithm.split("+")) == set(algorithm.split("+")) and not is_own(row)]
-    found: list[Used] = []
+    found: list[UsedRow] = []
     for name in dict.fromkeys(row.algorithm for row in rows):
         asked = contrasts.question(rows, name, arm_names.baseline_of(name, against, stack), "flop")
         found += [used for used in asked.used if used.fixes_level]
@@ -131,7 +131,7 @@ def _published(found: Report) -> list[str]:
     """The literature, one line per study and kind."""
     if not found.literature:
         return ["Literature: no published gain in FLOP against the same baseline."]
-    groups: dict[tuple[str, str], list[Used]] = {}
+    groups: dict[tuple[str, str], list[UsedRow]] = {}
     for used in found.literature:
         groups.setdefault((used.row.study, used.row.basis), []).append(used)
     lines = ["Literature, at its own budgets (not in the figures above):"]

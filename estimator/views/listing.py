@@ -114,7 +114,7 @@ def print_overview(console: Console, evidence: Evidence) -> None:
 class Line(NamedTuple):
     """One row of `ceg show`: `weight` of its ln gain in the level at the middle of the core of the evidence (sum 1)."""
 
-    used: contrasts.Used
+    used: contrasts.UsedRow
     weight: float
 
 

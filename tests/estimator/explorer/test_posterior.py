@@ -113,7 +113,7 @@ def test_the_interaction_of_any_stack_can_be_had(currency: str) -> None:
     for found, (inverse, solved) in zip(inverses(data), joint.solved, strict=True):
         np.testing.assert_allclose(found, inverse, rtol=1e-9, atol=1e-9 * np.abs(inverse).max(initial=0.0))
         np.testing.assert_allclose(found @ values, solved, rtol=1e-9, atol=1e-9)
-    for o, want in zip(data["seen"], joint.seen, strict=True):
+    for o, want in zip(data["seen"], joint.observations, strict=True):
         named = {tuple(map(tuple, data["pairs"][i])): coefficient for i, coefficient in o["pairs"]}
         assert named == dict(want.pairs)
         assert (o["what"], o["study"], o["flops"], o["x"]) == (want.label, want.study, want.flops, want.x)

@@ -124,7 +124,7 @@ def test_points_are_the_rows_that_a_picture_draws(shown: dict[str, Any], name: s
 def test_combinations_are_those_of_an_answer(shown: dict[str, Any]) -> None:
     interaction = estimate("layernorm,rope", flops=1e18).interaction
     assert interaction is not None
-    learnt = [o.flops for o in interaction.seen if o.label == "layernorm + rope"]
+    learnt = [o.flops for o in interaction.observations if o.label == "layernorm + rope"]
     found = [
         c["flops"]
         for c in shown["evidence"]["combinations"]

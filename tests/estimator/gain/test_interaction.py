@@ -31,7 +31,7 @@ def stack(rows: list[PublishedGain], *parts: tuple[str, str], currency: str = "f
     return ask(rows, names=names, baselines=baselines, currency=currency)
 
 
-def asked(*parts: tuple[str, str]) -> list[tuple[contrasts.Question, tuple[str, str]]]:
+def asked(*parts: tuple[str, str]) -> list[tuple[contrasts.QuestionRows, tuple[str, str]]]:
     return [(contrasts.question(SINGLES, *part, "flop"), part) for part in parts]
 
 
@@ -70,7 +70,7 @@ def test_a_measured_combination_moves_the_stack_towards_it_and_narrows_it() -> N
     for answer in (short, above):
         assert width(answer.mean_interval) < width(product.mean_interval)
         assert answer.interaction is not None
-        assert [o.study for o in answer.interaction.seen] == ["a"]
+        assert [o.study for o in answer.interaction.observations] == ["a"]
         assert not answer.interaction.unmeasured
 
 
