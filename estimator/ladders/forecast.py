@@ -262,12 +262,24 @@ class AtBudget(NamedTuple):
     last_90: tuple[float, float]
     distribution: Mixture
 
+    def to_dict(self) -> dict[str, object]:
+        """JSON form: gains are factors, flops in FLOP."""
+        return {
+            "flops": self.flops,
+            "status": self.status,
+            "reason": self.reason,
+            "ceg_median": self.median,
+            "ceg_interval_50": self.interval_50,
+            "ceg_interval_90": self.interval_90,
+            "extrapolation_decades": self.decades,
+        }
+
 
 class Forecast(NamedTuple):
     """Answer of `forecast`. `at` and the class are empty when `status` is too_few or no_overlap.
 
-    reads: number of gains read off; read_range: midpoints (FLOP) of the first and last; slope_90: 90% interval of
-    d ln CEG per decade over `CLASS_RANGE`; label and classes as everywhere (`verdict.classify`).
+    reads: number of gains read off; read_range: midpoints (FLOP) of the first and last; label and classes as everywhere
+    (`verdict.classify`).
     """
 
     baseline: str
@@ -278,7 +290,6 @@ class Forecast(NamedTuple):
     read_range: tuple[float, float] | None
     read_gains: tuple[tuple[float, float], ...]
     at: tuple[AtBudget, ...]
-    slope_90: tuple[float, float] | None
     label: str | None
     classes: dict[str, float] | None
     notes: tuple[str, ...]
@@ -311,29 +322,28 @@ def forecast(
     """
     bad = [c for c in flops if not (math.isfinite(c) and c > 0)]
     if bad or (loss_noise is not None and not (math.isfinite(loss_noise) and loss_noise >= 0)):
-        found = bad[0] if bad else loss_noise
-        raise ValueError(f"budgets are finite FLOP above 0 and the loss noise is not negative (found {found}).")
+        bad_value = bad[0] if bad else loss_noise
+        raise ValueError(f"budgets are finite FLOP above 0 and the loss noise is not negative (found {bad_value}).")
     settings = settings or load_settings()
     notes = tuple(f"{arm.name}: {note}" for arm in (baseline, treatment) for note in arm.notes)
 
-    def refused(status: str, reason: str) -> Forecast:
-        return Forecast(baseline.name, treatment.name, status, reason, 0, None, (), (), None, None, None, notes)
+    def no_forecast(status: str, reason: str) -> Forecast:
+        return Forecast(baseline.name, treatment.name, status, reason, 0, None, (), (), None, None, notes)
 
     if np.array_equal(baseline.x, treatment.x) and np.array_equal(baseline.y, treatment.y):
         return _identical(baseline, treatment, flops, notes)
     few = [f"{arm.name} has {len(arm.x)}" for arm in (baseline, treatment) if len(arm.x) < MIN_RUNGS]
     if few:
-        return refused("too_few", f"a ladder needs {MIN_RUNGS} rungs of falling loss: {', '.join(few)}")
+        return no_forecast("too_few", f"a ladder needs {MIN_RUNGS} rungs of falling loss: {', '.join(few)}")
     noise = settings.noise if loss_noise is None else max(loss_noise, LEAST_NOISE)
     reads = read_gains(baseline, treatment, noise)
     if reads is None:
         arms = [f"{a.name} {math.exp(a.y[-1]):.4g} to {math.exp(a.y[0]):.4g}" for a in (baseline, treatment)]
-        return refused("no_overlap", f"no loss is reached by both arms: {'; '.join(arms)}")
+        return no_forecast("no_overlap", f"no loss is reached by both arms: {'; '.join(arms)}")
     posterior = Posterior(baseline, treatment, reads, grid(settings, loss_noise))
     doubts = _doubts(posterior, (baseline, treatment), noise)
     at = tuple(_at_budget(posterior, c, settings, doubts) for c in flops)
-    slope = posterior.slope(*np.log10(CLASS_RANGE))
-    label, classes = classify(slope)
+    label, classes = classify(posterior.slope(*np.log10(CLASS_RANGE)))
     far = [a for a in at if a.status != "ok"]
     return Forecast(
         baseline.name,
@@ -344,7 +354,6 @@ def forecast(
         (10.0 ** float(reads.m[0]), 10.0 ** float(reads.m[-1])),
         tuple(zip(10.0**reads.treatment, np.exp(reads.y), strict=True)),
         at,
-        slope.central(0.9),
         label,
         classes,
         notes,
@@ -360,11 +369,11 @@ def last_gain(reads: Reads, settings: Settings, log10_flops: float) -> tuple[flo
 
 def _doubts(posterior: Posterior, arms: Sequence[Ladder], noise: float) -> list[str]:
     """Why nothing beyond these reads is more than a far extrapolation."""
-    found = []
+    doubts = []
     if len(posterior.reads.m) < FEW_READS:
-        found.append(f"{len(posterior.reads.m)} reads only (fewer than {FEW_READS})")
+        doubts.append(f"{len(posterior.reads.m)} reads only (fewer than {FEW_READS})")
     if posterior.roughness > ROUGH:
-        found.append(
+        doubts.append(
             f"the ladders are {posterior.roughness:.1f} times rougher than the noise expected of runs "
             f"({noise:.2g} of the loss; more than {ROUGH:g} times)"
         )
@@ -372,8 +381,8 @@ def _doubts(posterior: Posterior, arms: Sequence[Ladder], noise: float) -> list[
         slopes = np.diff(smooth(arm, noise)) / np.diff(arm.x)
         share = float(slopes[-1] * (arm.x[-1] - arm.x[0]) / (arm.y[-1] - arm.y[0]))
         if share < FLAT:
-            found.append(f"{arm.name} flattens: at its top the loss falls at {share:.0%} of its average rate")
-    return found
+            doubts.append(f"{arm.name} flattens: at its top the loss falls at {share:.0%} of its average rate")
+    return doubts
 
 
 def _at_budget(posterior: Posterior, flops: float, settings: Settings, doubts: Sequence[str]) -> AtBudget:
@@ -400,11 +409,11 @@ def _at_budget(posterior: Posterior, flops: float, settings: Settings, doubts: S
         "far_extrapolation" if reason else "ok",
         reason,
         math.exp(median),
-        _exp(distribution.central(0.5)),
-        _exp((low, high)),
+        distribution.factors(0.5),
+        (math.exp(low), math.exp(high)),
         decades,
         math.exp(last),
-        _exp((last - half, last + half)),
+        (math.exp(last - half), math.exp(last + half)),
         distribution,
     )
 
@@ -416,12 +425,6 @@ def _identical(baseline: Ladder, treatment: Ladder, flops: Sequence[float], note
     past = [max(0.0, math.log10(c / ends[1]), math.log10(ends[0] / c)) for c in flops]
     at = tuple(AtBudget(c, "ok", "", 1.0, one, one, d, 1.0, one, point(0.0)) for c, d in zip(flops, past, strict=True))
     label, classes = classify(point(0.0))
-    said = (*notes, "the arms hold the same runs: the gain is 1 by definition")
+    notes = (*notes, "the arms hold the same runs: the gain is 1 by definition")
     gains = tuple((float(c), 1.0) for c in np.exp(baseline.x))
-    return Forecast(
-        baseline.name, treatment.name, "ok", "", len(gains), ends, gains, at, (0.0, 0.0), label, classes, said
-    )
-
-
-def _exp(ends: tuple[float, float]) -> tuple[float, float]:
-    return math.exp(ends[0]), math.exp(ends[1])
+    return Forecast(baseline.name, treatment.name, "ok", "", len(gains), ends, gains, at, label, classes, notes)

@@ -65,9 +65,9 @@ def gains(baseline: Laws | None, treatment: Laws | None, log10_flops: Array, pro
         excess = t.E + np.exp(t.log_k - t.gamma * x) - b.E
         log_c = np.where(excess > 0, (b.log_k - np.log(np.maximum(excess, 1e-300))) / b.gamma, np.inf)
     log_gain = np.clip(np.nan_to_num(log_c - x, nan=UNBOUNDED), -UNBOUNDED, UNBOUNDED)
-    found = np.quantile(log_gain[1:] if s > 1 else log_gain, probabilities, axis=0)
-    found[list(probabilities).index(0.5)] = log_gain[0]
-    return np.asarray(found)
+    quantiles = np.quantile(log_gain[1:] if s > 1 else log_gain, probabilities, axis=0)
+    quantiles[list(probabilities).index(0.5)] = log_gain[0]
+    return np.asarray(quantiles)
 
 
 def floor_sensitivity(baseline: Ladder, treatment: Ladder, flops: Sequence[float]) -> dict[str, list[float]]:
@@ -90,10 +90,10 @@ def floor_sensitivity(baseline: Ladder, treatment: Ladder, flops: Sequence[float
         both = [Laws(p["E"], np.log(p["K"]), p["gamma"]) for p in map(_parameters, fits)]
         return sum(f.objective for f in fits), gains(both[0], both[1], x, (0.5,))[0]
 
-    shared = min((pinned(e) for e in np.linspace(0.0, highest, 40)), key=lambda found: found[0])[1]
+    shared = min((pinned(e) for e in np.linspace(0.0, highest, 40)), key=lambda fitted: fitted[0])[1]
     free = gains(frontier(baseline, 0), frontier(treatment, 0), x, (0.5,))[0]
     named = {"zero": pinned(0.0)[1], "shared": shared, "free": free}
-    return {name: [math.inf if y >= UNBOUNDED else math.exp(y) for y in found] for name, found in named.items()}
+    return {name: [math.inf if y >= UNBOUNDED else math.exp(y) for y in ratios] for name, ratios in named.items()}
 
 
 def _parameters(result: FitResult) -> dict[str, Array]:
@@ -114,7 +114,7 @@ def _chinchilla_frontier(result: FitResult, counted: float) -> Laws:
         return Laws(p["E"], log_k + gamma * (np.log(FLOP_PER_PARAM_TOKEN) + counted), gamma)
 
 
-def _finite(found: Laws) -> Laws | None:
+def _finite(laws: Laws) -> Laws | None:
     """Without resamples that failed; None when the fit itself did."""
-    good = np.isfinite(found.E) & np.isfinite(found.log_k) & (found.gamma > 0)
-    return Laws(*(part[good] for part in found)) if good[0] else None
+    good = np.isfinite(laws.E) & np.isfinite(laws.log_k) & (laws.gamma > 0)
+    return Laws(*(part[good] for part in laws)) if good[0] else None

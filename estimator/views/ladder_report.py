@@ -176,18 +176,7 @@ def document(found: Report) -> dict[str, object]:
             "reason": f.reason,
             "class": f.label,
             "class_probabilities": f.classes,
-            "estimates": [
-                {
-                    "flops": at.flops,
-                    "status": at.status,
-                    "reason": at.reason,
-                    "ceg_median": at.median,
-                    "ceg_interval_50": at.interval_50,
-                    "ceg_interval_90": at.interval_90,
-                    "extrapolation_decades": at.decades,
-                }
-                for at in f.at
-            ],
+            "estimates": [at.to_dict() for at in f.at],
             "notes": list(f.notes),
         },
         "literature": [
