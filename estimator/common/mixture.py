@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -48,6 +49,11 @@ class Mixture(NamedTuple):
     def central(self, content: float) -> tuple[float, float]:
         """The interval that leaves (1 - content) / 2 on each side."""
         return self.quantile((1 - content) / 2), self.quantile((1 + content) / 2)
+
+    def factors(self, content: float) -> tuple[float, float]:
+        """The same interval of exp(X)."""
+        low, high = self.central(content)
+        return math.exp(low), math.exp(high)
 
     def widened(self, sd: float) -> Mixture:
         """The sum with an independent normal of mean 0."""

@@ -128,7 +128,7 @@ def evaluate(
     return dataclasses.replace(
         answer,
         growth_per_decade=math.exp(slope.quantile(0.5)),
-        growth_interval=_exp(slope.central(interval)),
+        growth_interval=slope.factors(interval),
         label=label,
         classes=classes,
         above=above if prepared.currency == "flop" else None,
@@ -194,17 +194,13 @@ def answered(
         refused(prepared, reason, flops, interval=interval, sha256=sha256, seed=seed),
         status="far_extrapolation" if reason else "ok",
         median=math.exp(predictive.quantile(0.5)),
-        predictive=_exp(predictive.central(interval)),
-        predictive_50=_exp(predictive.central(0.5)),
-        predictive_90=_exp((low90, high90)),
+        predictive=predictive.factors(interval),
+        predictive_50=predictive.factors(0.5),
+        predictive_90=(math.exp(low90), math.exp(high90)),
         mean_median=math.exp(mean.quantile(0.5)),
-        mean_interval=_exp(mean.central(interval)),
+        mean_interval=mean.factors(interval),
         decades=decades,
     )
-
-
-def _exp(ends: tuple[float, float]) -> tuple[float, float]:
-    return math.exp(ends[0]), math.exp(ends[1])
 
 
 def _misspelt(question: contrasts.QuestionRows, baseline: str) -> list[str]:

@@ -167,18 +167,7 @@ def two_arms_document(found: TwoArms) -> dict[str, object]:
     for i, a in enumerate(f.at):
         by_floor = {name: finite(gains[i]) for name, gains in found.floors.items()}
         at.append(
-            {
-                "flops": a.flops,
-                "status": a.status,
-                "reason": a.reason,
-                "ceg_median": a.median,
-                "ceg_interval_50": a.interval_50,
-                "ceg_interval_90": a.interval_90,
-                "extrapolation_decades": a.decades,
-                "last_ceg": a.last,
-                "last_ceg_interval_90": a.last_90,
-                "frontier_ceg_by_floor": by_floor,
-            }
+            a.to_dict() | {"last_ceg": a.last, "last_ceg_interval_90": a.last_90, "frontier_ceg_by_floor": by_floor}
         )
     return {
         "schema": "ceg.fit",
