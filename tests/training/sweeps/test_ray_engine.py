@@ -292,9 +292,7 @@ def test_a_killed_worker_is_replaced_and_a_run_that_kills_its_workers_is_given_u
         outcome = run(ray_engine.RayEngine(tiny_corpus, tmp_path / "runs", slots=1), made, tmp_path)
     ((job, error),) = outcome.failed
     assert f"lost {ray_engine.RETRIES + 1} times" in error
-    # A process may die before it has taken the run, and Ray then starts one more: what is promised is the run's tries.
-    assert len(killed) >= ray_engine.RETRIES + 1
-    assert len(rows(tmp_path)) == 3
+    assert len(killed) == ray_engine.RETRIES + 1
     assert failures(tmp_path) == {job.config.run_id: error}
 
 
