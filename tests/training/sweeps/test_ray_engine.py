@@ -1,4 +1,4 @@
-import contextlib
+import collections
 import errno
 import json
 import math
@@ -74,26 +74,30 @@ def workers() -> set[int]:
     return found
 
 
-@contextlib.contextmanager
-def killing(most: int = sys.maxsize) -> Iterator[set[int]]:
-    """Kill workers as they are seen; gives the process ids."""
-    killed: set[int] = set()
-    over = threading.Event()
+def kill_workers_of(doomed: str, times: int, tries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the first `times` workers of one run be killed in the middle of it. Every try of any run adds its run_id as a
+    line to `tries`, also one that Ray would start by itself."""
 
-    def kill() -> None:
-        while not over.wait(0.05):
-            for pid in workers() - killed:
-                if len(killed) < most:
-                    killed.add(pid)
-                    os.kill(pid, signal.SIGKILL)
+    def train_or_die(place: Any, parts: Any, job: Any) -> Any:  # is sent to workers as code: they have no tests
+        from cegain.training.sweeps import ray_engine
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
-        yield killed
-    finally:
-        over.set()
-        thread.join()
+        with tries.open("a") as file:
+            file.write(f"{job.config.run_id}\n")
+        if job.config.run_id != doomed or tries.read_text().split().count(doomed) > times:
+            return ray_engine._train_job(place, parts, job)
+
+        def die() -> None:
+            while not (place.runs / doomed / "metrics.jsonl").exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        death = threading.Thread(target=die)
+        death.start()
+        ray_engine._train_job(place, parts, job)
+        death.join()  # however short the run, its result is not handed over
+        raise AssertionError("the worker is dead")
+
+    monkeypatch.setattr(ray_engine, "_train_job", train_or_die)
 
 
 def until(condition: Any, seconds: float = 120) -> None:
@@ -278,22 +282,37 @@ def test_a_run_that_no_node_can_hold_is_refused(tiny_corpus: Corpus, tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced_and_a_run_that_kills_its_workers_is_given_up(
-    tiny_corpus: Corpus, tmp_path: Path, cluster: Any
+def test_a_run_whose_worker_is_killed_is_trained_again_and_is_in_the_table_once(
+    tiny_corpus: Corpus, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = ladders(tiny_corpus, find_rates=False, arms=("baseline",), rungs=(1e9,), seeds=(3,))
-    with killing(1) as killed:
-        outcome = run(ray_engine.RayEngine(tiny_corpus, tmp_path / "runs", slots=2), made, tmp_path)
-    assert killed
-    assert outcome.failed == ()
-    assert len(rows(tmp_path)) == 3
+    names = [job.config.run_id for job in made.due({})]
+    undisturbed, disturbed, tries = tmp_path / "undisturbed", tmp_path / "disturbed", tmp_path / "tries"
+    assert run(pool.LocalPool(2, tiny_corpus.folder, undisturbed / "runs", threads=1), made, undisturbed).added == 3
+    kill_workers_of(names[0], 1, tries, monkeypatch)
+    outcome = run(ray_engine.RayEngine(tiny_corpus, disturbed / "runs", slots=2), made, disturbed)
+    assert outcome == sweep.Outcome(3, ())
+    assert sorted(row.run_id for row in training_runs.load(disturbed / "training_runs.csv")) == sorted(names)
+    assert rows(disturbed) == rows(undisturbed)
+    counts = collections.Counter(tries.read_text().split())
+    assert counts[names[0]] >= 2
+    assert all(1 <= counts[name] <= ray_engine.RETRIES + 1 for name in names)
+
+
+@pytest.mark.slow
+def test_a_run_that_kills_its_workers_is_given_up(
+    tiny_corpus: Corpus, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = ladders(tiny_corpus, find_rates=False, arms=("rope",), rungs=(1e9,), seeds=(1,))
-    with killing() as killed:
-        outcome = run(ray_engine.RayEngine(tiny_corpus, tmp_path / "runs", slots=1), made, tmp_path)
+    (name,) = (job.config.run_id for job in made.due({}))
+    kill_workers_of(name, sys.maxsize, tmp_path / "tries", monkeypatch)
+    outcome = run(ray_engine.RayEngine(tiny_corpus, tmp_path / "runs", slots=1), made, tmp_path)
     ((job, error),) = outcome.failed
+    assert (outcome.added, job.config.run_id) == (0, name)
     assert f"lost {ray_engine.RETRIES + 1} times" in error
-    assert len(killed) == ray_engine.RETRIES + 1
-    assert failures(tmp_path) == {job.config.run_id: error}
+    assert failures(tmp_path) == {name: error}
+    assert name not in rows(tmp_path)
+    assert 1 <= len((tmp_path / "tries").read_text().split()) <= ray_engine.RETRIES + 1
 
 
 @pytest.fixture(scope="module")
