@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cegain.shapes import architecture, arms
 from cegain.shapes.architecture import ModelShape, Stack
@@ -112,9 +112,9 @@ def resolve(corpus: Corpus, *, seed: int = 0, **options: Any) -> Config:
         ValueError: with every problem that was found, one line each.
     """
     problems: list[str] = []
-    made = None
+    config = None
     try:
-        made = fill_in(corpus.name, corpus.tokenizer, corpus.vocab_size, seed=seed, **options)
+        config = fill_in(corpus.name, corpus.tokenizer, corpus.vocab_size, seed=seed, **options)
     except ValueError as error:
         problems += str(error).splitlines()
     seq_len = (options.get("sizes") or {}).get("seq_len", DEFAULT_SEQ_LEN)
@@ -124,9 +124,9 @@ def resolve(corpus: Corpus, *, seed: int = 0, **options: Any) -> Config:
             validation_rows(corpus, seq_len, options.get("eval_tokens", Config.eval_tokens))
         except CorpusError as error:
             problems += error.problems
-    if made is None or problems:
+    if config is None or problems:
         raise ValueError("\n".join(problems))
-    return made
+    return config
 
 
 def fill_in(
@@ -146,7 +146,7 @@ def fill_in(
     micro_batch: int | None = None,
     processes: int = 1,
     sizes: dict[str, Any] | None = None,
-    **given: Any,
+    **fields: Any,
 ) -> Config:
     """The configuration of what was given and of rules for the rest.
 
@@ -166,14 +166,55 @@ def fill_in(
         micro_batch: sequences at once; None: all of a process's share.
         processes: that share a step.
         sizes: fields of ModelShape that are given, such as seq_len, n_layers, d_model.
-        given: other fields of Config.
+        fields: other fields of Config.
 
     Raises:
         ValueError: with every problem that was found, one line each.
     """
     arm = arms.canonical(stack, arm)
-    fields = arms.arm_shape_fields(stack, arm)
     sizes = {"seq_len": DEFAULT_SEQ_LEN, **(sizes or {}), "vocab_size": vocab_size}
+    size = _size(stack, arm, flops, batch, steps, processes, sizes)
+    _check(size, processes, learning_rate, warmup_steps)
+    share = size.batch // processes
+    micro = share if micro_batch is None else min(micro_batch, share)
+    if micro < 1 or share % micro:
+        raise ValueError(f"micro_batch must divide the {share} sequences of a process, got {micro_batch}; change it")
+    if learning_rate is None:
+        learning_rate = default_learning_rate(size.shape)
+    return Config(
+        stack=stack,
+        arm=arm,
+        seed=seed,
+        rung_flops=size.rung_flops,
+        flops=size.flops,
+        shape=size.shape,
+        batch=size.batch,
+        steps=size.steps,
+        corpus=corpus,
+        tokenizer=tokenizer,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        micro_batch=micro,
+        **_timetable(size.steps, schedule, learning_rate, warmup_steps, fields),
+    )
+
+
+class _Size(NamedTuple):
+    """The fields of Config with these names."""
+
+    shape: ModelShape
+    batch: int
+    steps: int
+    rung_flops: float
+    flops: float
+
+
+def _size(
+    stack: Stack, arm: str, flops: float | None, batch: int | None, steps: int | None, processes: int,
+    sizes: dict[str, Any],
+) -> _Size:  # fmt: skip
+    """By the budget's rule; by `batch`, `steps` and `sizes` where there is no budget."""
+    arm_fields = arms.arm_shape_fields(stack, arm)
     if ("n_layers" in sizes) != ("d_model" in sizes):
         raise ValueError("n_layers and d_model must be given together, got one of them; give --layers and --width")
     if flops is None:
@@ -182,17 +223,22 @@ def fill_in(
                 "flops must be given, or steps, batch, n_layers and d_model in its place; try --flops 1e12"
             )
         base = budget.baseline_shape(1.0, stack, **sizes)
-        shape = architecture.stack(stack, **{**sizes, "n_heads": base.n_heads, **fields})
+        shape = architecture.stack(stack, **{**sizes, "n_heads": base.n_heads, **arm_fields})
         tokens = steps * batch * shape.seq_len
-        flops = spent = tokens * architecture.flops_per_token(shape, batch_tokens=batch * shape.seq_len)
-    else:
-        found = budget.plan(flops, stack, fields, batch=batch, **sizes)
-        if batch is None and found.batch % processes:
-            found = budget.plan(flops, stack, fields, batch=processes * -(-found.batch // processes), **sizes)
-        shape, batch, planned, _, spent = found
-        if steps is not None:
-            spent *= steps / planned
-        steps = planned if steps is None else steps
+        spent = tokens * architecture.flops_per_token(shape, batch_tokens=batch * shape.seq_len)
+        return _Size(shape, batch, steps, spent, spent)
+    plan = budget.plan(flops, stack, arm_fields, batch=batch, **sizes)
+    if batch is None and plan.batch % processes:
+        plan = budget.plan(flops, stack, arm_fields, batch=processes * -(-plan.batch // processes), **sizes)
+    shape, batch, planned, _, spent = plan
+    if steps is None:
+        return _Size(shape, batch, planned, flops, spent)
+    return _Size(shape, batch, steps, flops, spent * (steps / planned))
+
+
+def _check(size: _Size, processes: int, learning_rate: float | None, warmup_steps: int | None) -> None:
+    """Raise ValueError with one line per problem."""
+    _, batch, steps, _, _ = size
     problems = []
     if learning_rate is not None and not 0 < learning_rate < math.inf:
         problems.append(f"learning_rate must be above 0, got {learning_rate}; try 0.003")
@@ -205,41 +251,24 @@ def fill_in(
         problems.append(f"batch must be a multiple of the {processes} processes, got {batch}; change --batch")
     if problems:
         raise ValueError("\n".join(problems))
-    share = batch // processes
-    micro = share if micro_batch is None else min(micro_batch, share)
-    if micro < 1 or share % micro:
-        raise ValueError(f"micro_batch must divide the {share} sequences of a process, got {micro_batch}; change it")
-    if learning_rate is None:
-        learning_rate = default_learning_rate(shape)
+
+
+def _timetable(
+    steps: int, schedule: Schedule, learning_rate: float, warmup_steps: int | None, fields: dict[str, Any]
+) -> dict[str, Any]:
+    """Fields of Config for what happens when. Those among `fields` stand; evaluations fall on logged steps."""
     warmup = warmup_steps or min(steps, max(1, round(WARMUP * steps)))
     decay = steps - warmup if schedule == "cosine" else min(steps - warmup, max(1, round(DECAY * steps)))
-    config: dict[str, Any] = {
+    log_every = fields.get("log_every", max(1, min(10, steps // 20)))
+    if "eval_every" in fields:
+        log_every = math.gcd(log_every, fields["eval_every"])
+    timetable = {
         "final_learning_rate": FINAL[schedule] * learning_rate,
         "warmup_steps": warmup,
         "decay_steps": max(decay, 1),
-        "log_every": max(1, min(10, steps // 20)),
-        **given,
+        "eval_every": log_every * max(1, round(steps / 4 / log_every)),
     }
-    # Evaluations fall on logged steps.
-    if "eval_every" in config:
-        config["log_every"] = math.gcd(config["log_every"], config["eval_every"])
-    config.setdefault("eval_every", config["log_every"] * max(1, round(steps / 4 / config["log_every"])))
-    return Config(
-        stack=stack,
-        arm=arm,
-        seed=seed,
-        rung_flops=flops,
-        flops=spent,
-        shape=shape,
-        batch=batch,
-        steps=steps,
-        corpus=corpus,
-        tokenizer=tokenizer,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        micro_batch=micro,
-        **config,
-    )
+    return {**timetable, **fields, "log_every": log_every}
 
 
 def default_learning_rate(shape: ModelShape) -> float:
