@@ -279,3 +279,11 @@ def test_the_pattern_finds_paths(text: str) -> None:
 @pytest.mark.parametrize("text", ["https://x.org/home/a", "estimator/data/x.csv", "FLOP/s per token", "1/work"])
 def test_the_pattern_lets_other_slashes_pass(text: str) -> None:
     assert not ABSOLUTE_PATH.search(text)
+
+
+def test_no_file_holds_a_merge_that_was_left_half_done() -> None:
+    pages = sorted((ROOT / "estimator" / "explorer").rglob("*.*s"))  # scripts and styles are no part of `_tracked`
+    assert len(pages) > 10
+    half = re.compile(r"^(<{7}|={7}|>{7})( |$)", re.MULTILINE)
+    assert [str(f.relative_to(ROOT)) for f in {*_tracked(), *pages} if half.search(f.read_text("utf-8"))] == []
+    assert half.search("a\n" + "=" * 7 + "\nb")

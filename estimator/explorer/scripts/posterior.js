@@ -1,11 +1,8 @@
 "use strict";
 
 /* Answers in the browser, from the posterior that estimator/explorer/posterior.py wrote. Mirrors
-   estimator/gain/method.py, curves.py, interaction.py, in_currency.py and answer.py. Budgets in FLOP, gains as factors,
+   estimator/gain/method.py, chain.py, interaction.py, in_currency.py and answer.py. Budgets in FLOP, gains as factors,
    curves of ln CEG. */
-=======
-   curves.py, interaction.py, in_currency.py and answer.py. Budgets in FLOP, gains as factors, curves of ln CEG. */
->>>>>>> Stashed changes
 
 globalThis.ceg ??= {};
 
