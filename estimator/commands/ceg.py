@@ -21,67 +21,36 @@ from cegain.commands.options import (
     output_path,
     print_json,
     question_options,
+    show,
     single,
     write,
 )
 from cegain.tables.published_gains import published
 
-_RUNS, _TRAIN = "cegain.commands.runs", "cegain.training.commands.train"
+_HERE, _TRAIN = "cegain.commands", "cegain.training.commands"
 
 
 @click.group(
     cls=Group,
     lazy={
-        "fit": (_RUNS, "fit_command", "Scaling law of one arm, or the gain between two, from a table of runs."),
-        "backtest": (_RUNS, "backtest_command", "Hide the top of ladders, predict the gains there, and score it."),
-        "plot": (
-            "cegain.commands.plot",
-            "plot_command",
-            "Pictures: CEG against scale, stacks, ladders, kernels, backtests.",
-        ),
-        "ladder": ("cegain.commands.ladder", "ladder_command", "What our own runs say: gains by rung, forecast."),
-        "classify": (
-            "cegain.commands.classify",
-            "classify_command",
-            "Does a gain depend on compute? The source paper's classes beside ours.",
-        ),
-        "scenario": (
-            "cegain.commands.scenario",
-            "scenario_command",
-            "Hardware frozen at a budget: what algorithms alone still bring.",
-        ),
-        "report": (
-            "cegain.commands.report",
-            "report_command",
-            "All answers as one page for a browser, to choose and compare in.",
-        ),
-        "speedup": (_RUNS, "speedup_command", "The gain behind one pair of losses, with all it depends on."),
-        "steptime": ("cegain.commands.steptime", "steptime_command", "Time of a training step or of a decoded token."),
-        "synthetic": (_RUNS, "synthetic_command", "Write a table of made-up runs with a known gain."),
-        "bench": (
-            "cegain.benchmarks.cli_bench",
-            "bench_group",
-            "Times of kernels on a device, and the table that holds them.",
-        ),
-        "train": (_TRAIN, "train_command", "Train one arm of a stack at one budget."),
-        "ablate": (
-            "cegain.training.commands.ablate",
-            "ablate_command",
-            "A ladder of ablations: arms by budgets by seeds.",
-        ),
-        "runs": (_TRAIN, "runs_command", "A table of training runs: how far, what loss, how fast."),
-        "curves": (_TRAIN, "curves_command", "Loss curves of training runs, as a picture."),
-        "collect": (_TRAIN, "collect_command", "Add finished runs to a training_runs.csv."),
-        "data": (
-            "cegain.training.commands.data",
-            "data_command",
-            "Text to train on: prepare a corpus, list those that are there.",
-        ),
-        "flops": (
-            "cegain.training.commands.flops",
-            "flops_command",
-            "FLOP of an arm, term by term, beside torch's and fvcore's.",
-        ),
+        (f"{_HERE}.runs", "fit"): "Scaling law of one arm, or the gain between two, from a table of runs.",
+        (f"{_HERE}.runs", "backtest"): "Hide the top of ladders, predict the gains there, and score it.",
+        (f"{_HERE}.plot", "plot"): "Pictures: CEG against scale, stacks, ladders, kernels, backtests.",
+        (f"{_HERE}.ladder", "ladder"): "What our own runs say: gains by rung, forecast.",
+        (f"{_HERE}.classify", "classify"): "Does a gain depend on compute? The source paper's classes beside ours.",
+        (f"{_HERE}.scenario", "scenario"): "Hardware frozen at a budget: what algorithms alone still bring.",
+        (f"{_HERE}.report", "report"): "All answers as one page for a browser, to choose and compare in.",
+        (f"{_HERE}.runs", "speedup"): "The gain behind one pair of losses, with all it depends on.",
+        (f"{_HERE}.steptime", "steptime"): "Time of a training step or of a decoded token.",
+        (f"{_HERE}.runs", "synthetic"): "Write a table of made-up runs with a known gain.",
+        ("cegain.benchmarks.cli_bench", "bench"): "Times of kernels on a device, and the table that holds them.",
+        (f"{_TRAIN}.train", "train"): "Train one arm of a stack at one budget.",
+        (f"{_TRAIN}.ablate", "ablate"): "A ladder of ablations: arms by budgets by seeds.",
+        (f"{_TRAIN}.train", "runs"): "A table of training runs: how far, what loss, how fast.",
+        (f"{_TRAIN}.train", "curves"): "Loss curves of training runs, as a picture.",
+        (f"{_TRAIN}.train", "collect"): "Add finished runs to a training_runs.csv.",
+        (f"{_TRAIN}.data", "data"): "Text to train on: prepare a corpus, list those that are there.",
+        (f"{_TRAIN}.flops", "flops"): "FLOP of an arm, term by term, beside torch's and fvcore's.",
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -131,10 +100,7 @@ def list_command(as_json: bool, **options: Any) -> None:
     from cegain.views import listing
 
     tables = load_evidence(options["evidence"], options["only_evidence"], [])
-    if as_json:
-        print_json(listing.overview_document(tables))
-    else:
-        listing.print_overview(console(), tables)
+    show(as_json, listing.overview_document, listing.print_overview, tables)
 
 
 @ceg.command("show")
@@ -160,10 +126,7 @@ def show_command(algo: str, currency: str, as_json: bool, **options: Any) -> Non
     except algorithms.UnknownAlgorithm as error:
         problems.append(str(error))
     tables = load_evidence(options["evidence"], options["only_evidence"], problems)
-    if as_json:
-        print_json(listing.rows_document(tables, name, currency))
-    else:
-        listing.print_rows(console(), tables, name, currency)
+    show(as_json, listing.rows_document, listing.print_rows, tables, name, currency)
 
 
 @ceg.command("paper")
@@ -173,10 +136,7 @@ def paper_command(as_json: bool) -> None:
     from cegain import estimate
     from cegain.paper import reread
 
-    if as_json:
-        print_json(reread.as_dict(estimate))
-    else:
-        reread.render(console(), estimate)
+    show(as_json, reread.as_dict, reread.render, estimate)
 
 
 @ceg.command("coverage")
@@ -204,22 +164,14 @@ def coverage_command(stacks: bool, as_json: bool, store: bool, **options: Any) -
         from cegain.checks import stack_coverage
 
         of_stacks = stack_coverage.leave_one_combination_out(tables.rows)
-        if as_json:
-            print_json(stack_coverage.document(of_stacks))
-        else:
-            stack_coverage.print_report(console(), of_stacks)
+        show(as_json, stack_coverage.document, stack_coverage.print_report, of_stacks)
         return
     tables = published(tables)
     studies = coverage.studies(tables.rows)
     steps = track(studies, "leaving out", console=Console(stderr=True), transient=True)
     report = coverage.leave_one_study_out(tables.rows, steps)
     if store:
-        for path, content in (
-            (prior.PRIOR_FILE, prior.document(tables)),
-            (coverage.COVERAGE_FILE, coverage.stored(tables, report)),
-        ):
+        documents = {prior.PRIOR_FILE: prior.document(tables), coverage.COVERAGE_FILE: coverage.stored(tables, report)}
+        for path, content in documents.items():
             write("--write", path, (json.dumps(content, indent=2) + "\n").encode())
-    if as_json:
-        print_json(coverage.document(report))
-    else:
-        coverage.print_report(console(), report)
+    show(as_json, coverage.document, coverage.print_report, report)

@@ -7,12 +7,11 @@ import click
 from cegain.commands.options import (
     IMAGE_TYPES,
     Command,
-    console,
     evidence_options,
     load_evidence,
     one_budget,
     output_path,
-    print_json,
+    show,
     single,
     write,
 )
@@ -43,14 +42,9 @@ def classify_command(
     tables = load_evidence(evidence, only_evidence, problems)
     from cegain.views import classify
 
-    found = classify.classify(tables, *ends)
+    verdicts = classify.classify(tables, *ends)
     if picture is not None:
         from cegain.pictures import classes
 
-        write("--output", picture, classes.draw(found, picture.suffix.lower()))
-    if as_json:
-        print_json(classify.document(found))
-    else:
-        classify.print_report(console(), found)
-        if picture is not None:
-            click.echo(f"wrote {output}")
+        write("--output", picture, classes.draw(verdicts, picture.suffix.lower()))
+    show(as_json, classify.document, classify.print_report, verdicts, picture=output)

@@ -42,7 +42,7 @@ class Picture(NamedTuple):
 
 def pictures() -> list[Picture]:
     """All pictures, in the order of the index; those of ladders and kernels by what is in the tables."""
-    found = [
+    return [
         Picture("ceg.svg", "The gain against scale, for three algorithms", _plot("moe,rope,muon")),
         Picture("ceg_all.svg", "The same for every algorithm with a gain in FLOP", _plot(",".join(_answered()))),
         Picture("stacks.svg", "Combinations, their parts and the product of these", _plot("layernorm+rope,moe+rope")),
@@ -67,10 +67,11 @@ def pictures() -> list[Picture]:
         Picture("backtest.svg", "Are forecasts of ladders honest?", ("plot", "--backtest")),
         *_ladders(),
         *_kernels(),
+        *(
+            Picture(f"pattern_{name}.svg", f"{name} attention: {words}", ("plot", "--pattern", name))
+            for name, words in _PATTERNS.items()
+        ),
     ]
-    for name, words in _PATTERNS.items():
-        found.append(Picture(f"pattern_{name}.svg", f"{name} attention: {words}", ("plot", "--pattern", name)))
-    return found
 
 
 def _plot(algo: str, *options: str) -> tuple[str, ...]:
@@ -80,10 +81,10 @@ def _plot(algo: str, *options: str) -> tuple[str, ...]:
 def _answered() -> list[str]:
     """Algorithms that published or own rows give a level in FLOP."""
     rows = evidence.load().rows
-    asked = {
+    questions = {
         name: contrasts.question(rows, name, algorithms.get(name).replaces[0], "flop") for name in algorithms.names()
     }
-    return [name for name, question in asked.items() if any(used.fixes_level for used in question.used)]
+    return [name for name, question in questions.items() if any(row.fixes_level for row in question.used)]
 
 
 def _ladders() -> Iterator[Picture]:
@@ -103,14 +104,14 @@ def _kernels() -> Iterator[Picture]:
         return
     rows = kernel_times.load(kernel_times.KERNEL_TIMES)
     for device in sorted({row.device for row in rows}):
-        mine = [row for row in rows if row.device == device]
+        of_device = [row for row in rows if row.device == device]
         end = "".join(letter if letter.isalnum() else "_" for letter in device.lower().replace(", ", "_"))
         for family, kind in kernel_families.FAMILIES.items():
-            if any(kind.belongs(row) for row in mine):
+            if any(kind.belongs(row) for row in of_device):
                 shows = f"{kind.title}: times and rates on {device}"
                 arguments = ("plot", "--kernels", family, "--device", device)
                 yield Picture(f"kernels_{family}_{end}.svg", shows, arguments)
-        if kernel_families.ceilings(mine) is not None:
+        if kernel_families.ceilings(of_device) is not None:
             shows = f"All operations under the roofline of {device}"
             yield Picture(f"roofline_{end}.svg", shows, ("plot", "--roofline", "--device", device))
 
@@ -123,12 +124,12 @@ def check(folder: Path) -> list[str]:
         return [f"--gallery: a folder is needed (found the file {str(folder)!r}). Name a folder."]
     if not os.access(folder.parent, os.W_OK):
         return [f"--gallery: the folder above it can be written (found {str(folder.parent)!r}). Choose another."]
-    there = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    others = [name for name in there if name != INDEX and not name.endswith(".svg")]
-    if there and (others or INDEX not in there):
-        found = ", ".join((others or there)[:3])
-        return [f"--gallery: the folder is new, empty, or a gallery (found {found} in it). Choose another."]
-    if there and not (folder / INDEX).read_text(encoding="utf-8", errors="replace").startswith(_OPENING):
+    names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    others = [name for name in names if name != INDEX and not name.endswith(".svg")]
+    if names and (others or INDEX not in names):
+        some = ", ".join((others or names)[:3])
+        return [f"--gallery: the folder is new, empty, or a gallery (found {some} in it). Choose another."]
+    if names and not (folder / INDEX).read_text(encoding="utf-8", errors="replace").startswith(_OPENING):
         return [f"--gallery: the folder is new, empty, or a gallery (found another {INDEX} in it). Choose another."]
     return []
 
@@ -140,24 +141,21 @@ def make(folder: Path, chosen: Sequence[Picture] | None = None) -> list[Picture]
         folder: see `check`.
         chosen: `pictures` without it.
 
-    Returns:
-        What was drawn.
-
     Raises:
         click.ClickException: of a command; the folder is then as it was.
         OSError: the folder cannot be written.
     """
     from cegain.commands.ceg import ceg
 
-    found = pictures() if chosen is None else list(chosen)
+    drawn = pictures() if chosen is None else list(chosen)
     target = folder.resolve()
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as place:
         new, old = Path(place, "new"), Path(place, "old")
         new.mkdir()
-        for picture in found:
+        for picture in drawn:
             with contextlib.redirect_stdout(io.StringIO()):
                 ceg.main([*picture.arguments, "-o", str(new / picture.file)], standalone_mode=False)
-        (new / INDEX).write_text(index(found), encoding="utf-8")
+        (new / INDEX).write_text(index(drawn), encoding="utf-8")
         if target.exists():
             os.replace(target, old)
         try:
@@ -167,10 +165,10 @@ def make(folder: Path, chosen: Sequence[Picture] | None = None) -> list[Picture]
                 os.replace(old, target)
             raise
         shutil.rmtree(old, ignore_errors=True)
-    return found
+    return drawn
 
 
-def index(found: Sequence[Picture]) -> str:
+def index(drawn: Sequence[Picture]) -> str:
     """The index as Markdown: a line and the command for each picture, and the picture."""
     lines = [
         "# Gallery",
@@ -178,7 +176,7 @@ def index(found: Sequence[Picture]) -> str:
         "Made by `ceg plot --gallery docs/gallery/`. Each picture says on its last line what it is made of; the commit",
         "there is the last one that changed code or tables.",
     ]
-    for picture in found:
+    for picture in drawn:
         words = " ".join(f'"{word}"' if " " in word else word for word in picture.arguments)
         command = f"`ceg {words} -o {picture.file}`"
         lines += ["", f"**{picture.shows}**", "", command, "", f"![{picture.shows}]({picture.file})"]

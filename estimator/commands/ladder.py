@@ -11,15 +11,14 @@ from cegain.commands.options import (
     IMAGE_TYPES,
     BadInput,
     Command,
-    console,
+    gathered,
     output_path,
     parse_budgets,
-    print_json,
     refuse,
+    show,
     single,
     write,
 )
-from cegain.tables.problems import EvidenceError
 
 if TYPE_CHECKING:
     from cegain.ladders.seed_ladder import StackRuns
@@ -51,35 +50,28 @@ def ladder_command(at: tuple[str, ...], store: bool, as_json: bool, **options: A
     algo, output = options["algo"], options["output"]
     picture = output_path("--output", output, problems, IMAGE_TYPES)
     budgets = parse_budgets(",".join(at), problems, "--at") if at else []
+    of_one = ["--at"] * bool(at) + ["--output"] * (output is not None)
     if store:
-        given = ["--algo"] * (algo is not None) + ["--runs"] * (options["runs"] is not None) + ["--json"] * as_json
-        given += ["--at"] * bool(at) + ["--output"] * (output is not None)
-        problems += [
-            f"{name}: it goes without --write, which takes all of this project's runs. Leave it out." for name in given
-        ]
+        misplaced = ["--algo"] * (algo is not None) + ["--runs"] * (options["runs"] is not None) + ["--json"] * as_json
+        rule = "it goes without --write, which takes all of this project's runs. Leave it out."
+        problems += [f"{name}: {rule}" for name in misplaced + of_one]
         _write_own_gains(problems)
         return
     if algo is None:
-        given = ["--at"] * bool(at) + ["--output"] * (output is not None)
-        problems += [f"{name}: it goes with an algorithm. Add --algo rope; `ceg list` shows all." for name in given]
+        problems += [f"{name}: it goes with an algorithm. Add --algo rope; `ceg list` shows all." for name in of_one]
     stacks = _stacks(options["runs"], problems)
     of_stack = _named(options["stack"], stacks, problems)
     if algo is None:
         _overview(of_stack, stacks.get("bare"), options["runs"], problems, as_json)
         return
-    found = _report(algo, of_stack, budgets, problems)
+    report = _report(algo, of_stack, budgets, problems)
     from cegain.views import ladder_report
 
     if picture is not None:
         from cegain.pictures import ladder
 
-        write("--output", picture, ladder.draw(found, picture.suffix.lower()))
-    if as_json:
-        print_json(ladder_report.document(found))
-    else:
-        ladder_report.print_report(console(), found)
-        if picture is not None:
-            click.echo(f"wrote {output}")
+        write("--output", picture, ladder.draw(report, picture.suffix.lower()))
+    show(as_json, ladder_report.document, ladder_report.print_report, report, picture=output)
 
 
 def _write_own_gains(problems: list[str]) -> None:
@@ -89,10 +81,8 @@ def _write_own_gains(problems: list[str]) -> None:
     from cegain.tables.published_gains import OWN_GAINS
 
     content = b""
-    try:
+    with gathered(problems):
         content = own_gains.content(training_runs.TRAINING_RUNS)
-    except EvidenceError as error:
-        problems += map(str, error.problems)
     refuse(problems)
     write("--write", OWN_GAINS, content)
     click.echo(f"wrote {OWN_GAINS.name}: {content.count(10) - 1} gains of {training_runs.TRAINING_RUNS.name}")
@@ -106,19 +96,17 @@ def _stacks(runs: str | None, problems: list[str]) -> dict[str, StackRuns]:
     if runs is None and not training_runs.TRAINING_RUNS.exists():
         problems.append("--runs: this project has no runs of its own yet (found no training_runs.csv). Name a table.")
         return {}
-    try:
+    with gathered(problems):
         return seed_ladder.load(training_runs.TRAINING_RUNS if runs is None else Path(runs))
-    except EvidenceError as error:
-        problems += map(str, error.problems)
-        return {}
+    return {}
 
 
 def _named(stack: str, stacks: dict[str, StackRuns], problems: list[str]) -> StackRuns | None:
     """One of a table's stacks, or None with a problem added if the table was read."""
-    found = stacks.get(stack, stacks.get(""))
-    if found is None and stacks:
+    of_stack = stacks.get(stack, stacks.get(""))
+    if of_stack is None and stacks:
         problems.append(f"--stack: one of the table's, {', '.join(stacks)} (found {stack!r}). Use one of them.")
-    return found
+    return of_stack
 
 
 def _overview(
@@ -131,15 +119,10 @@ def _overview(
     if of_stack is None:  # the table says why
         raise BadInput(problems)
     table: list[training_runs.TrainingRun] = []
-    try:
+    with gathered(problems):
         table = training_runs.load(training_runs.TRAINING_RUNS if runs is None else Path(runs))
-    except EvidenceError as error:
-        problems += map(str, error.problems)
     refuse(problems)
-    if as_json:
-        print_json(ladder_overview.document(of_stack, table, bare))
-    else:
-        ladder_overview.print_overview(console(), of_stack, table, bare)
+    show(as_json, ladder_overview.document, ladder_overview.print_overview, of_stack, table, bare)
 
 
 def _report(algo: str, of_stack: StackRuns | None, budgets: list[float], problems: list[str]) -> ladder_report.Report:
@@ -157,9 +140,9 @@ def _report(algo: str, of_stack: StackRuns | None, budgets: list[float], problem
         problems.append(f"--algo: {error}")
     pair = seed_ladder.pair_of(of_stack, name) if of_stack is not None and name else None
     if of_stack is not None and name is not None and pair is None:
-        there = ", ".join(dict.fromkeys(pair[0] for pair in of_stack.pairs)) or "none"
+        others = ", ".join(dict.fromkeys(pair[0] for pair in of_stack.pairs)) or "none"
         problems.append(
-            f"--algo: runs with and without it are in the table (found {name!r}; there are: {there}). Train it: "
+            f"--algo: runs with and without it are in the table (found {name!r}; there are: {others}). Train it: "
             f"`ceg ablate --help`."
         )
     if problems or of_stack is None or pair is None:

@@ -1,7 +1,11 @@
-"""What commands share: the options that put a question, reading options and refusing bad ones, printing."""
+"""What every command shares: reading options, refusing bad ones with rule, value and remedy, printing.
+
+Here too: the options that put a question, which `ceg estimate` and `ceg plot` share, and its answer.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import io
@@ -9,13 +13,12 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cegain.common.text import as_number
 from cegain.gain.evidence import load
 from cegain.tables.files import write_atomically
 from cegain.tables.problems import EvidenceError
@@ -38,13 +41,27 @@ class BadInput(click.UsageError):
 
 
 def refuse(problems: Sequence[str]) -> None:
-    """Raise all problems that were noted, if any.
-
-    Raises:
-        BadInput: all of them.
-    """
+    """End the command if anything is wrong."""
     if problems:
         raise BadInput(problems)
+
+
+@contextlib.contextmanager
+def gathered(problems: list[str], prefix: str = "") -> Iterator[None]:
+    """Add what is wrong with the evidence that is read in the block to `problems`, to report all at once."""
+    try:
+        yield
+    except EvidenceError as error:
+        problems += [f"{prefix}{problem}" for problem in error.problems]
+
+
+@contextlib.contextmanager
+def refused(problems: Sequence[str] = (), prefix: str = "") -> Iterator[None]:
+    """End the command if evidence that is read in the block is wrong, with `problems` found before."""
+    try:
+        yield
+    except EvidenceError as error:
+        raise BadInput([*problems, *(f"{prefix}{problem}" for problem in error.problems)]) from None
 
 
 class Command(click.Command):
@@ -65,14 +82,14 @@ class Command(click.Command):
 class Group(click.Group):
     """A group that knows some of its commands by name only, and imports them when they are called.
 
-    `lazy` maps a command's name to (module, attribute, line of help).
+    `lazy` maps (module, name of the command) to its line of help; the module has it as NAME_command or NAME_group.
     """
 
     command_class = Command
 
-    def __init__(self, *args: Any, lazy: dict[str, tuple[str, str, str]] | None = None, **settings: Any) -> None:
+    def __init__(self, *args: Any, lazy: dict[tuple[str, str], str] | None = None, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.lazy = lazy or {}
+        self.lazy = {name: (module, line) for (module, name), line in (lazy or {}).items()}
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Names of all commands."""
@@ -82,20 +99,20 @@ class Group(click.Group):
         """The command of this name, imported now if it is a lazy one."""
         if name not in self.lazy:
             return super().get_command(context, name)
-        module, attribute, _ = self.lazy[name]
         try:
-            command: click.Command = getattr(importlib.import_module(module), attribute)
+            module = importlib.import_module(self.lazy[name][0])
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] == _OURS:
                 raise
             raise BadInput(
                 [f"ceg {name}: {error.name} is installed (found none). Try: pip install '.[torch]' in the checkout."]
             ) from None
+        command: click.Command = getattr(module, f"{name}_command", None) or getattr(module, f"{name}_group")
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """List all commands with a line of help each, importing none."""
-        lines = [(name, help_line) for name, (_, _, help_line) in self.lazy.items()]
+        lines = [(name, line) for name, (_, line) in self.lazy.items()]
         lines += [(name, command.get_short_help_str(80)) for name, command in self.commands.items()]
         with formatter.section("Commands"):
             formatter.write_dl(sorted(lines))
@@ -106,7 +123,10 @@ def parse_budgets(text: str, problems: list[str], option: str = "--flops") -> li
     remedy = "Try 1e24, a list 1e22,1e24, or a range 1e18:1e26."
 
     def one(part: str) -> float:
-        value = as_number(part)
+        try:
+            value = float(part)
+        except ValueError:
+            value = math.nan
         if FLOPS_RANGE[0] <= value <= FLOPS_RANGE[1]:
             return value
         problems.append(
@@ -137,10 +157,10 @@ def parse_budgets(text: str, problems: list[str], option: str = "--flops") -> li
 def one_budget(option: str, text: str, problems: list[str]) -> float:
     """One budget (FLOP), or NaN with a problem added."""
     before = len(problems)
-    found = parse_budgets(text, problems, option)
-    if len(found) != 1 and len(problems) == before:
+    budgets = parse_budgets(text, problems, option)
+    if len(budgets) != 1 and len(problems) == before:
         problems.append(f"{option}: one budget is needed (found {text!r}). Try 1e24.")
-    return found[0] if len(found) == 1 else math.nan
+    return budgets[0] if len(budgets) == 1 else math.nan
 
 
 def load_evidence(paths: Sequence[str], only: bool, problems: list[str]) -> Evidence:
@@ -152,22 +172,45 @@ def load_evidence(paths: Sequence[str], only: bool, problems: list[str]) -> Evid
     if only and not paths:
         problems.append("--only-evidence: leaves no evidence without --evidence PATH. Add a table.")
     tables = Evidence((), "", ())
-    try:
+    with gathered(problems):
         tables = load(paths, shipped=not only)
-    except EvidenceError as error:
-        problems += map(str, error.problems)
     refuse(problems)
     return tables
 
 
-def number(option: str, text: str, problems: list[str], example: str, convert: Callable[[str], Any] = float) -> Any:
-    """The value of an option, or None with a problem added."""
-    try:
-        return convert(text)
-    except ValueError:
-        kind = "whole number" if convert is int else "number"
-        problems.append(f"{option}: a {kind} is needed (found {text!r}). Try {example}.")
+def flag(name: str) -> str:
+    """An option as it is typed, from the name of its value."""
+    return f"--{name.replace('_', '-')}"
+
+
+def number(
+    option: str, text: str | None, problems: list[str], example: str, convert: Callable[[str], Any] = float,
+    *, fits: Callable[[Any], bool] | None = None, rule: str = "", found: str = "{text!r}",
+) -> Any:  # fmt: skip
+    """The value of an option; None where it was not given, and, with a problem added, where it is no number or
+    `fits` says no. `rule` and `found`, a format of `text` and `value`, word that problem.
+    """
+    if text is None:
         return None
+    try:
+        value = convert(text)
+    except ValueError:
+        rule = f"a {'whole number' if convert is int else 'number'} is needed"
+        problems.append(f"{option}: {rule} (found {text!r}). Try {example}.")
+        return None
+    if fits is None or fits(value):
+        return value
+    problems.append(f"{option}: {rule} (found {found.format(text=text, value=value)}). Try {example}.")
+    return None
+
+
+# How `number` reads what is common.
+POSITIVE: dict[str, Any] = {
+    "fits": lambda value: math.isfinite(value) and value > 0, "rule": "a finite number above 0 is needed"
+}  # fmt: skip
+COUNT: dict[str, Any] = {
+    "convert": int, "fits": lambda value: value >= 0, "rule": "a whole number of at least 0 is needed"
+}  # fmt: skip
 
 
 def output_path(option: str, path: str | None, problems: list[str], endings: Sequence[str]) -> Path | None:
@@ -201,8 +244,8 @@ def write(option: str, path: Path, content: bytes) -> None:
 def _once(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> str | None:
     """The one value of an option. click keeps the last of several and says nothing; here nothing is lost."""
     if len(values) > 1:
-        found = ", ".join(map(repr, values))
-        raise click.BadParameter(f"it is given once (found {found}). Remove all but one.", context, option)
+        all_values = ", ".join(map(repr, values))
+        raise click.BadParameter(f"it is given once (found {all_values}). Remove all but one.", context, option)
     return values[0] if values else None
 
 
@@ -223,6 +266,18 @@ def print_json(document: object) -> None:
     click.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
+def show(
+    as_json: bool, document: Callable[..., object], report: Callable[..., object], *content: Any, picture: Any = None
+) -> None:
+    """The JSON document of the content; or its report on the console, and the picture's name if one was drawn."""
+    if as_json:
+        print_json(document(*content))
+        return
+    report(console(), *content)
+    if picture is not None:
+        click.echo(f"wrote {picture}")
+
+
 def console() -> Any:
     """A rich console that prints data as it is, markup-like text included."""
     from rich.console import Console
@@ -234,47 +289,27 @@ def console() -> Any:
 
 def evidence_options(command: Callable[..., None]) -> Callable[..., None]:
     """Options that every command on evidence shares."""
-    command = click.option("--only-evidence", is_flag=True, help="Leave the shipped tables out; needs --evidence.")(
-        command
-    )
-    return click.option(
-        "--evidence",
-        multiple=True,
-        metavar="PATH",
-        help="A table of gains of your own, file or folder; read beside the shipped one.",
-    )(command)
+    only = click.option("--only-evidence", is_flag=True, help="Leave the shipped tables out; needs --evidence.")
+    more = "A table of gains of your own, file or folder; read beside the shipped one."
+    return click.option("--evidence", multiple=True, metavar="PATH", help=more)(only(command))
 
 
 def question_options(command: Callable[..., None], required: bool = True) -> Callable[..., None]:
     """Options that say what is asked."""
-    for option in reversed(
-        (
-            click.option(
-                "--algo",
-                required=required,
-                multiple=True,
-                callback=joined,
-                metavar="NAME[,NAME...]",
-                help="Algorithm(s); see `ceg list`.",
-            ),
-            click.option(
-                "--flops",
-                required=required,
-                multiple=True,
-                callback=joined,
-                metavar="C",
-                help="Training FLOP spent with it: 1e24, 1e22,1e24 or 1e18:1e26.",
-            ),
-            single("--currency", default="flop", metavar="flop|time|usd|decode", help="What is counted (flop)."),
-            single("--baseline", metavar="NAME", help="What it replaces, if not its default."),
-            single("--device", metavar="NAME", help="In time, usd, decode: where it runs (h100); see `ceg steptime`."),
-            single("--baseline-device", metavar="NAME", help="Where the other model runs, if elsewhere."),
-            single("--seq-len", metavar="T", help="In time, usd, decode: tokens of a sequence (2048)."),
-            single("--interval", default="0.9", metavar="P", help="Probability of the intervals (0.9)."),
-            single("--seed", default="0", metavar="N", help="Recorded; the method draws nothing."),
-            click.option("--no-prior", is_flag=True, help="Without the slope prior shared between algorithms."),
-        )
-    ):
+    needed: dict[str, Any] = {"required": required, "multiple": True, "callback": joined}
+    flops = "Training FLOP spent with it: 1e24, 1e22,1e24 or 1e18:1e26."
+    for option in (
+        click.option("--no-prior", is_flag=True, help="Without the slope prior shared between algorithms."),
+        single("--seed", default="0", metavar="N", help="Recorded; the method draws nothing."),
+        single("--interval", default="0.9", metavar="P", help="Probability of the intervals (0.9)."),
+        single("--seq-len", metavar="T", help="In time, usd, decode: tokens of a sequence (2048)."),
+        single("--baseline-device", metavar="NAME", help="Where the other model runs, if elsewhere."),
+        single("--device", metavar="NAME", help="In time, usd, decode: where it runs (h100); see `ceg steptime`."),
+        single("--baseline", metavar="NAME", help="What it replaces, if not its default."),
+        single("--currency", default="flop", metavar="flop|time|usd|decode", help="What is counted (flop)."),
+        click.option("--flops", metavar="C", help=flops, **needed),
+        click.option("--algo", metavar="NAME[,NAME...]", help="Algorithm(s); see `ceg list`.", **needed),
+    ):  # the last one stands first in the help
         command = option(command)
     return evidence_options(command)
 
@@ -288,7 +323,7 @@ def answer(
     interval = number("--interval", options["interval"], problems, "0.9")
     seed = number("--seed", options["seed"], problems, "0", int)
     thresholds = [number("--threshold", t, problems, "1e26") for t in options.get("threshold", ())]
-    seq_len = None if options["seq_len"] is None else number("--seq-len", options["seq_len"], problems, "2048", int)
+    seq_len = number("--seq-len", options["seq_len"], problems, "2048", int)
     try:
         return question.estimate_all(
             algo or options["algo"],

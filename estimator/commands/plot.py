@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from cegain.commands.options import (
     BadInput,
     Command,
     answer,
+    flag,
+    gathered,
     number,
     output_path,
     parse_budgets,
@@ -37,10 +41,6 @@ _SHARED = {"device": ("kernels", "roofline"), "baseline": ("runs",), "flops": ("
 """Options of a question that some other pictures take too."""
 
 
-def _optional_question_options(command: Callable[..., None]) -> Callable[..., None]:
-    return question_options(command, required=False)
-
-
 @click.command("plot", cls=Command)
 @single("--runs", metavar="RUNS.csv", help="Draw two arms of a table of runs instead: --baseline B --variant V.")
 @single("--variant", metavar="V", help="With --runs: the arm with the algorithm.")
@@ -58,7 +58,7 @@ def _optional_question_options(command: Callable[..., None]) -> Callable[..., No
 @click.option("--coverage", is_flag=True, help="Draw what `ceg coverage --write` stored: one study left out at a time.")
 @click.option("--backtest", is_flag=True, help="Draw what `ceg backtest --scores` stored: tops of ladders, hidden.")
 @single("--gallery", metavar="FOLDER", help="Make all pictures of this project, and an index (for maintainers).")
-@_optional_question_options
+@functools.partial(question_options, required=False)
 @single("-o", "--output", metavar="FILE", help="Where to draw (.svg, .pdf, .png).")
 def plot_command(**options: Any) -> None:
     """Draw CEG against scale; or ladders and the gain; an attention pattern; kernel times; how good forecasts were.
@@ -76,7 +76,7 @@ def plot_command(**options: Any) -> None:
     kinds = [kind for kind in _KINDS if options[kind]]
     kind = kinds[0] if kinds else ""
     problems = [f"--{other}: it goes without --{kind}. Leave one of them out." for other in kinds[1:]]
-    problems += _strangers(kind, options)
+    problems += _misplaced(kind, options)
     if kind == "gallery":
         _make_gallery(options, problems)
         return
@@ -90,20 +90,19 @@ def plot_command(**options: Any) -> None:
     click.echo(f"wrote {output}")
 
 
-def _strangers(kind: str, options: dict[str, Any]) -> list[str]:
+def _misplaced(kind: str, options: dict[str, Any]) -> list[str]:
     """What is wrong with options that were given and do not belong to the picture."""
     problems = []
-    given = [name for name, value in options.items() if value and value != _DEFAULTS.get(name)]
-    for name in given:
-        option = f"--{name.replace('_', '-')}"
-        if name in _KINDS or (name == "output" and kind != "gallery"):
+    for name, value in options.items():
+        default = not value or value == _DEFAULTS.get(name)
+        if default or name in _KINDS or (name == "output" and kind != "gallery"):
             continue
         if name in _GO_WITH:
             if f"--{kind}" not in _GO_WITH[name].split(" or "):
                 example = _GO_WITH[name].replace("--pattern", "--pattern strided")
-                problems.append(f"{option}: it goes with {_GO_WITH[name]}. Add {example}, or leave it out.")
+                problems.append(f"{flag(name)}: it goes with {_GO_WITH[name]}. Add {example}, or leave it out.")
         elif kind and kind not in _SHARED.get(name, ()):
-            problems.append(f"--{kind}: it goes without {option}. Leave one of them out.")
+            problems.append(f"--{kind}: it goes without {flag(name)}. Leave one of them out.")
     return problems
 
 
@@ -124,25 +123,40 @@ def _draw_curves(options: dict[str, Any], problems: list[str], ending: str) -> b
         baselines = []
     curves, parts = [], []
     for i, name in enumerate(names or [""]):
-        asked = options | {"baseline": baselines[i] if baselines else None}
+        question = options | {"baseline": baselines[i] if baselines else None}
         try:
-            curve = answer(asked, [], algo=name)
+            curve = answer(question, [], algo=name)
         except BadInput as error:
             problems += error.problems
             continue
         curves.append(curve)
         first = curve[0]
         alone = zip(first.algorithms, first.baselines, strict=True) if len(first.algorithms) > 1 else ()
-        parts.append([answer(asked | {"baseline": baseline}, [], algo=part) for part, baseline in alone])
+        parts.append([answer(question | {"baseline": baseline}, [], algo=part) for part, baseline in alone])
     refuse(problems)
     return draw(curves, ending, parts)
 
 
 def _draw_runs(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
     """Two ladders and the gain between them."""
-    from cegain.commands.runs import draw_runs
+    from cegain.commands.runs import print_remarks
+    from cegain.ladders import ladder
+    from cegain.pictures.runs import draw
 
-    return draw_runs(options["runs"], options["baseline"], options["variant"], options["flops"], problems, ending)
+    budgets = parse_budgets(options["flops"], problems) if options["flops"] else []
+    if len(set(budgets)) == 1:
+        problems.append("--flops: a picture needs a range (found one budget). Try 1e17:1e24.")
+    names = [options[end] for end in ("baseline", "variant") if options[end] is not None]
+    if len(names) < 2:
+        problems.append("--runs: two arms are needed (one is missing). Name them with --baseline and --variant.")
+    with gathered(problems):
+        table = ladder.read_runs(options["runs"])
+        arms = [ladder.ladder(table, arm) for arm in names]
+    refuse(problems)
+    print_remarks(table)
+    x = [float(end) for arm in arms for end in arm.x[[0, -1]]]
+    low, high = (min(budgets), max(budgets)) if budgets else (math.exp(min(x)), 100 * math.exp(max(x)))
+    return draw(arms[0], arms[1], low, high, ending)
 
 
 def _draw_kernels(options: dict[str, Any], problems: list[str], ending: str) -> bytes:
@@ -162,10 +176,8 @@ def _draw_kernels(options: dict[str, Any], problems: list[str], ending: str) -> 
             f"{which}: a table of kernel times is there (found no kernel_times.csv). Give --times FILE.csv."
         )
     else:
-        try:
+        with gathered(problems):
             rows = kernel_times.load(table)
-        except EvidenceError as error:
-            problems += map(str, error.problems)
     refuse(problems)
     try:
         if family is None:
@@ -184,10 +196,10 @@ def _draw_pattern(options: dict[str, Any], problems: list[str], ending: str) -> 
     sizes: dict[str, int] = {}
     for name, (default, most) in _PATTERN_OPTIONS.items():
         text = options[name] or default
-        option = f"--{name.replace('_', '-')}"
-        size = None if text is None else number(option, text, problems, default or "16", int)
-        if size is not None and most is not None and not 1 <= size <= most:
-            problems.append(f"{option}: 1 to {most} can be drawn (found {size}). Try {default}.")
+        limits: dict[str, Any] = {}
+        if most is not None:
+            limits = {"fits": range(1, most + 1).__contains__, "rule": f"1 to {most} can be drawn", "found": "{value}"}
+        size = number(flag(name), text, problems, default or "16", int, **limits)
         if size is not None:
             sizes["n_global" if name == "global_tokens" else name] = size
     refuse(problems)
@@ -204,10 +216,8 @@ def _draw_coverage(options: dict[str, Any], problems: list[str], ending: str) ->
     from cegain.checks import coverage
     from cegain.pictures import scores
 
-    try:
+    with gathered(problems):
         stored = coverage.load_stored()
-    except EvidenceError as error:
-        problems += map(str, error.problems)
     refuse(problems)
     return scores.draw_coverage(stored, ending)
 
@@ -239,7 +249,7 @@ def _make_gallery(options: dict[str, Any], problems: list[str]) -> None:
     problems += gallery.check(folder)
     refuse(problems)
     try:
-        made = gallery.make(folder)
+        pictures = gallery.make(folder)
     except OSError as error:
         raise BadInput([f"--gallery: the folder can be written (found {error}). Choose another."]) from None
-    click.echo(f"wrote {len(made)} pictures and their index to {options['gallery']}")
+    click.echo(f"wrote {len(pictures)} pictures and their index to {options['gallery']}")

@@ -16,10 +16,10 @@ from cegain.commands.options import (
     load_evidence,
     one_budget,
     output_path,
+    refused,
     single,
     write,
 )
-from cegain.tables.problems import EvidenceError
 
 ENDINGS = (".html", ".htm")
 
@@ -49,12 +49,11 @@ def report_command(output: str, algo: str, flops: str | None, only_evidence: boo
     tables = load_evidence(evidence, only_evidence, problems)
     assert target is not None
     try:
-        content = explorer.html(
-            explorer.document(tables, evidence=evidence, only_evidence=only_evidence, algo=names, flops=shown)
-        )
+        with refused(prefix="ceg report: "):
+            content = explorer.html(
+                explorer.document(tables, evidence=evidence, only_evidence=only_evidence, algo=names, flops=shown)
+            )
     except explorer.LibraryError as error:
         raise BadInput([f"ceg report: {error}"]) from None
-    except EvidenceError as error:
-        raise BadInput([f"ceg report: {problem}" for problem in error.problems]) from None
     write("--output", target, content)
     click.echo(f"wrote {output} ({len(content) / 1e6:.1f} MB, {time.perf_counter() - began:.1f} s)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,39 +10,29 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cegain.commands.options import (
+    COUNT,
+    POSITIVE,
     BadInput,
     Command,
     console,
+    flag,
+    gathered,
     number,
     output_path,
     parse_budgets,
     print_json,
     refuse,
+    refused,
     single,
     write,
 )
-from cegain.tables.problems import EvidenceError
 
 if TYPE_CHECKING:
+    from cegain.checks import backtest
     from cegain.ladders import ladder
 
 
-def _positive(option: str, text: str | None, problems: list[str], example: str) -> float | None:
-    value = None if text is None else number(option, text, problems, example)
-    if value is not None and not (math.isfinite(value) and value > 0):
-        problems.append(f"{option}: a finite number above 0 is needed (found {text!r}). Try {example}.")
-        return None
-    return value
-
-
-def _count(option: str, text: str, problems: list[str], example: str) -> int:
-    value = number(option, text, problems, example, int)
-    if value is not None and value < 0:
-        problems.append(f"{option}: a whole number of at least 0 is needed (found {text!r}). Try {example}.")
-    return value or 0
-
-
-def _remark(table: ladder.RunTable) -> None:
+def print_remarks(table: ladder.RunTable) -> None:
     """What reading a table left out, on stderr."""
     for remark in table.remarks:
         click.echo(f"{table.name}: {remark}.", err=True)
@@ -74,12 +63,12 @@ def fit_command(runs: str, at: tuple[str, ...], as_json: bool, **options: Any) -
 
     problems: list[str] = []
     budgets = parse_budgets(",".join(at), problems, "--at") if at else []
-    limit = _positive("--max-flops", options["max_flops"], problems, "1e20")
-    noise = _positive("--loss-noise", options["loss_noise"], problems, "0.002")
-    resamples = _count("--bootstrap", options["bootstrap"], problems, "1000")
-    drop = _count("--drop-highest", options["drop_highest"], problems, "5")
-    seed = _count("--seed", options["seed"], problems, "0")
-    try:
+    limit = number("--max-flops", options["max_flops"], problems, "1e20", **POSITIVE)
+    noise = number("--loss-noise", options["loss_noise"], problems, "0.002", **POSITIVE)
+    resamples = number("--bootstrap", options["bootstrap"], problems, "1000", **COUNT) or 0
+    drop = number("--drop-highest", options["drop_highest"], problems, "5", **COUNT) or 0
+    seed = number("--seed", options["seed"], problems, "0", **COUNT) or 0
+    with refused(problems):
         table = ladder.read_runs(runs, options["loss_column"])
         if drop >= len(table.loss):
             problems.append(f"--drop-highest: fewer than the {len(table.loss)} runs (found {drop}). Try 5.")
@@ -87,8 +76,6 @@ def fit_command(runs: str, at: tuple[str, ...], as_json: bool, **options: Any) -
         table = fit_report.restrict(table, limit, drop)
         if not len(table.loss):
             problems.append(f"--max-flops: some run lies below it (found {options['max_flops']!r}). Raise it.")
-    except EvidenceError as error:
-        raise BadInput([*problems, *map(str, error.problems)]) from None
     variant, baseline = options["variant"], options["baseline"]
     if variant is None:
         variants = [v for v in table.variants() if v != baseline]
@@ -98,46 +85,16 @@ def fit_command(runs: str, at: tuple[str, ...], as_json: bool, **options: Any) -
         else:
             variant = variants[0]
     refuse(problems)
-    _remark(table)
-    try:
+    print_remarks(table)
+    result: object
+    with refused():
         if baseline is None:
             one = fit_report.one_arm(table, variant, resamples, seed)
-            if as_json:
-                print_json(fit_report.one_arm_document(one))
-            else:
-                click.echo(fit_report.one_arm_text(one, budgets))
+            result = fit_report.one_arm_document(one) if as_json else fit_report.one_arm_text(one, budgets)
         else:
             two = fit_report.two_arms(table, baseline, variant, budgets, noise)
-            if as_json:
-                print_json(fit_report.two_arms_document(two))
-            else:
-                click.echo(fit_report.two_arms_text(two))
-    except EvidenceError as error:
-        raise BadInput(list(map(str, error.problems))) from None
-
-
-def draw_runs(
-    runs: str, baseline: str | None, variant: str | None, flops: str, problems: list[str], ending: str
-) -> bytes:
-    """`ceg plot --runs`: two ladders and the gain between them, as a picture; `problems` are of what is common."""
-    from cegain.ladders import ladder
-    from cegain.pictures.runs import draw
-
-    budgets = parse_budgets(flops, problems) if flops else []
-    if len(set(budgets)) == 1:
-        problems.append("--flops: a picture needs a range (found one budget). Try 1e17:1e24.")
-    if baseline is None or variant is None:
-        problems.append("--runs: two arms are needed (one is missing). Name them with --baseline and --variant.")
-    try:
-        table = ladder.read_runs(runs)
-        arms = [ladder.ladder(table, arm) for arm in (baseline, variant) if arm is not None]
-    except EvidenceError as error:
-        problems += map(str, error.problems)
-    refuse(problems)
-    _remark(table)
-    x = [float(end) for arm in arms for end in arm.x[[0, -1]]]
-    low, high = (min(budgets), max(budgets)) if budgets else (math.exp(min(x)), 100 * math.exp(max(x)))
-    return draw(arms[0], arms[1], low, high, ending)
+            result = fit_report.two_arms_document(two) if as_json else fit_report.two_arms_text(two)
+        print_json(result) if as_json else click.echo(result)
 
 
 @click.command("speedup", cls=Command)
@@ -160,21 +117,14 @@ def speedup_command(as_json: bool, **options: Any) -> None:
 
     problems: list[str] = []
     names = ("baseline_loss", "loss", "flops", "floor", "floor_sd", "exponent", "exponent_sd", "seed_noise")
-    values = {
-        name: number(f"--{name.replace('_', '-')}", options[name], problems, "2.3")
-        for name in names
-        if options[name] is not None
-    }
-    seed = _count("--seed", options["seed"], problems, "0")
+    values = {n: number(flag(n), options[n], problems, "2.3") for n in names if options[n] is not None}
+    seed = number("--seed", options["seed"], problems, "0", **COUNT) or 0
     refuse(problems)
     try:
         answer = one_pair.speedup(**values, seed=seed)
     except ValueError as error:
         raise BadInput(str(error).splitlines()) from None
-    if as_json:
-        print_json(answer.as_dict())
-    else:
-        click.echo(str(answer))
+    print_json(answer.as_dict()) if as_json else click.echo(str(answer))
 
 
 @click.command("synthetic", cls=Command)
@@ -191,13 +141,13 @@ def synthetic_command(output: str, truth: str, **options: Any) -> None:
     target = output_path("--output", output, problems, (".csv",))
     if truth not in synthetic.TRUTHS:
         problems.append(f"--truth: one of {', '.join(synthetic.TRUTHS)} (found {truth!r}). Try fading.")
-    rungs = _count("--rungs", options["rungs"], problems, "8")
+    rungs = number("--rungs", options["rungs"], problems, "8", **COUNT) or 0
     if not 2 <= rungs <= 40 and not problems:
         problems.append(f"--rungs: 2 to 40 budgets (found {rungs}). Try 8.")
-    noise = number("--noise", options["noise"], problems, "0.002")
-    if noise is not None and not 0 <= noise < 1:
-        problems.append(f"--noise: from 0 to below 1 (found {options['noise']!r}). Try 0.002.")
-    seed = _count("--seed", options["seed"], problems, "0")
+    noise = number(
+        "--noise", options["noise"], problems, "0.002", fits=lambda sd: 0 <= sd < 1, rule="from 0 to below 1"
+    )
+    seed = number("--seed", options["seed"], problems, "0", **COUNT) or 0
     refuse(problems)
     assert target is not None
     write("--output", target, synthetic.table(truth, rungs, noise, seed).encode())
@@ -226,64 +176,31 @@ def backtest_command(runs: tuple[str, ...], cut: tuple[str, ...], as_json: bool,
     from rich.progress import track
 
     from cegain.checks import backtest, backtest_scores
-    from cegain.ladders import forecast, ladder
+    from cegain.ladders import forecast
 
     problems: list[str] = []
-    cuts = [_positive("--cut", text, problems, "10") for text in cut]
+    cuts = [number("--cut", text, problems, "10", **POSITIVE) for text in cut]
     problems += [f"--cut: a factor above 1 is needed (found {c:g}). Try 10." for c in cuts if c is not None and c <= 1]
-    jobs = max(1, _count("--jobs", options["jobs"], problems, "2"))
+    jobs = max(1, number("--jobs", options["jobs"], problems, "2", **COUNT) or 0)
     target = output_path("--freeze", options["freeze"], problems, (".json",))
     scores = output_path("--scores", options["scores"], problems, (".json",))
     entries: list[backtest_scores.Entry] = []
     if scores is not None:
-        given = ["--cut"] * bool(cut) + ["--loss-column"] * (options["loss_column"] != "loss")
-        given += ["--freeze"] * (target is not None)
-        problems += [f"{name}: it goes without --scores, which are of usual calls. Leave one out." for name in given]
-        try:
+        misplaced = ["--cut"] * bool(cut) + ["--loss-column"] * (options["loss_column"] != "loss")
+        misplaced += ["--freeze"] * (target is not None)
+        rule = "it goes without --scores, which are of usual calls. Leave one out."
+        problems += [f"{name}: {rule}" for name in misplaced]
+        with gathered(problems, "--scores: "):
             entries = backtest_scores.load(scores)
-        except EvidenceError as error:
-            problems += [f"--scores: {problem}" for problem in error.problems]
-    tables: list[ladder.RunTable] = []
-    pairs: list[backtest.Pair] = []
-    missing: list[backtest.Pair] = []
-    for path in runs:
-        try:
-            table = ladder.read_runs(path, options["loss_column"])
-            if any(table.name == other.name for other in tables):
-                table = table._replace(name=path)
-            tables.append(table)
-            _remark(table)
-            if options["pairs"] is None:
-                pairs += backtest.all_pairs(table)
-        except EvidenceError as error:
-            problems += map(str, error.problems)
-    if options["pairs"] is not None:
-        try:
-            pairs = backtest.read_pairs(Path(options["pairs"]))
-            missing = backtest.unmatched(tables, pairs)
-            if len(missing) == len(pairs) and not problems:
-                problems.append(
-                    f"--pairs: one pair at least names arms of a table (none of {len(pairs)} does, for one "
-                    f"{missing[0].baseline!r} against {missing[0].treatment!r}). Check the arms' names."
-                )
-        except EvidenceError as error:
-            problems += map(str, error.problems)
-    if not pairs and not problems:
-        problems.append("RUNS.csv: two arms or more are needed (found one). Add the other arm's runs.")
-    refuse(problems)
-    if missing:
-        sets = ", ".join(dict.fromkeys(pair.set for pair in missing))
-        click.echo(f"{len(missing)} of {len(pairs)} pair(s) left out: no table has both arms (sets {sets}).", err=True)
+    tables, pairs = _tables_and_pairs(runs, options["loss_column"], options["pairs"], problems)
     start = forecast.load_settings()
     cells, skipped = [], []
-    try:
+    with refused():
         steps = backtest.hold_out(tables, pairs, tuple(c for c in cuts if c) or backtest.CUTS, start, workers=jobs)
         bar = track(steps, "hiding", total=len(pairs), console=Console(stderr=True), transient=True)
-        for _, found, left_out in bar:
-            cells += found
+        for _, more_cells, left_out in bar:
+            cells += more_cells
             skipped += left_out
-    except EvidenceError as error:
-        raise BadInput(list(map(str, error.problems))) from None
     points = backtest.score(cells, backtest.frozen)
     if target is not None:
         write("--freeze", target, (json.dumps(backtest.freeze(cells, start), indent=1) + "\n").encode())
@@ -295,3 +212,40 @@ def backtest_command(runs: tuple[str, ...], cut: tuple[str, ...], as_json: bool,
         print_json(backtest.document(points, skipped, settings))
     else:
         backtest.print_report(console(), points, skipped)
+
+
+def _tables_and_pairs(
+    runs: tuple[str, ...], loss_column: str, pairs_file: str | None, problems: list[str]
+) -> tuple[list[ladder.RunTable], list[backtest.Pair]]:
+    """The tables of runs, and the pairs of arms to compare: those of a file, or every two arms of a table."""
+    from cegain.checks import backtest
+    from cegain.ladders import ladder
+
+    tables: list[ladder.RunTable] = []
+    pairs: list[backtest.Pair] = []
+    missing: list[backtest.Pair] = []
+    for path in runs:
+        with gathered(problems):
+            table = ladder.read_runs(path, loss_column)
+            if any(table.name == other.name for other in tables):
+                table = table._replace(name=path)
+            tables.append(table)
+            print_remarks(table)
+            if pairs_file is None:
+                pairs += backtest.all_pairs(table)
+    if pairs_file is not None:
+        with gathered(problems):
+            pairs = backtest.read_pairs(Path(pairs_file))
+            missing = backtest.unmatched(tables, pairs)
+            if len(missing) == len(pairs) and not problems:
+                problems.append(
+                    f"--pairs: one pair at least names arms of a table (none of {len(pairs)} does, for one "
+                    f"{missing[0].baseline!r} against {missing[0].treatment!r}). Check the arms' names."
+                )
+    if not pairs and not problems:
+        problems.append("RUNS.csv: two arms or more are needed (found one). Add the other arm's runs.")
+    refuse(problems)
+    if missing:
+        sets = ", ".join(dict.fromkeys(pair.set for pair in missing))
+        click.echo(f"{len(missing)} of {len(pairs)} pair(s) left out: no table has both arms (sets {sets}).", err=True)
+    return tables, pairs

@@ -12,19 +12,20 @@ from cegain.commands.options import (
     BadInput,
     Command,
     algorithm_names,
-    console,
     evidence_options,
     load_evidence,
     number,
     one_budget,
     output_path,
-    print_json,
     refuse,
+    show,
     single,
     write,
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from cegain.views.scenario import Assumptions, Scenario
 
 MAX_YEARS = 50
@@ -66,32 +67,27 @@ def scenario_command(only_evidence: bool, evidence: tuple[str, ...], as_json: bo
 
     members = scenario.population(tables, assumed.freeze, names)
     known = {m.name for m in members}
-    for option, asked in (("--from", names or ()), ("--stack", assumed.stack)):
-        others = known if option == "--from" else {m.name for m in scenario.population(tables, assumed.freeze, asked)}
+    for option, named in (("--from", names or ()), ("--stack", assumed.stack)):
+        answered = known if option == "--from" else {m.name for m in scenario.population(tables, assumed.freeze, named)}
         problems += [
             f"{option}: algorithms with a gain in FLOP are needed (found {name}, which has none). See `ceg classify`."
-            for name in asked
-            if name not in others
+            for name in named
+            if name not in answered
         ]
     if not members and assumed.pace != scenario.LITERATURE:
         problems.append("--evidence: some algorithm has a gain in FLOP (found none). Use --pace literature.")
     refuse(problems)
-    everyone = members if names is None else scenario.population(tables, assumed.freeze)
+    registry = members if names is None else scenario.population(tables, assumed.freeze)
     try:
-        found = scenario.run(tables, assumed, members, everyone)
+        result = scenario.run(tables, assumed, members, registry)
     except scenario.OutOfRangeError as error:
         pace = "--halving" if assumed.pace == scenario.LITERATURE else "--pace"
         raise BadInput([f"{pace}, --years: {error}. Ask for fewer years or a slower pace."]) from None
     if picture is not None:
         from cegain.pictures.scenario import draw
 
-        write("--output", picture, draw(found, picture.suffix.lower()))
-    if as_json:
-        print_json(scenario.document(found))
-        return
-    _print(found)
-    if picture is not None:
-        click.echo(f"wrote {options['output']}")
+        write("--output", picture, draw(result, picture.suffix.lower()))
+    show(as_json, scenario.document, _print_report, result, picture=options["output"])
 
 
 def _assumptions(options: dict[str, Any], problems: list[str]) -> Assumptions:
@@ -104,10 +100,10 @@ def _assumptions(options: dict[str, Any], problems: list[str]) -> Assumptions:
         problems.append("--freeze: the budget of the largest run is needed. Try --freeze 1e26.")
     else:
         freeze = one_budget("--freeze", options["freeze"], problems)
-    years = number("--years", options["years"], problems, "10", int)
-    if years is not None and not 1 <= years <= MAX_YEARS:
-        problems.append(f"--years: 1 to {MAX_YEARS} (found {years}). Try 10.")
-        years = None
+    years = number(
+        "--years", options["years"], problems, "10", int,
+        fits=lambda years: 1 <= years <= MAX_YEARS, rule=f"1 to {MAX_YEARS}", found="{value}",
+    )  # fmt: skip
     pace, per_year = options["pace"].lower(), None
     if pace not in (scenario.REGISTRY, scenario.LITERATURE):
         rate = number("--pace", options["pace"], problems, "registry, literature or 1.5")
@@ -124,14 +120,14 @@ def _assumptions(options: dict[str, Any], problems: list[str]) -> Assumptions:
         if options[option] is not None:
             which = "literature" if not lists else "registry"
             problems.append(f"--{option.replace('names', 'from')}: it goes with --pace {which}. Leave it out.")
-    spread = None
-    if options["interaction"] is not None:
-        spread = number("--interaction", options["interaction"], problems, "0.25")
-        if spread is not None and not 0 <= spread <= 2:
-            problems.append(f"--interaction: 0 to 2 (found {spread:g}). Try 0.25.")
-    seed = number("--seed", options["seed"], problems, "0", int)
-    if seed is not None and seed < 0:
-        problems.append(f"--seed: a whole number from 0 (found {seed}). Try 0.")
+    spread = number(
+        "--interaction", options["interaction"], problems, "0.25",
+        fits=lambda sd: 0 <= sd <= 2, rule="0 to 2", found="{value:g}",
+    )  # fmt: skip
+    seed = number(
+        "--seed", options["seed"], problems, "0", int,
+        fits=lambda seed: seed >= 0, rule="a whole number from 0", found="{value}",
+    )  # fmt: skip
     return scenario.Assumptions(
         freeze=freeze,
         years=years or 1,
@@ -168,59 +164,51 @@ def _range(
     return default
 
 
-def _print(found: Scenario) -> None:
+def _print_report(screen: Console, result: Scenario) -> None:
     """The answer, the table by year, shares, and all that is assumed."""
-    from rich.table import Table
-
-    from cegain.common.text import budget as said
-    from cegain.common.text import number as short
+    from cegain.common import text
+    from cegain.common.console import empty_table
     from cegain.common.text import share, span, wrap
     from cegain.views import scenario
 
-    screen, a, last = console(), found.assumptions, found.years[-1]
-    screen.print(f"Hardware frozen at {said(a.freeze)} FLOP per largest run, for {a.years} years; pace: {a.pace}")
-    screen.print(wrap(f"status: {found.status}" + f" - {found.reason}" * bool(found.reason)) + "\n")
+    a, last = result.assumptions, result.years[-1]
+    size = f"{text.budget(a.freeze)} FLOP"
+    screen.print(f"Hardware frozen at {size} per largest run, for {a.years} years; pace: {a.pace}")
+    screen.print(wrap(f"status: {result.status}" + f" - {result.reason}" * bool(result.reason)) + "\n")
     wide = span((last.interval_90[0] / a.freeze, last.interval_90[1] / a.freeze))
-    median = f"{short(last.median / a.freeze)}x"
-    gains = f"{wide} (90%; median {median})" if found.status != "ok" else f"{median} (90%: {wide})"
-    answer = (
-        f"After {a.years} years of algorithms alone a run of {said(a.freeze)} FLOP is worth {gains} what it is today"
-    )
+    median = f"{text.number(last.median / a.freeze)}x"
+    gains = f"{wide} (90%; median {median})" if result.status != "ok" else f"{median} (90%: {wide})"
+    answer = f"After {a.years} years of algorithms alone a run of {size} is worth {gains} what it is today"
     if a.stack:
         answer += f" without {' + '.join(a.stack)}, in use from the start"
-    if found.no_scale is not None and a.pace == scenario.LITERATURE:
-        answer += f"; {share(found.no_scale)} of the literature's pace (in ln) goes on without more compute"
-    elif found.no_scale is not None:
-        answer += f"; {share(found.no_scale)} of the gain that arrives (in ln) does not depend on scale"
+    if result.no_scale is not None and a.pace == scenario.LITERATURE:
+        answer += f"; {share(result.no_scale)} of the literature's pace (in ln) goes on without more compute"
+    elif result.no_scale is not None:
+        answer += f"; {share(result.no_scale)} of the gain that arrives (in ln) does not depend on scale"
     screen.print(wrap(f"{answer}.") + "\n")
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in ("year", "worth (FLOP)", "gain", "50%", "90%"):
-        table.add_column(name, justify="right")
-    for y in found.years:
+    columns = ("year", "worth (FLOP)", "gain", "50%", "90%")
+    years = empty_table(columns, wrapped=columns, padding=(0, 2, 0, 0), pad_edge=False)
+    for y in result.years:
         spans = (span((low / a.freeze, high / a.freeze)) for low, high in (y.interval_50, y.interval_90))
-        table.add_row(str(y.year), short(y.median), f"{short(y.median / a.freeze)}x", *spans)
-    screen.print(table)
+        years.add_row(str(y.year), text.number(y.median), f"{text.number(y.median / a.freeze)}x", *spans)
+    screen.print(years)
     screen.print()
-    if found.shares:
-        parts = ", ".join(f"{name} {share(part)}" for name, part in found.shares.items())
+    if result.shares:
+        parts = ", ".join(f"{name} {share(part)}" for name, part in result.shares.items())
         whole = "the pace, in ln" if a.pace == scenario.LITERATURE else "the expected ln gain by class"
         screen.print(wrap(f"Share of {whole}: {parts}."))
-    if found.without is not None:
-        most, part, end = found.without
-        rest = f"without such ones the median is {short(end / a.freeze)}x"
+    if result.without is not None:
+        most, part, end = result.without
+        rest = f"without such ones the median is {text.number(end / a.freeze)}x"
         screen.print(wrap(f"Algorithms like {most} bring most, {share(part)}; {rest}."))
-    if found.other is not None:
+    if result.other is not None:
         rival = scenario.LITERATURE if a.pace != scenario.LITERATURE else scenario.REGISTRY
-        low, high = found.other.interval_90
+        low, high = result.other.interval_90
         ends = span((low / a.freeze, high / a.freeze))
-        screen.print(wrap(f"With --pace {rival}: {short(found.other.median / a.freeze)}x (90%: {ends})."))
+        screen.print(wrap(f"With --pace {rival}: {text.number(result.other.median / a.freeze)}x (90%: {ends})."))
     screen.print("Assumed:")
-    for line in (f"pace: {found.rate_said}", *scenario.sources(a)):
+    for line in (f"pace: {result.rate_said}", *scenario.sources(a)):
         screen.print(wrap(f"  {line}."))
-    if found.members:
-        names = ", ".join(f"{m.name} {short(_median(m))}x" for m in found.members)
-        screen.print(wrap(f"New algorithms are like one of these, at {said(a.freeze)} FLOP: {names}."))
-
-
-def _median(member: Any) -> float:
-    return math.exp(member.gain.quantile(0.5))
+    if result.members:
+        names = ", ".join(f"{m.name} {text.number(math.exp(m.gain.quantile(0.5)))}x" for m in result.members)
+        screen.print(wrap(f"New algorithms are like one of these, at {size}: {names}."))

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from cegain.commands.options import BadInput, Command, console, number, print_json, refuse, single, write
-from cegain.tables.problems import EvidenceError
+from cegain.commands.options import (
+    POSITIVE,
+    BadInput,
+    Command,
+    console,
+    flag,
+    number,
+    print_json,
+    refuse,
+    refused,
+    show,
+    single,
+    write,
+)
 
 if TYPE_CHECKING:
     from cegain.shapes.architecture import ModelShape
@@ -73,20 +84,20 @@ def steptime_command(
     ceg steptime --params 7e9 --device h100 --decode --context 16384
     ceg steptime --published
     """
-    given = sorted(name for name in options if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT)
+    problems = []
     if published or calibrate is not None:
         mode = "--published" if published else "--calibrate"
-        problems = [f"--{name.replace('_', '-')}: it goes without {mode}. Leave one of them out." for name in given]
+        problems = [
+            f"{flag(name)}: it goes without {mode}. Leave one of them out." for name in _typed(ctx, sorted(options))
+        ]
         if published and calibrate is not None:
             problems.append("--calibrate: it goes without --published. Leave one of them out.")
-        if store and calibrate is None:
-            problems.append("--write: it goes with --calibrate. Add --calibrate TABLE.csv, or leave it out.")
+    if store and calibrate is None:
+        problems.append("--write: it goes with --calibrate. Add --calibrate TABLE.csv, or leave it out.")
+    if published or calibrate is not None:
         refuse(problems)
         _published(as_json) if published else _calibrate(str(calibrate), store, as_json)
         return
-    problems = []
-    if store:
-        problems.append("--write: it goes with --calibrate. Add --calibrate TABLE.csv, or leave it out.")
     problems += _misplaced(ctx, bool(options["decode"]))
     from cegain.speed import step_text
     from cegain.speed.step_time import TokenTime
@@ -112,8 +123,8 @@ def _timed(options: dict[str, Any], problems: list[str]) -> StepTime | TokenTime
         except ValueError as error:
             problems += _flagged([str(error)])
     fields = _read_plan(options, problems)
-    context = _whole("context", options["context"] or options["seq_len"], "4096", problems)
-    batch = _whole("batch", options["batch"] or "1", "1", problems)
+    context = number("--context", options["context"] or options["seq_len"], problems, "4096", int)
+    batch = number("--batch", options["batch"] or "1", problems, "1", int)
     if shape is not None and device is not None and not problems and options["decode"]:
         try:
             return step_time.decoded_token(
@@ -148,13 +159,14 @@ def timed(words: Sequence[str]) -> StepTime | TokenTime:
 
 def _misplaced(context: click.Context, decode: bool) -> list[str]:
     """Options of a decoded token that were given for a training step."""
-    words = [] if decode else ["context", "batch"]
+    names = [] if decode else _typed(context, ("context", "batch"))
+    return [f"--{name}: it goes with --decode. Add that, or leave it out." for name in names]
+
+
+def _typed(context: click.Context, names: Iterable[str]) -> list[str]:
+    """Those options that stand on the command line."""
     default = click.core.ParameterSource.DEFAULT
-    return [
-        f"--{name}: it goes with --decode. Add that, or leave it out."
-        for name in words
-        if context.get_parameter_source(name) is not default
-    ]
+    return [name for name in names if context.get_parameter_source(name) is not default]
 
 
 def _read_shape(options: dict[str, Any], problems: list[str]) -> ModelShape | None:
@@ -162,18 +174,19 @@ def _read_shape(options: dict[str, Any], problems: list[str]) -> ModelShape | No
     from cegain.shapes.sizes import shape_of, shape_with
 
     before = len(problems)
-    given = {n: options[n] for n in (*_SHAPE, "vocab", "seq_len") if options[n] is not None}
-    read = {n: _whole(n, text, _SHAPE.get(n, "2048"), problems) for n, text in given.items()}
+    names = [n for n in (*_SHAPE, "vocab", "seq_len") if options[n] is not None]
+    read = {n: number(flag(n), options[n], problems, _SHAPE.get(n, "2048"), int) for n in names}
     sizes = {n: value for n, value in read.items() if value is not None}
     block: Literal["gpt", "llama"] = "llama" if options["block"].lower() == "llama" else "gpt"
     if options["block"].lower() != block:
         problems.append(f"--block: gpt or llama is needed (found {options['block']!r}). Try gpt.")
     parameters = None
     if options["params"] is not None:
-        parameters = number("--params", options["params"], problems, "7e9")
-        if parameters is not None and not 1e5 <= parameters <= 1e14:
-            problems.append(f"--params: 1e5 to 1e14 parameters are needed (found {options['params']!r}). Try 7e9.")
-        both = [f"--{n.replace('_', '-')}" for n in ("layers", "width", "heads", "kv_heads") if n in read]
+        parameters = number(
+            "--params", options["params"], problems, "7e9",
+            fits=lambda n: 1e5 <= n <= 1e14, rule="1e5 to 1e14 parameters are needed",
+        )  # fmt: skip
+        both = [flag(n) for n in ("layers", "width", "heads", "kv_heads") if n in read]
         if both:
             problems.append(f"--params: it goes without {', '.join(both)}. Leave one or the other out.")
     elif not {"layers", "width"} <= set(read):
@@ -214,10 +227,9 @@ def _read_plan(options: dict[str, Any], problems: list[str]) -> dict[str, Any]:
 
     fields: dict[str, Any] = {}
     for name, example in _PLAN.items():
-        if options[name] is not None:
-            value = _whole(name, options[name], example, problems)
-            if value is not None:
-                fields["devices" if name == "gpus" else name] = value
+        value = number(flag(name), options[name], problems, example, int)
+        if value is not None:
+            fields["devices" if name == "gpus" else name] = value
     sharding = options["sharding"].lower()
     if sharding in SHARDINGS:
         fields["sharding"] = SHARDINGS[sharding]
@@ -236,54 +248,39 @@ def _read_plan(options: dict[str, Any], problems: list[str]) -> dict[str, Any]:
         problems.append(f"--reduce-bits: 16 or 32 is needed (found {options['reduce_bits']!r}). Try 16.")
     else:
         fields["gradient_bytes"] = int(options["reduce_bits"]) // 8
-    if options["network_gbps"] is not None:
-        gigabits = number("--network-gbps", options["network_gbps"], problems, "3200")
-        if gigabits is not None and not (math.isfinite(gigabits) and gigabits > 0):
-            problems.append(f"--network-gbps: a number above 0 is needed (found {gigabits:g}). Try 3200.")
-        elif gigabits is not None:
-            fields["network"] = gigabits * 1e9 / 8
+    rule = {"rule": "a number above 0 is needed", "found": "{value:g}"}
+    gigabits = number("--network-gbps", options["network_gbps"], problems, "3200", **POSITIVE | rule)
+    if gigabits is not None:
+        fields["network"] = gigabits * 1e9 / 8
     return fields
-
-
-def _whole(name: str, text: str, example: str, problems: list[str]) -> int | None:
-    value: int | None = number(f"--{name.replace('_', '-')}", text, problems, example, int)
-    return value
 
 
 def _flagged(lines: Iterable[str]) -> list[str]:
     """Problems of a library call under the names of the options that they came from."""
-    found = []
+    problems = []
     for line in lines:
         name, _, rest = line.removeprefix("- ").partition(" ")
         for field, word in _WORDS.items():
             rest = rest.replace(field, word)
         text = f"{_FLAGS[name]}: {rest}" if name in _FLAGS else f"{name} {rest}"
-        found.append(text if text.endswith((".", "?")) else f"{text}.")
-    return found
+        problems.append(text if text.endswith((".", "?")) else f"{text}.")
+    return problems
 
 
 def _published(as_json: bool) -> None:
     from cegain.speed import device_hours
 
     predictions = [device_hours.predict(run) for run in device_hours.RUNS]
-    if as_json:
-        print_json(device_hours.document(predictions))
-    else:
-        device_hours.render(console(), predictions)
+    show(as_json, device_hours.document, device_hours.render, predictions)
 
 
 def _calibrate(table: str, store: bool, as_json: bool) -> None:
     from cegain.speed import calibration, step_time
 
-    try:
+    with refused(prefix="--calibrate: "):
         rows = calibration.read_table(table)
-    except EvidenceError as error:
-        raise BadInput([f"--calibrate: {problem}" for problem in error.problems]) from None
     fitted, scores = calibration.calibrate(rows)
     document = calibration.document(table, rows, fitted, scores)
     if store:
         write("--write", step_time.CONSTANTS_FILE, (json.dumps(document, indent=1) + "\n").encode())
-    if as_json:
-        print_json(document)
-    else:
-        calibration.render(console(), document)
+    print_json(document) if as_json else calibration.render(console(), document)

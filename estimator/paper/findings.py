@@ -44,23 +44,11 @@ class Finding:
 
 def findings(table: Table3) -> tuple[Finding, ...]:
     """All findings, in the order in which they build on each other."""
-    return tuple(
-        finding(table)
-        for finding in (
-            _equal_flop,
-            _iteration_gains,
-            _time_gains,
-            _abstract,
-            _peak,
-            _cooperation,
-            _late_clock,
-            _mqa_arm,
-            _resolution,
-            _sparse_attention,
-            _moe,
-            _unrecoverable,
-        )
-    )
+    order = (
+        _equal_flop, _iteration_gains, _time_gains, _abstract, _peak, _cooperation, _late_clock, _mqa_arm,
+        _resolution, _sparse_attention, _moe, _unrecoverable,
+    )  # fmt: skip
+    return tuple(finding(table) for finding in order)
 
 
 def _pair(early: float, late: float) -> str:
@@ -193,18 +181,18 @@ def _cooperation(table: Table3) -> Finding:
 def _late_clock(table: Table3) -> Finding:
     total = CHECKPOINTS["50k"]
     own = total / table.baseline.reached["50k"]
-    read = {arm: table.first_reached(arm, "50k") for arm in (*PARTS, "stack")}
+    late = {arm: table.first_reached(arm, "50k") for arm in (*PARTS, "stack")}
     early = {arm: table.first_reached(arm, "25k") for arm in (*PARTS, "stack")}
-    ratios = [gain["stack"] / (gain["layernorm"] * gain["rope"]) for gain in (early, read)]
+    ratios = [gain["stack"] / (gain["layernorm"] * gain["rope"]) for gain in (early, late)]
     return Finding(
         "late_clock",
         "At 50k the arms are read at the first evaluation that reaches the baseline's last loss, but the "
         f"baseline at the end of its run, evaluation {total}, although it first got there at "
         f"{table.baseline.reached['50k']}: its gain over itself is {own:.2f}. With one clock for all, the "
-        f"50k gains in iterations are LayerNorm {read['layernorm']:.2f}, RoPE {read['rope']:.2f}, "
-        f"FlashAttention {read['flash_attention']:.2f}, stack {read['stack']:.2f}, and the stack over "
+        f"50k gains in iterations are LayerNorm {late['layernorm']:.2f}, RoPE {late['rope']:.2f}, "
+        f"FlashAttention {late['flash_attention']:.2f}, stack {late['stack']:.2f}, and the stack over "
         f"LayerNorm x RoPE is {_pair(ratios[0], ratios[1])} at 25k/50k: it does not shrink.",
-        {f"{arm}_50k": gain for arm, gain in read.items()}
+        {f"{arm}_50k": gain for arm, gain in late.items()}
         | {"baseline_over_itself": own, "stack_over_product_25k": ratios[0], "stack_over_product_50k": ratios[1]},
         "baseline's first evaluation at the loss / the arm's (notebook); check: the paper's own clock "
         "(evaluations at the checkpoint / arm's, over the MFU ratio) gives every printed CEG to 0.01, "
@@ -310,7 +298,7 @@ def _unrecoverable(table: Table3) -> Finding:
         for arm in table.treated
     }
     lost = [arm for arm in table.treated if not matches[arm.key]]
-    rules = [rule for found in matches.values() for rule in found]
+    rules = [rule for of_arm in matches.values() for rule in of_arm]
     most = max((rules.count(rule) for rule in rules), default=0)
     words = {"ceg": "CEG", "iterations": "iteration gain", "time": "time gain", "first_reached": "one-clock gain"}
     unmet = ", ".join(f"{arm.label} ({arm.ceg['final']:.2f})" for arm in lost)
@@ -325,7 +313,7 @@ def _unrecoverable(table: Table3) -> Finding:
         f"Not recoverable from the printed columns: the final gains of {unmet}; no rule gives more than "
         f"{most} of the {len(matches)} ({met}). Nor the abstract's {ABSTRACT_CEG}, nor any iterations, "
         "losses or FLOP: the table prints none.",
-        {f"{arm}_matches": float(len(found)) for arm, found in matches.items()} | {"most_by_one_rule": float(most)},
+        {f"{arm}_matches": float(len(of_arm)) for arm, of_arm in matches.items()} | {"most_by_one_rule": float(most)},
         "each final gain against CEG, iterations, time, one-clock gain at 25k and 50k, run time and MFU "
         "ratios, within rounding; check: at least one arm matches none, and no rule gives two arms",
         bool(lost) and most < 2,

@@ -29,13 +29,11 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 FRONTIER_FLOPS = 1e24
-CURRENCY_WORDS = {"flop": "FLOP", "time": "time", "steps": "steps", "params": "parameters"} | {
-    "time_params": "time x parameters"
-}
-
-
+CURRENCY_WORDS = {
+    "flop": "FLOP", "time": "time", "steps": "steps", "params": "parameters", "time_params": "time x parameters"
+}  # fmt: skip
 Estimate = Callable[..., Any]
-"""`cegain.estimate`, called as `estimate(algorithm, flops=C, currency="flop")`; a stack is names joined by `+`."""
+"""`cegain.estimate`, handed in: `estimate(algorithm, flops=C, currency="flop")`; a stack is names joined by `+`."""
 
 
 def beside(algorithm: str, flops: float, estimate: Estimate) -> dict[str, Any]:
@@ -66,9 +64,6 @@ def as_dict(estimate: Estimate) -> dict[str, Any]:
         deepseek: runs (GPU-hours, parameters, tokens, FLOP) and figures (ratios, and FLOP/s of one GPU).
         `ours` lists our answers in FLOP at paper_flops and 1e24: flops, status, median, predictive (90%),
         reason.
-
-    Args:
-        estimate: the function that answers; `cegain.estimate`, handed in.
     """
     table = load_table3()
 
@@ -76,8 +71,8 @@ def as_dict(estimate: Estimate) -> dict[str, Any]:
         return [beside(algorithm, flops, estimate) for flops in (paper_flops(), FRONTIER_FLOPS)] if algorithm else []
 
     def gains(arm: Arm) -> dict[str, dict[str, float] | None]:
-        found = {which: table.gain(arm.key, which) for which in GAINS}
-        return {which: asdict(gain) if gain else None for which, gain in found.items()}
+        printed = {which: table.gain(arm.key, which) for which in GAINS}
+        return {which: asdict(gain) if gain else None for which, gain in printed.items()}
 
     return {
         "schema_version": SCHEMA_VERSION,
@@ -99,7 +94,7 @@ def as_dict(estimate: Estimate) -> dict[str, Any]:
         "findings": [asdict(finding) for finding in findings(table)],
         "table2": [
             asdict(claim)
-            | {key: _given(getattr(claim, key)) for key in ("ceg", "low", "high")}
+            | {key: None if math.isnan(value := getattr(claim, key)) else value for key in ("ceg", "low", "high")}
             | {"ours": ours(claim.algorithm)}
             for claim in load_table2()
         ],
@@ -107,17 +102,8 @@ def as_dict(estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def _given(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
 def render(console: Console, estimate: Estimate) -> None:
-    """Print the paper's tables, what they say, and our answers; readable in 100 columns and without colour.
-
-    Args:
-        console: where to print.
-        estimate: the function that answers; `cegain.estimate`, handed in.
-    """
+    """Print the paper's tables, what they say, and our answers; readable in 100 columns and without colour."""
     from rich.table import Table
     from rich.text import Text
 

@@ -109,23 +109,13 @@ class Run:
 
 
 DEEPSEEK_V3 = Run(
-    label="DeepSeek-V3",
-    gpu_hours=2.788e6,
-    device="H800",
-    active_params=37e9,
-    tokens=14.8e12,
-    flops=3.3e24,
+    "DeepSeek-V3", gpu_hours=2.788e6, device="H800", active_params=37e9, tokens=14.8e12, flops=3.3e24,
     source="arXiv 2412.19437, table 1 (hours); FLOP as 6 N D",
-)
+)  # fmt: skip
 LLAMA_405B = Run(
-    label="Llama 3.1 405B",
-    gpu_hours=30.84e6,
-    device="H100",
-    active_params=405e9,
-    tokens=15.6e12,
-    flops=3.8e25,
+    "Llama 3.1 405B", gpu_hours=30.84e6, device="H100", active_params=405e9, tokens=15.6e12, flops=3.8e25,
     source="arXiv 2407.21783 (FLOP, tokens); Llama 3.1 model card (hours)",
-)
+)  # fmt: skip
 
 
 class Table3:
@@ -203,15 +193,13 @@ def load_table3(path: Path = DATA / "paper_table3.csv") -> Table3:
             if math.isnan(number[column]):
                 raise ValueError(f"{path.name}:{line}: {column} must be given, got ''; type it as printed")
         arms[row["arm"]] = Arm(
-            key=row["arm"],
-            label=row["label"],
-            algorithm=row["algorithm"],
+            row["arm"], row["label"], row["algorithm"],
             time_min=number["time_min"],
             mfu_percent=number["mfu_percent"],
             ceg={c: number[f"ceg_{c}"] for c in GAINS if row[f"ceg_{c}"]},
             mfu_of_a100_percent=number["mfu_of_a100_percent"],
             reached={c: int(number[f"reached_{c}"]) for c in CHECKPOINTS if row[f"reached_{c}"]},
-        )
+        )  # fmt: skip
     if "baseline" not in arms:
         raise ValueError(f"{path.name}: one row must be the arm 'baseline', got {', '.join(arms)}; add it")
     return Table3(arms)

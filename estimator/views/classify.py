@@ -7,7 +7,6 @@ made-up ladders that find what is expected today are added to the evidence until
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,7 +14,6 @@ from typing import Any, NamedTuple
 from cegain import algorithms
 from cegain.common import verdict
 from cegain.common.arrays import Array
-from cegain.common.text import finite
 from cegain.common.verdict import CLASS_SLOPE, UNDETERMINED
 from cegain.gain import contrasts, method, prior
 from cegain.gain.answer import Estimate
@@ -90,17 +88,17 @@ def _verdict(tables: Evidence, name: str, claim: Claim | None, low: float, high:
         verdict = NO_CLASS
     else:
         verdict = {"undetermined": OPEN, entry.paper_class: AGREES}.get(first.label, DIFFERS)
-    found = Verdict(name, entry.paper_class, claim, verdict, ends[0], ends[1], mean, covariance, settled, ())
-    return found._replace(why=tuple(_why(found)))
+    unexplained = Verdict(name, entry.paper_class, claim, verdict, ends[0], ends[1], mean, covariance, settled, ())
+    return unexplained._replace(why=tuple(_why(unexplained)))
 
 
-def settles(asked: contrasts.QuestionRows, curve: Curve, name: str) -> Settles | None:
+def settles(question: contrasts.QuestionRows, curve: Curve, name: str) -> Settles | None:
     """The cheapest further ladders, rungs half a decade apart, that would decide a class; None: none of those tried.
 
     Each is a study of its own that finds the mean curve's medians, read to `contrasts.ROW_SD`.
     """
     baseline = algorithms.get(name).replaces[0]
-    rows = [used.row for used in asked.used]
+    rows = [used.row for used in question.used]
     weights = prior.frozen_weights(name, baseline, "flop")
     for decades in _LADDER_DECADES:
         budgets = [_LADDER_FROM * 10 ** (i / 2) for i in range(2 * decades + 1)]
@@ -143,14 +141,14 @@ def _why(v: Verdict) -> list[str]:
     cut = math.exp(CLASS_SLOPE)
     low, high = e.growth_interval
     inside = [label for label, a, b in _BANDS if low < b and high > a]
-    said = f"growth {e.growth_per_decade:.2f}x per decade, 90% {low:.2f}x to {high:.2f}x: "
+    growth = f"growth {e.growth_per_decade:.2f}x per decade, 90% {low:.2f}x to {high:.2f}x: "
     if len(inside) == 1:
-        said += f"{inside[0]} alone"
+        growth += f"{inside[0]} alone"
     else:
-        said += f"{' or '.join(inside)} (the classes part at {1 / cut:.2f}x and {cut:.2f}x)"
+        growth += f"{' or '.join(inside)} (the classes part at {1 / cut:.2f}x and {cut:.2f}x)"
     if v.paper_class in e.classes:
-        said += f"; the paper's class has {e.classes[v.paper_class]:.2f}"
-    lines = [said, _rests_on(fixing)]
+        growth += f"; the paper's class has {e.classes[v.paper_class]:.2f}"
+    lines = [growth, _rests_on(fixing)]
     if v.claim is not None and v.claim.currency != "flop":
         lines.append(f"the paper's figure is a gain in {v.claim.currency.replace('_', ' x ')}, ours are in FLOP")
     if e.label == "undetermined":
@@ -174,28 +172,28 @@ def _rests_on(fixing: Sequence[contrasts.UsedRow]) -> str:
     studies = {u.row.study for u in fixing}
     own = len({u.row.study for u in fixing if is_own(u.row)})
     flops = contrasts.budgets(fixing)
-    said = f"{len(fixing)} row(s) of {len(studies)} study(ies)" + f", {own} of them ours" * bool(own)
+    text = f"{len(fixing)} row(s) of {len(studies)} study(ies)" + f", {own} of them ours" * bool(own)
     if not flops:
-        return f"{said}, compute not stated"
+        return f"{text}, compute not stated"
     inside = [c for c in flops if 10 ** CORE[0] <= c <= 10 ** CORE[1]]
-    said += f", {number(flops[0])} to {number(flops[-1])} FLOP"
+    text += f", {number(flops[0])} to {number(flops[-1])} FLOP"
     if not inside:
-        return f"{said}; none between 1e18 and 1e26, where a class is meant to hold"
+        return f"{text}; none between 1e18 and 1e26, where a class is meant to hold"
     decades = math.log10(inside[-1] / inside[0])
-    return f"{said}; {len(inside)} of them, over {decades:.1f} decades, between 1e18 and 1e26"
+    return f"{text}; {len(inside)} of them, over {decades:.1f} decades, between 1e18 and 1e26"
 
 
-def _to_settle(found: Settles | None) -> str:
-    if found is None:
+def _to_settle(ladders: Settles | None) -> str:
+    if ladders is None:
         most, longest = _LADDERS[-1], _LADDER_DECADES[-1]
         return (
             f"would settle it: not even {most} further ladders over {longest} decades that found what is expected "
             "today; its slope is near a class's edge, or its studies tilt apart"
         )
-    number = "a further ladder" if found.ladders == 1 else f"{found.ladders} further ladders"
+    number = "a further ladder" if ladders.ladders == 1 else f"{ladders.ladders} further ladders"
     return (
-        f"would settle it: {number} of {found.decades} decades from 1e18 FLOP that found what is expected today "
-        f"({found.label}, {found.probability:.2f})"
+        f"would settle it: {number} of {ladders.decades} decades from 1e18 FLOP that found what is expected today "
+        f"({ladders.label}, {ladders.probability:.2f})"
     )
 
 
@@ -238,26 +236,20 @@ def document(verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
 
 def _claim(claim: Claim) -> dict[str, Any]:
-    given = dataclasses.asdict(claim)
-    return {
-        key: finite(value) if isinstance(value, float) else value
-        for key, value in given.items()
-        if key in ("ceg", "low", "high", "currency")
-    }
+    gains = {key: getattr(claim, key) for key in ("ceg", "low", "high")}
+    return {key: gain if math.isfinite(gain) else None for key, gain in gains.items()} | {"currency": claim.currency}
 
 
 def print_report(console: Any, verdicts: Sequence[Verdict]) -> None:
     """The table, and why we differ."""
-    from rich.table import Table
-
+    from cegain.common.console import empty_table
     from cegain.common.text import budget, number, wrap
 
     low, high = verdicts[0].low.flops, verdicts[0].high.flops
     title = "Classes and gains: the source paper's (arXiv 2505.04075, Tables I and II) and ours, in FLOP"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     ours = ("class", "dep/ind/fad", "per decade", f"at {budget(low)}", f"at {budget(high)}")
-    for name in ("algorithm", "paper", "its gain", *ours, "verdict"):
-        table.add_column(name, no_wrap=name != "its gain")
+    columns = ("algorithm", "paper", "its gain", *ours, "verdict")
+    shown = empty_table(columns, left=columns, wrapped=["its gain"], title=title, pad_edge=False, padding=(0, 1, 0, 0))
     for v in verdicts:
         if v.low.classes is None or v.low.growth_interval is None:
             continue
@@ -269,10 +261,10 @@ def print_report(console: Any, verdicts: Sequence[Verdict]) -> None:
             assert e.predictive is not None
             gains = "-".join(number(end) for end in e.predictive) + "x"
             exactly = e.predictive[0] == e.predictive[1]
-            known = "1 exactly" if exactly else f"{number(e.median)} ({gains})"
-            cells.append(known if e.status == "ok" else f"({gains}) far")
-        table.add_row(*cells, "" if v.verdict == NOT_STUDIED else v.verdict)
-    console.print(table)
+            level = "1 exactly" if exactly else f"{number(e.median)} ({gains})"
+            cells.append(level if e.status == "ok" else f"({gains}) far")
+        shown.add_row(*cells, "" if v.verdict == NOT_STUDIED else v.verdict)
+    console.print(shown)
     console.print(
         "90% intervals; gains: median and what a new study would find; far: far extrapolated, interval only.\n"
     )

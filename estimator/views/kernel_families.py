@@ -32,46 +32,31 @@ def _is_attention(row: KernelTime) -> bool:
 
 FAMILIES: Mapping[str, Family] = {
     "flash": Family(
-        "Causal attention",
-        "flash",
+        "Causal attention", "flash",
         lambda row: _is_attention(row) and row.pattern == "causal" and row.heads_kv == row.heads_q,
-        ("fwd", "bwd"),
-        "seq_q",
-        "sequence length (tokens)",
+        ("fwd", "bwd"), "seq_q", "sequence length (tokens)",
     ),
     "sparse": Family(
-        "Attention under a pattern, forward and backward",
-        "block_sparse",
+        "Attention under a pattern, forward and backward", "block_sparse",
         lambda row: _is_attention(row) and row.pattern not in ("causal", "full"),
-        ("fwd_bwd",),
-        "seq_q",
-        "sequence length (tokens)",
+        ("fwd_bwd",), "seq_q", "sequence length (tokens)",
     ),
     "mqa": Family(
-        "Causal attention with shared keys and values",
-        "mqa",
+        "Causal attention with shared keys and values", "mqa",
         lambda row: _is_attention(row) and row.pattern == "causal" and row.heads_kv < row.heads_q,
-        ("fwd", "bwd"),
-        "seq_q",
-        "sequence length (tokens)",
+        ("fwd", "bwd"), "seq_q", "sequence length (tokens)",
     ),
     "decode": Family(
-        "One new token per sequence against a cache",
-        "mqa",
+        "One new token per sequence against a cache", "mqa",
         lambda row: row.op == "decode",
-        ("decode",),
-        "seq_kv",
-        "tokens in the cache",
+        ("decode",), "seq_kv", "tokens in the cache",
     ),
     "moe": Family(
-        "Mixture of experts, forward and backward",
-        "moe_dispatch",
+        "Mixture of experts, forward and backward", "moe_dispatch",
         lambda row: row.op == "moe",
-        ("fwd_bwd",),
-        "seq_q",
-        "tokens",
+        ("fwd_bwd",), "seq_q", "tokens",
     ),
-}
+}  # fmt: skip
 _PASS_WORDS = {"fwd": "forward", "bwd": "backward", "fwd_bwd": "forward and backward", "decode": "decoding"}
 
 
@@ -89,10 +74,7 @@ class Ceilings(NamedTuple):
 def choose(rows: Sequence[KernelTime], device: str | None, belongs: Test) -> tuple[list[KernelTime], list[KernelTime]]:
     """The rows to draw, and all rows of their session: the latest one on the device that has any.
 
-    Args:
-        rows: of a table.
-        device: a device's name or a part of it, in any case; None where all rows are of one.
-        belongs: what is to be drawn.
+    `device` is a device's name or a part of it, in any case; None where all rows are of one.
 
     Raises:
         ValueError: no row, an unknown device, or several devices to choose from; the message lists them.
@@ -104,14 +86,14 @@ def choose(rows: Sequence[KernelTime], device: str | None, belongs: Test) -> tup
     if device is not None and device in names:
         matching = [device]
     if len(matching) != 1:
-        found = "none was given" if device is None else f"found {device!r}"
-        raise ValueError(f"one device of {'; '.join(names)} is needed ({found}). Name it with --device")
-    mine = [row for row in rows if row.device == matching[0] and belongs(row)]
-    if not mine:
+        named = "none was given" if device is None else f"found {device!r}"
+        raise ValueError(f"one device of {'; '.join(names)} is needed ({named}). Name it with --device")
+    device_rows = [row for row in rows if row.device == matching[0] and belongs(row)]
+    if not device_rows:
         kinds = ", ".join(sorted({row.op for row in rows if row.device == matching[0]}))
         raise ValueError(f"there are such rows of {matching[0]} (found {kinds} only). Measure them")
-    session = max(mine, key=lambda row: row.date).session()
-    return [row for row in mine if row.session() == session], [row for row in rows if row.session() == session]
+    session = max(device_rows, key=lambda row: row.date).session()
+    return [row for row in device_rows if row.session() == session], [row for row in rows if row.session() == session]
 
 
 def ceilings(session: Iterable[KernelTime]) -> Ceilings | None:

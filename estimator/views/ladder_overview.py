@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from cegain.common.console import empty_table
 from cegain.common.text import finite, number, wrap
 from cegain.ladders import arm_names, own_gains, seed_ladder
 from cegain.ladders.seed_ladder import GainAt, StackRuns
@@ -14,6 +15,7 @@ from cegain.tables.training_runs import TrainingRun
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 
 class Rates(NamedTuple):
@@ -43,13 +45,13 @@ def rates(table: Iterable[TrainingRun], stack: str) -> list[Rates]:
     """Every search for a learning rate on a stack, by arm and rung: runs made for it, and the ladder's of that seed."""
     rows = [row for row in table if row.stack == stack]
     searched = dict.fromkeys((r.arm, r.rung_flops, r.seed) for r in rows if r.role == "learning_rate")
-    found = []
+    searches = []
     for arm, budget, seed in sorted(searched, key=lambda key: (key[1], key[0])):
         here = [r for r in rows if (r.arm, r.rung_flops, r.seed) == (arm, budget, seed)]
         taken = [r.learning_rate for r in here if r.role == "ladder"]
         tried = sorted((r.learning_rate, r.loss_nats_per_token if r.status == "finished" else math.inf) for r in here)
-        found.append(Rates(arm, budget, tuple(tried), taken[0] if taken else math.nan))
-    return found
+        searches.append(Rates(arm, budget, tuple(tried), taken[0] if taken else math.nan))
+    return searches
 
 
 class Ratio(NamedTuple):
@@ -72,28 +74,23 @@ def over_bare(runs: StackRuns, bare: StackRuns | None) -> list[Ratio]:
         for at in ladder
         if at.read is not None and not at.why
     }
-    found = []
+    ratios = []
     for (algorithm, _, against), ladder in own_gains.read_all(runs).items():
         for at in ladder:
             base = gains.get((algorithm, arm_names.baseline_of(algorithm, against, runs.stack), at.rung.budget))
             if base is not None and at.read is not None and not at.why:
                 apart = at.read.log_gain - base.log_gain
-                found.append(Ratio(algorithm, at.rung.budget, apart, math.hypot(at.read.se, base.se)))
-    return found
+                ratios.append(Ratio(algorithm, at.rung.budget, apart, math.hypot(at.read.se, base.se)))
+    return ratios
 
 
 def print_overview(
     console: Console, runs: StackRuns, table: Sequence[TrainingRun], bare: StackRuns | None = None
 ) -> None:
     """Gains by arm and rung, over those of `bare` if that is another stack; noise by rung, learning rates by arm."""
-    from rich.table import Table
-
     budgets = sorted({rung.budget for _, treatment, _ in runs.pairs for rung in runs.arms[treatment]})
     title = f"Gains in FLOP on the {runs.stack} stack (se of ln CEG)"
-    gains = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), collapse_padding=True)
-    gains.add_column("arm, against baseline", no_wrap=True)
-    for budget in budgets:
-        gains.add_column(number(budget), justify="right", no_wrap=True)
+    gains = _by_budget(title, "arm, against baseline", budgets)
     why: dict[str, None] = {}
     for _, treatment, against in runs.pairs:
         at = {gain.rung.budget: gain for gain in seed_ladder.gains(runs, treatment, against)}
@@ -104,28 +101,19 @@ def print_overview(
         console.out(wrap(line, console.width), highlight=False)
     console.print()
 
-    together = _combinations(runs, budgets)
-    if together is not None:
-        console.print(together)
-        console.print()
-    contrast = _ratio_table(over_bare(runs, bare))
-    if contrast is not None:
-        console.print(contrast)
-        console.print()
-    beside = _beside_paper(runs)
-    if beside is not None:
-        console.print(beside)
-        console.print()
-    noise = Table(title="Seed noise (sd of one run)", title_justify="left", box=None)
-    for name in ("rung", "runs", "arms", "ln loss", "nats", "degrees of freedom"):
-        noise.add_column(name, justify="right", no_wrap=True)
-    for budget, found in sorted(runs.noise.items()):
+    for further in (_combinations(runs, budgets), _ratio_table(over_bare(runs, bare)), _beside_paper(runs)):
+        if further is not None:
+            console.print(further)
+            console.print()
+    columns = ("rung", "runs", "arms", "ln loss", "nats", "degrees of freedom")
+    noise = empty_table(columns, title="Seed noise (sd of one run)")
+    for budget, of_rung in sorted(runs.noise.items()):
         rungs = [rung for arm in runs.arms.values() for rung in arm if rung.budget == budget]
-        sd = found.pooled.sd if found.pooled.freedom else math.nan
+        sd = of_rung.pooled.sd if of_rung.pooled.freedom else math.nan
         nats = sd * math.fsum(rung.loss for rung in rungs) / len(rungs)
         noise.add_row(
             number(budget), str(sum(len(rung.losses) for rung in rungs)), str(len(rungs)),
-            *(("-", "-", "0") if math.isnan(sd) else (f"{sd:.4f}", f"{nats:.4f}", f"{found.pooled.freedom:.0f}")),
+            *(("-", "-", "0") if math.isnan(sd) else (f"{sd:.4f}", f"{nats:.4f}", f"{of_rung.pooled.freedom:.0f}")),
         )  # fmt: skip
     console.print(noise)
 
@@ -145,6 +133,12 @@ def print_overview(
         console.out(f"Note: {remark}.", highlight=False)
 
 
+def _by_budget(title: str, first: str, budgets: Iterable[float]) -> Table:
+    """A table with one left column, and one for each budget."""
+    columns = (first, *map(number, budgets))
+    return empty_table(columns, left=[first], title=title, padding=(0, 1, 0, 0), collapse_padding=True)
+
+
 def _cell(gain: GainAt | None, why: dict[str, None]) -> str:
     if gain is None:
         return "-"
@@ -157,62 +151,44 @@ def _cell(gain: GainAt | None, why: dict[str, None]) -> str:
     return f"{math.exp(gain.read.log_gain):.2f}x {error}"
 
 
-def _combinations(runs: StackRuns, budgets: Sequence[float]) -> Any:
+def _combinations(runs: StackRuns, budgets: Sequence[float]) -> Table | None:
     """Combinations over the product of their parts, and of three over their pairs too; None where none was read."""
-    from rich.table import Table
-
-    title = "Combinations over the product of their parts (se of ln)"
-    shown = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), collapse_padding=True)
     gains = own_gains.read_all(runs)
     rows: dict[str, dict[float, own_gains.Excess]] = {}
     for pair in runs.pairs:
-        for label, excess in (
-            (pair[1], own_gains.excess),
-            (f"{pair[1]}, beyond its pairs", own_gains.excess_over_pairs),
-        ):
-            found = {budget: at for budget in budgets if (at := excess(runs, gains, pair, budget)) is not None}
-            rows |= {label: found} if found else {}
-    read = [budget for budget in budgets if any(budget in found for found in rows.values())]
-    shown.add_column("arm", no_wrap=True)
-    for budget in read:
-        shown.add_column(number(budget), justify="right", no_wrap=True)
-    for label, found in rows.items():
-        cells = (found.get(budget) for budget in read)
+        kinds = {pair[1]: own_gains.excess, f"{pair[1]}, beyond its pairs": own_gains.excess_over_pairs}
+        for label, excess in kinds.items():
+            by_budget = {budget: at for budget in budgets if (at := excess(runs, gains, pair, budget)) is not None}
+            rows |= {label: by_budget} if by_budget else {}
+    read = [budget for budget in budgets if any(budget in by_budget for by_budget in rows.values())]
+    shown = _by_budget("Combinations over the product of their parts (se of ln)", "arm", read)
+    for label, by_budget in rows.items():
+        cells = (by_budget.get(budget) for budget in read)
         shown.add_row(label, *(f"{math.exp(at.log):.2f}x ({at.error:.2g})" if at else "-" for at in cells))
     return shown if rows else None
 
 
-def _ratio_table(ratios: Sequence[Ratio]) -> Any:
+def _ratio_table(ratios: Sequence[Ratio]) -> Table | None:
     """Gains over those on the bare stack; None where there are none."""
-    from rich.table import Table
-
     if not ratios:
         return None
-    title = "Gains over those on the bare stack (se of ln)"
-    shown = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), collapse_padding=True)
-    shown.add_column("algorithm", no_wrap=True)
     budgets = sorted({ratio.budget for ratio in ratios})
-    for budget in budgets:
-        shown.add_column(number(budget), justify="right", no_wrap=True)
+    shown = _by_budget("Gains over those on the bare stack (se of ln)", "algorithm", budgets)
     cells = {(r.algorithm, r.budget): f"{math.exp(r.log):.2f}x ({r.error:.2g})" for r in ratios}
     for algorithm in dict.fromkeys(ratio.algorithm for ratio in ratios):
         shown.add_row(algorithm, *(cells.get((algorithm, budget), "-") for budget in budgets))
     return shown
 
 
-def _beside_paper(runs: StackRuns) -> Any:
+def _beside_paper(runs: StackRuns) -> Table | None:
     """The source paper's ablations in FLOP beside ours at the highest budgets; None where no arm is in both."""
-    from rich.table import Table
-
     if runs.stack != "bare":
         return None
     # FlashAttention computes the same function: an arm with it is, in FLOP, the arm without it.
     paper = tables.load_table3()
     arms = {arm.algorithm.replace("+flash_attention", ""): arm for arm in paper.arms.values() if arm.algorithm}
     title = f"Beside LLM-e Guess, table III (up to {number(tables.paper_flops())} FLOP, one seed), gains in FLOP"
-    shown = Table(title=title, title_justify="left", box=None)
-    for name in ("arm", "at", "ours", "90%", "paper's, 25k steps", "50k steps"):
-        shown.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
+    shown = empty_table(("arm", "at", "ours", "90%", "paper's, 25k steps", "50k steps"), left=["arm"], title=title)
     for algorithm, treatment, against in runs.pairs:
         read = [gain for gain in seed_ladder.gains(runs, treatment, against) if gain.read and not gain.why]
         if algorithm not in arms or against != arm_names.BASELINE or not read:
@@ -230,13 +206,9 @@ def _beside_paper(runs: StackRuns) -> Any:
     return shown if shown.row_count else None
 
 
-def _rate_table(searches: Iterable[Rates]) -> Any:
-    from rich.table import Table
-
-    shown = Table(title="Learning rates", title_justify="left", box=None)
-    for name in ("rung", "arm", "interior", "given away", "tried"):
-        right = name in ("rung", "given away")
-        shown.add_column(name, justify="right" if right else "left", no_wrap=name != "tried")
+def _rate_table(searches: Iterable[Rates]) -> Table:
+    columns = ("rung", "arm", "interior", "given away", "tried")
+    shown = empty_table(columns, left=("arm", "interior", "tried"), wrapped=["tried"], title="Learning rates")
     for search in searches:
         tried = [
             f"[{rate:g}: {loss:.3f}]" if rate == search.taken else f"{rate:g}: {loss:.3f}"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cegain import algorithms
+from cegain.common.console import empty_table
 from cegain.common.text import finite, number, span, wrap
 from cegain.gain import contrasts
 from cegain.gain.contrasts import UsedRow
@@ -41,13 +42,10 @@ class Report(NamedTuple):
 def report(
     runs: StackRuns, pair: tuple[str, str, str], budgets: Sequence[float], evidence: Iterable[PublishedGain]
 ) -> Report:
-    """Gains, forecast and literature of a contrast.
+    """Gains, forecast and literature of a contrast on a stack.
 
-    Args:
-        runs: a stack.
-        pair: (algorithm, arm with it, arm without it).
-        budgets: FLOP of the forecast; `fit_report.STEPS` past the treatment's last rung if there are none.
-        evidence: shipped rows, of which those of the algorithm that are not our own are kept.
+    `pair` is (algorithm, arm with it, arm without it); the forecast is at `budgets` (FLOP), or `fit_report.STEPS` past
+    the treatment's last rung if there are none; of the shipped `evidence`, the algorithm's rows not our own are kept.
     """
     algorithm, treatment, against = pair
     arms = [ladder.ladder(runs.table, arm) for arm in (against, treatment)]
@@ -55,9 +53,7 @@ def report(
     at = list(budgets) or [float(f"{top * step:.3g}") for step in STEPS]
     return Report(
         runs,
-        algorithm,
-        treatment,
-        against,
+        *pair,
         seed_ladder.gains(runs, treatment, against),
         forecast.forecast(arms[0], arms[1], at, loss_noise=runs.run_noise()),
         _literature(algorithm, evidence, against, runs.stack),
@@ -67,25 +63,21 @@ def report(
 def _literature(algorithm: str, evidence: Iterable[PublishedGain], against: str, stack: str) -> tuple[UsedRow, ...]:
     """Published rows that set the level of an algorithm's gain in FLOP, a combination's in any order of its parts."""
     rows = [row for row in evidence if set(row.algorithm.split("+")) == set(algorithm.split("+")) and not is_own(row)]
-    found: list[UsedRow] = []
+    literature: list[UsedRow] = []
     for name in dict.fromkeys(row.algorithm for row in rows):
-        asked = contrasts.question(rows, name, arm_names.baseline_of(name, against, stack), "flop")
-        found += [used for used in asked.used if used.fixes_level]
-    return tuple(found)
+        question = contrasts.question(rows, name, arm_names.baseline_of(name, against, stack), "flop")
+        literature += [used for used in question.used if used.fixes_level]
+    return tuple(literature)
 
 
-def print_report(console: Console, found: Report) -> None:
+def print_report(console: Console, report: Report) -> None:
     """The table of rungs, the noise behind it, the forecast and the literature."""
-    from rich.table import Table
-
-    table = Table(title=f"{found.title}: {found.treatment} against {found.against}", title_justify="left", box=None)
-    columns = ("rung", "seeds", "loss", f"{found.against}'s", "CEG", "se (ln)", "90%", "noise: own", "rung", "paired")
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    for at in found.gains:
-        noise = found.runs.noise[at.rung.budget]
+    columns = ("rung", "seeds", "loss", f"{report.against}'s", "CEG", "se (ln)", "90%", "noise: own", "rung", "paired")
+    rungs = empty_table(columns, title=f"{report.title}: {report.treatment} against {report.against}")
+    for at in report.gains:
+        noise = report.runs.noise[at.rung.budget]
         read = at.read
-        table.add_row(
+        rungs.add_row(
             number(at.rung.budget),
             str(len(at.rung.losses)) + (f", {len(at.baseline.losses)}" if at.baseline else ", -"),
             f"{at.rung.loss:.4f}",
@@ -93,15 +85,17 @@ def print_report(console: Console, found: Report) -> None:
             f"{math.exp(read.log_gain):.2f}x" if read else "none",
             f"{read.se:.3f}" if read and not at.why else "-",
             span(read.interval()) if read and not at.why else "-",
-            _noise(noise.arms[found.treatment]),
+            _noise(noise.arms[report.treatment]),
             _noise(noise.pooled),
-            _noise(noise.difference(found.treatment, found.against)) if at.baseline else "-",
+            _noise(noise.difference(report.treatment, report.against)) if at.baseline else "-",
         )
-    console.print(table)
-    lines = [f"{number(at.rung.budget)} FLOP: {at.why}." for at in found.gains if at.why]
-    more = [rung for rung in found.runs.arms[found.against] if all(rung.budget != at.rung.budget for at in found.gains)]
-    lines += [f"{found.against} alone: " + ", ".join(map(_alone, more)) + "."] if more else []
-    r = found.runs.correlation
+    console.print(rungs)
+    lines = [f"{number(at.rung.budget)} FLOP: {at.why}." for at in report.gains if at.why]
+    more = [
+        rung for rung in report.runs.arms[report.against] if all(rung.budget != at.rung.budget for at in report.gains)
+    ]
+    lines += [f"{report.against} alone: " + ", ".join(map(_alone, more)) + "."] if more else []
+    r = report.runs.correlation
     share = "no two arms have two seeds in common" if math.isnan(r) else f"arms with one seed correlate by {r:.2f}"
     lines += [
         "",
@@ -109,30 +103,32 @@ def print_report(console: Console, found: Report) -> None:
         "(degrees of freedom) in this arm, in all arms of the rung, and of the difference of both arms at equal seeds; "
         f"{share}.",
         "",
-        *_forecast(found.forecast),
+        *_forecast(report.forecast),
         "",
-        *_published(found),
-        *(f"Note: {remark}." for remark in found.runs.remarks),
+        *_published(report),
+        *(f"Note: {remark}." for remark in report.runs.remarks),
     ]
     console.out("\n".join(wrap(line, console.width) for line in lines), highlight=False)
 
 
-def _forecast(found: forecast.Forecast) -> list[str]:
-    lines = [f"Forecast: {found.status}" + (f" - {found.reason}" if found.reason and not found.at else "")]
-    for at in found.at:
+def _forecast(predicted: forecast.Forecast) -> list[str]:
+    lines = [
+        f"Forecast: {predicted.status}" + (f" - {predicted.reason}" if predicted.reason and not predicted.at else "")
+    ]
+    for at in predicted.at:
         gain = f"CEG {number(at.median)}x    90%: {span(at.interval_90)}    50%: {span(at.interval_50)}"
         lines.append(f"  at {number(at.flops)} FLOP: {gain}    {at.status}")
         if at.reason:
             lines.append(f"    {at.decades:.1f} decades past the reads; {at.reason}")
-    return [*lines, *(f"  note: {note}" for note in found.notes)]
+    return [*lines, *(f"  note: {note}" for note in predicted.notes)]
 
 
-def _published(found: Report) -> list[str]:
+def _published(report: Report) -> list[str]:
     """The literature, one line per study and kind."""
-    if not found.literature:
+    if not report.literature:
         return ["Literature: no published gain in FLOP against the same baseline."]
     groups: dict[tuple[str, str], list[UsedRow]] = {}
-    for used in found.literature:
+    for used in report.literature:
         groups.setdefault((used.row.study, used.row.basis), []).append(used)
     lines = ["Literature, at its own budgets (not in the figures above):"]
     for (study, basis), rows in groups.items():
@@ -156,20 +152,20 @@ def _alone(rung: Rung) -> str:
     return f"{rung.loss:.4f} at {number(rung.budget)} FLOP ({len(rung.losses)} seed(s))"
 
 
-def document(found: Report) -> dict[str, object]:
+def document(report: Report) -> dict[str, object]:
     """`ceg ladder --json`: gains are factors, flops in FLOP, losses in nats per token; null where nothing is known."""
-    f = found.forecast
+    f = report.forecast
     return {
         "schema": "ceg.ladder",
         "schema_version": 1,
-        "algorithm": found.algorithm,
-        "stack": found.runs.stack,
-        "treatment": found.treatment,
-        "baseline": found.against,
-        "seed_correlation": finite(found.runs.correlation),
-        "run_noise_ln_loss": found.runs.run_noise(),
-        "rungs": [_at_rung(found, at) for at in found.gains],
-        "arms": {arm: [_rung(rung) for rung in found.runs.arms[arm]] for arm in (found.treatment, found.against)},
+        "algorithm": report.algorithm,
+        "stack": report.runs.stack,
+        "treatment": report.treatment,
+        "baseline": report.against,
+        "seed_correlation": finite(report.runs.correlation),
+        "run_noise_ln_loss": report.runs.run_noise(),
+        "rungs": [_at_rung(report, at) for at in report.gains],
+        "arms": {arm: [_rung(rung) for rung in report.runs.arms[arm]] for arm in (report.treatment, report.against)},
         "forecast": {
             "method": forecast.METHOD,
             "status": f.status,
@@ -187,14 +183,14 @@ def document(found: Report) -> dict[str, object]:
                 "ceg_flop": used.row.ceg * used.conversion.factor,
                 "source": used.row.source,
             }
-            for used in found.literature
+            for used in report.literature
         ],
-        "notes": list(found.runs.remarks),
+        "notes": list(report.runs.remarks),
     }
 
 
-def _at_rung(found: Report, at: GainAt) -> dict[str, Any]:
-    noise, read = found.runs.noise[at.rung.budget], at.read
+def _at_rung(report: Report, at: GainAt) -> dict[str, Any]:
+    noise, read = report.runs.noise[at.rung.budget], at.read
     known = read is not None and not at.why
     return {
         "rung_flops": at.rung.budget,
@@ -209,20 +205,16 @@ def _at_rung(found: Report, at: GainAt) -> dict[str, Any]:
         "ceg_interval_90": read.interval() if read and known else None,
         "why": at.why,
         "noise_ln_loss": {
-            "arm": _spread(noise.arms[found.treatment]),
+            "arm": _spread(noise.arms[report.treatment]),
             "rung": _spread(noise.pooled),
-            "paired_difference": _difference(noise, found.treatment, found.against),
+            "paired_difference": _difference(noise, report.treatment, report.against),
         },
     }
 
 
 def _rung(rung: Rung) -> dict[str, object]:
-    return {
-        "rung_flops": rung.budget,
-        "flops": rung.flops,
-        "losses_by_seed": rung.losses,
-        "learning_rates": list(rung.learning_rates),
-    }
+    rates = list(rung.learning_rates)
+    return {"rung_flops": rung.budget, "flops": rung.flops, "losses_by_seed": rung.losses, "learning_rates": rates}
 
 
 def _difference(noise: Noise, a: str, b: str) -> dict[str, float] | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from cegain import algorithms
 from cegain.common import verdict
+from cegain.common.console import empty_table
 from cegain.common.text import finite, number, span, wrap
 from cegain.gain import chain, contrasts, method, prior
 from cegain.tables.published_gains import Evidence, is_own
@@ -39,10 +40,10 @@ def overview(evidence: Evidence) -> list[Overview]:
     lines = []
     for name in algorithms.names():
         entry = algorithms.get(name)
-        asked = contrasts.question(evidence.rows, name, entry.replaces[0], "flop")
+        question = contrasts.question(evidence.rows, name, entry.replaces[0], "flop")
         if entry.exact_in_flop:
-            asked = contrasts.unused(asked, "exact by construction")
-        fixing = [u for u in asked.used if u.fixes_level]
+            question = contrasts.unused(question, "exact by construction")
+        fixing = [u for u in question.used if u.fixes_level]
         flops = contrasts.budgets(fixing)
         label = ""
         if entry.unlocking:
@@ -50,25 +51,21 @@ def overview(evidence: Evidence) -> list[Overview]:
         elif entry.exact_in_flop:
             label = "independent"
         else:
-            curve = method.fit_curve(asked, prior.frozen(), prior.frozen_weights(name, entry.replaces[0], "flop"))
+            curve = method.fit_curve(question, prior.frozen(), prior.frozen_weights(name, entry.replaces[0], "flop"))
             if curve is not None:
                 label, _ = verdict.classify(curve.slope())
         lines.append(
             Overview(
-                name,
-                entry.title,
-                entry.replaces[0],
-                entry.paper_class,
-                label,
-                len(asked.used),
-                len(fixing),
-                sum(is_own(u.row) for u in fixing),
-                len({u.row.study for u in fixing}),
-                min(flops, default=math.nan),
-                max(flops, default=math.nan),
-                entry.gaps,
+                name, entry.title, entry.replaces[0], entry.paper_class, label,
+                rows=len(question.used),
+                usable=len(fixing),
+                own=sum(is_own(u.row) for u in fixing),
+                studies=len({u.row.study for u in fixing}),
+                flops_low=min(flops, default=math.nan),
+                flops_high=max(flops, default=math.nan),
+                gaps=entry.gaps,
             )
-        )
+        )  # fmt: skip
     return lines
 
 
@@ -83,27 +80,16 @@ def overview_document(evidence: Evidence) -> dict[str, object]:
 
 def print_overview(console: Console, evidence: Evidence) -> None:
     """The table of `ceg list`, the gaps below it."""
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 1))
-    for column in ("name", "against", "class", "source paper", "rows", "used", "own", "studies", "FLOP of those"):
-        table.add_column(
-            column, justify="right" if column in ("rows", "used", "own", "studies") else "left", no_wrap=True
-        )
+    words, counts = ("name", "against", "class", "source paper"), ("rows", "used", "own", "studies")
+    shown = empty_table((*words, *counts, "FLOP of those"), left=(*words, "FLOP of those"), padding=(0, 1))
     lines = overview(evidence)
     for line in lines:
-        table.add_row(
-            line.name,
-            line.baseline,
-            line.label or "no answer",
-            line.paper_class.replace("_", " "),
-            str(line.rows),
-            str(line.usable),
-            str(line.own) if line.own else "",
-            str(line.studies),
+        shown.add_row(
+            line.name, line.baseline, line.label or "no answer", line.paper_class.replace("_", " "),
+            str(line.rows), str(line.usable), str(line.own) if line.own else "", str(line.studies),
             "" if math.isnan(line.flops_low) else span((line.flops_low, line.flops_high), ""),
-        )
-    console.print(table)
+        )  # fmt: skip
+    console.print(shown)
     console.print("\nclass: of the gain in FLOP. used: rows that set its level; the others tell of growth, or are in")
     console.print("another currency. own: used rows that are read off our own runs. Gaps:")
     for line in lines:
@@ -120,12 +106,12 @@ class Line(NamedTuple):
 
 def weighed_rows(evidence: Evidence, name: str, currency: str) -> list[Line]:
     """Every row of an algorithm, with its weight; a row that is not used has weight 0."""
-    asked = contrasts.question(evidence.rows, name, algorithms.get(name).replaces[0], currency)
-    weights: Sequence[float] = []
-    if asked.rows is not None and asked.rows.fixes_level.any():
-        weights = list(chain.row_weights(asked.rows, prior.frozen()))
+    question = contrasts.question(evidence.rows, name, algorithms.get(name).replaces[0], currency)
+    weights: Iterable[float] = ()
+    if question.rows is not None and question.rows.fixes_level.any():
+        weights = chain.row_weights(question.rows, prior.frozen())
     remaining = iter(weights)
-    return [Line(u, float(next(remaining, 0.0)) if u.contrast >= 0 else 0.0) for u in asked.used]
+    return [Line(u, float(next(remaining, 0.0)) if u.contrast >= 0 else 0.0) for u in question.used]
 
 
 def rows_document(evidence: Evidence, name: str, currency: str) -> dict[str, object]:

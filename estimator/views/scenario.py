@@ -115,14 +115,15 @@ class Scenario(NamedTuple):
 
 def population(tables: Evidence, freeze: float, names: Sequence[str] | None = None) -> list[Member]:
     """Algorithms (all, or those named) whose gain in FLOP at a budget (FLOP) can be estimated."""
-    found = []
+    members = []
     for name in algorithms.names() if names is None else names:
         baseline = algorithms.get(name).replaces[0]
         prepared = method.prepare(tables.rows, [name], [baseline], currency="flop", spread=prior.frozen())
         if not prepared.missing:
             curve = prepared.curves[0]
-            found.append(Member(name, curve.mean(freeze), verdict.classify(curve.slope())[1], curve.decades(freeze)))
-    return found
+            classes = verdict.classify(curve.slope())[1]
+            members.append(Member(name, curve.mean(freeze), classes, curve.decades(freeze)))
+    return members
 
 
 def paper_years(members: Sequence[Member]) -> tuple[int, int]:
@@ -132,28 +133,28 @@ def paper_years(members: Sequence[Member]) -> tuple[int, int]:
 
 
 def run(
-    tables: Evidence, assumed: Assumptions, members: Sequence[Member], everyone: Sequence[Member] | None = None
+    tables: Evidence, assumed: Assumptions, members: Sequence[Member], registry: Sequence[Member] | None = None
 ) -> Scenario:
     """The scenario; `members` are `population`, and `assumed.stack` names algorithms with an answer.
 
-    The registry's rate is that of `everyone`, all who are in it (None: the members).
+    The registry's rate is that of `registry`, all who are in it (None: the members).
 
     Raises:
         OutOfRangeError: the band ends above MOST_LN.
     """
-    everyone = everyone or members
+    registry = registry or members
     start, far = _in_use(tables, assumed)
     without = None
     if assumed.pace == LITERATURE:
-        paths, shares, said = _literature(assumed)
-        other = _arrivals(assumed, members, everyone)[0] if members else None
+        paths, shares, rate_text = _literature(assumed)
+        other = _arrivals(assumed, members, registry)[0] if members else None
     else:
         other = _literature(assumed)[0]
-        paths, shares, said, brought = _arrivals(assumed, members, everyone)
+        paths, shares, rate_text, brought = _arrivals(assumed, members, registry)
         far += [m.decades for m in members]
         if shares and len(members) > 1:
             first = max(members, key=lambda m: (brought[m.name], m.name))
-            rest = _arrivals(assumed, [m for m in members if m is not first], everyone)[0]
+            rest = _arrivals(assumed, [m for m in members if m is not first], registry)[0]
             end = float(np.median(start + rest[:, -1]))
             without = (first.name, brought[first.name], assumed.freeze * math.exp(end))
     n_far = sum(not d <= FAR_DECADES for d in far)
@@ -175,9 +176,7 @@ def run(
         low90, low50, median, high50, high90 = (assumed.freeze * math.exp(q) for q in ends)
         return Year(t, median, (low50, high50), (low90, high90))
 
-    no_scale = None
-    if shares:
-        no_scale = sum(part for name, part in shares.items() if name in NO_SCALE)
+    no_scale = sum(part for name, part in shares.items() if name in NO_SCALE) if shares else None
     return Scenario(
         assumed,
         "far_extrapolation" if reason else "ok",
@@ -186,7 +185,7 @@ def run(
         shares,
         no_scale,
         tuple(members) if assumed.pace != LITERATURE else (),
-        said,
+        rate_text,
         without,
         None if other is None else after(assumed.years, other),
         tables.sha256,
@@ -222,14 +221,14 @@ def _arrivals(
         first, last = paper_years(counted)
         span = last - first + 1
         rates = rng.gamma(len(counted) + 0.5, 1.0 / span, DRAWS)
-        said = (
+        rate_text = (
             f"{(len(counted) + 0.5) / span:.2f} algorithms a year (mean of what {len(counted)} leave possible): so "
             f"many of the registry have papers of {first} to {last}. They are survivors, chosen because they were "
             "adopted"
         )
     else:
         rates = np.full(DRAWS, assumed.per_year)
-        said = f"{assumed.per_year:g} algorithms a year, as given"
+        rate_text = f"{assumed.per_year:g} algorithms a year, as given"
     chances = rng.dirichlet(np.ones(len(members)), DRAWS)
     arrivals = rng.poisson(rates[:, None], (DRAWS, assumed.years))
     draw, year = (np.repeat(index.ravel(), arrivals.ravel()) for index in np.indices(arrivals.shape))
@@ -250,7 +249,7 @@ def _arrivals(
         whole = sum(parts.values())
         shares = {k: float(part / whole) for k, part in parts.items()}
     brought = {m.name: float(g) / total if total else 0.0 for m, g in zip(members, by_member, strict=True)}
-    return each.cumsum(1), shares, said, brought
+    return each.cumsum(1), shares, rate_text, brought
 
 
 def _literature(assumed: Assumptions) -> tuple[Array, dict[str, float], str]:
@@ -261,28 +260,28 @@ def _literature(assumed: Assumptions) -> tuple[Array, dict[str, float], str]:
     months = np.exp((low + high) / 2 + sd * rng.standard_normal(DRAWS))
     share = rng.uniform(*assumed.share, DRAWS)
     rate = share * 12 * math.log(2) / months
-    said = (
+    rate_text = (
         f"effective compute doubles in {math.exp((low + high) / 2):.1f} months ({HALVING_CONTENT:.0%}: "
         f"{assumed.halving_months[0]:g} to {assumed.halving_months[1]:g}), of which {assumed.share[0]:.0%} to "
         f"{assumed.share[1]:.0%} (of ln) goes on without more compute"
     )
     kept = float(np.mean(share / months) / np.mean(1 / months))
-    return rate[:, None] * np.arange(assumed.years + 1), {"independent": kept, GROWING: 1 - kept}, said
+    return rate[:, None] * np.arange(assumed.years + 1), {"independent": kept, GROWING: 1 - kept}, rate_text
 
 
-def document(found: Scenario) -> dict[str, object]:
+def document(scenario: Scenario) -> dict[str, object]:
     """As JSON; FLOP, and shares of the expected ln gain."""
-    a = found.assumptions
+    a = scenario.assumptions
     return {
         "schema": "ceg.scenario",
         "schema_version": 1,
-        "status": found.status,
-        "reason": found.reason,
-        "assumptions": a._asdict() | {"pace_in_words": found.rate_said, "sources": sources(a)},
-        "evidence_sha256": found.evidence_sha256,
-        "years": [y._asdict() for y in found.years],
-        "shares_by_class": found.shares,
-        "share_without_scale": found.no_scale,
+        "status": scenario.status,
+        "reason": scenario.reason,
+        "assumptions": a._asdict() | {"pace_in_words": scenario.rate_said, "sources": sources(a)},
+        "evidence_sha256": scenario.evidence_sha256,
+        "years": [y._asdict() for y in scenario.years],
+        "shares_by_class": scenario.shares,
+        "share_without_scale": scenario.no_scale,
         "population": [
             {
                 "algorithm": m.name,
@@ -291,21 +290,21 @@ def document(found: Scenario) -> dict[str, object]:
                 "class_probabilities": m.classes,
                 "extrapolation_decades": finite(m.decades),
             }
-            for m in found.members
+            for m in scenario.members
         ],
-        "last_year_at_the_other_pace": None if found.other is None else found.other._asdict(),
+        "last_year_at_the_other_pace": None if scenario.other is None else scenario.other._asdict(),
         "most_influential": None
-        if found.without is None
-        else dict(zip(("algorithm", "share", "median_without_it"), found.without, strict=True)),
+        if scenario.without is None
+        else dict(zip(("algorithm", "share", "median_without_it"), scenario.without, strict=True)),
     }
 
 
 def sources(assumed: Assumptions) -> list[str]:
     """Where the defaults come from; `as given` where they were changed."""
     if assumed.pace == LITERATURE:
-        given = "as given with --halving" if assumed.halving_months != HALVING_MONTHS else HALVING_SOURCE
+        doubling = "as given with --halving" if assumed.halving_months != HALVING_MONTHS else HALVING_SOURCE
         kept = "as given with --share" if assumed.share != SHARE else SHARE_SOURCE
-        return [f"doubling time: {given}", f"share that goes on: {kept}"]
+        return [f"doubling time: {doubling}", f"share that goes on: {kept}"]
     changed = assumed.interaction_sd != PAIR_SD
     return [
         "gains and classes: this estimator's, the average setting at the frozen budget (`ceg classify`)",
