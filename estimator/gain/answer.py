@@ -74,11 +74,7 @@ class Estimate:
 
 
 OWN, GIVEN = "own runs", "given by --evidence"
-
-
 SCHEMA_VERSION = 1
-LEAST_SHARE = 0.005
-"""Kinds of evidence with a smaller share of the information are not listed in words."""
 
 
 def title(estimate: Estimate) -> str:
