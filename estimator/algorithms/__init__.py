@@ -78,7 +78,7 @@ class UnknownAlgorithm(ValueError):  # noqa: N818
 
 def names() -> tuple[str, ...]:
     """Canonical names in alphabetical order, read from the file names; imports no algorithm."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    return _listed(tuple(__path__))
 
 
 def get(name: str) -> Algorithm:
@@ -103,6 +103,11 @@ def resolve(name: str) -> str:
     targets = {**{known: known for known in names()}, **aliases}
     close = difflib.get_close_matches(key, targets, n=2 * MAX_SUGGESTIONS, cutoff=MIN_SIMILARITY)
     raise UnknownAlgorithm(name, tuple(dict.fromkeys(targets[match] for match in close))[:MAX_SUGGESTIONS])
+
+
+@functools.cache
+def _listed(folders: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(folders)))
 
 
 def _load(name: str) -> Algorithm:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from cegain.common.arrays import Array
 
 NORMAL_90 = 1.6448536269514722
 """Half width of a standard normal's central 90%."""
+ROOT_TAU = math.sqrt(2 * math.pi)
 MAX_COMPONENTS = 25
 """A sum that would have more has those of like width merged."""
 
@@ -35,20 +36,39 @@ class Mixture(NamedTuple):
         z = np.where((self.sds == 0) & (value < self.means), -np.inf, z)
         return float(self.weights @ ndtr(z))
 
-    def quantile(self, probability: float) -> float:
-        """The value below which `probability` lies, by bisection to 1e-12 of the bracket (monotone by design)."""
-        ends = self.means + ndtri(probability) * self.sds
-        low, high = float(ends.min()), float(ends.max())
-        for _ in range(60):
-            if high - low <= 1e-12 * max(1.0, abs(low), abs(high)):
+    def quantiles(self, probabilities: Sequence[float]) -> list[float]:
+        """The values below which so much lies: Newton's steps inside a bracket that is halved where they leave it."""
+        if len(self.means) == 1:
+            return [float(self.means[0] + ndtri(probability) * self.sds[0]) for probability in probabilities]
+        wanted = np.asarray(probabilities, dtype=float)
+        ends = self.means + np.multiply.outer(ndtri(wanted), self.sds)
+        low, high = ends.min(axis=1), ends.max(axis=1)
+        spread = self.sds > 0
+        sds = np.where(spread, self.sds, 1.0)
+        sd = math.sqrt(self.weights @ (self.sds**2 + (self.means - self.mean()) ** 2))
+        at, todo = np.clip(self.mean() + ndtri(wanted) * sd, low, high), np.full(wanted.shape, True)
+        for _ in range(100):
+            away = at[:, None] - self.means
+            z = away / sds
+            excess = np.where(spread, ndtr(z), away >= 0) @ self.weights - wanted
+            density = np.where(spread, np.exp(-z * z / 2) / (sds * ROOT_TAU), 0.0) @ self.weights
+            low, high = np.where(excess < 0, at, low), np.where(excess < 0, high, at)
+            step = at - excess / np.maximum(density, 1e-300)
+            todo &= np.abs(step - at) > 1e-13 * np.maximum(1.0, np.abs(at))
+            if not todo.any():
                 break
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.cdf(middle) < probability else (low, middle)
-        return (low + high) / 2
+            step = np.where((step > low) & (step < high), step, (low + high) / 2)
+            at = np.where(todo, step, at)
+        return [float(value) for value in at]
+
+    def quantile(self, probability: float) -> float:
+        """The value below which `probability` lies."""
+        return self.quantiles([probability])[0]
 
     def central(self, content: float) -> tuple[float, float]:
         """The interval that leaves (1 - content) / 2 on each side."""
-        return self.quantile((1 - content) / 2), self.quantile((1 + content) / 2)
+        low, high = self.quantiles([(1 - content) / 2, (1 + content) / 2])
+        return low, high
 
     def factors(self, content: float) -> tuple[float, float]:
         """The same interval of exp(X)."""
@@ -94,10 +114,9 @@ def _merged(mixture: Mixture) -> Mixture:
     if len(mixture.weights) <= MAX_COMPONENTS:
         return mixture
     order = np.argsort(mixture.sds, kind="stable")
-    groups = np.array_split(order, MAX_COMPONENTS)
-    weights = np.array([mixture.weights[g].sum() for g in groups])
-    means = np.array([np.average(mixture.means[g], weights=mixture.weights[g]) for g in groups])
-    second = np.array(
-        [np.average(mixture.sds[g] ** 2 + mixture.means[g] ** 2, weights=mixture.weights[g]) for g in groups]
-    )
-    return Mixture(weights, means, np.sqrt(np.maximum(second - means**2, 0.0)))
+    first = [int(group[0]) for group in np.array_split(np.arange(len(order)), MAX_COMPONENTS)]
+    weights, means, sds = (values[order] for values in mixture)
+    together = np.add.reduceat(weights, first)
+    mean = np.add.reduceat(weights * means, first) / together
+    second = np.add.reduceat(weights * (sds**2 + means**2), first) / together
+    return Mixture(together, mean, np.sqrt(np.maximum(second - mean**2, 0.0)))

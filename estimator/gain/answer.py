@@ -59,6 +59,8 @@ class Estimate:
     """In time, dollars and per token: the two models whose speeds are compared, None where rows alone answer."""
     gain_in_flop: float | None = None
     """What `speeds` are multiplied with: the median of the average setting."""
+    joined: bool = False
+    """Whether gains that were measured in the currency take part beside `speeds`."""
     interaction: Interaction | None = field(default=None, compare=False, repr=False)
     """Of a combination: ln(stack / product of parts) at `flops`; None for one part, or where all but one are exact."""
     shares: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
@@ -171,7 +173,7 @@ def _speeds(estimate: Estimate) -> list[str]:
     if measured:
         modelled = number((estimate.gain_in_flop or 1) * math.exp(found.ln_factor))
         joined = f"modelled so {modelled}x, then joined with {len(measured)} row(s) measured in {' or '.join(kinds)}; "
-    lines.append(f"  Speeds: {joined}model of docs/step_time.md, compute-optimal shapes of the modern stack.")
+    lines.append(f"  Speeds: {joined}model of docs/step_time.md, averaged over compute-optimal shapes of like size.")
     devices = {side.time.device.name: side.time.device for side in (found.treatment, found.baseline)}
     lines += [f"  Measured on {d.kernel_times}: {step_text.measured(d)}." for d in devices.values() if d.kernel_times]
     return lines

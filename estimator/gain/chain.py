@@ -381,7 +381,10 @@ class Curve(NamedTuple):
 
     def predictive(self, flops: float) -> Mixture:
         """ln CEG that a new, independent study would find."""
-        average = self.mean(flops)
+        return self.new_study(self.mean(flops))
+
+    def new_study(self, average: Mixture) -> Mixture:
+        """The same from `mean` at that budget."""
         if self.exact:
             return average
         return Mixture(average.weights, average.means, np.hypot(average.sds, self.new_study_sds))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -58,11 +58,13 @@ def prepare(
     spread: Spread,
     shipped: Collection[PublishedGain] | None = None,
     remarks: Sequence[str] = (),
+    fitted: Mapping[tuple[str, str, str], Curve] | None = None,
 ) -> Prepared:
     """Fit the curves of a checked question: `names` canonical, sorted and distinct, `baselines` in their order.
 
     The shipped rows tell how well the studies of an algorithm agree (`prior.frozen_weights`); that holds for `rows`
-    only if they have some of them. `shipped` are these rows where `rows` may lack them; None: all are there.
+    only if they have some of them. `shipped` are these rows where `rows` may lack them; None: all are there. `fitted`
+    are curves of the same rows by algorithm, baseline and currency, which are not fitted again.
     """
     questions, curves, missing, notes = [], [], [], list(remarks)
     for name, baseline in zip(names, baselines, strict=True):
@@ -86,7 +88,7 @@ def prepare(
             weights = prior.frozen_weights(name, baseline, currency)
             if shipped is not None and not any(u.row in shipped for u in question.used):
                 weights = prior.prior_weights()
-            curve = fit_curve(question, spread, weights)
+            curve = (fitted or {}).get((name, baseline, currency)) or fit_curve(question, spread, weights)
             if curve is None:
                 missing.append(_missing(name, baseline, currency, question, spread))
             else:
@@ -139,12 +141,20 @@ def evaluate(
 def distributions(prepared: Prepared, flops: float) -> tuple[Mixture, Mixture]:
     """ln CEG at a budget: in the average setting, and as a new study would find it."""
     mean = [curve.mean(flops) for curve in prepared.curves]
-    predictive = [curve.predictive(flops) for curve in prepared.curves]
+    predictive = [curve.new_study(average) for curve, average in zip(prepared.curves, mean, strict=True)]
     if prepared.joint.target:
         joint = prepared.joint.at(flops)
         mean.append(joint.mean)
         predictive.append(joint.predictive)
     return mixture.total(mean), mixture.total(predictive)
+
+
+def average(prepared: Prepared, flops: float) -> Mixture:
+    """ln CEG at a budget in the average setting."""
+    mean = [curve.mean(flops) for curve in prepared.curves]
+    if prepared.joint.target:
+        mean.append(prepared.joint.at(flops).mean)
+    return mixture.total(mean)
 
 
 def refused(
@@ -182,7 +192,10 @@ def answered(
     """
     distances = [c.decades(flops) for c in prepared.curves]
     decades = math.nan if any(map(math.isnan, distances)) else max(distances, default=0.0)
-    low90, high90 = predictive.central(0.9)
+    ends = [(1 + sign * content) / 2 for content in (0.9, 0.5, interval) for sign in (-1, 1)]
+    middle, low90, high90, *others = predictive.quantiles([0.5, *ends])
+    low50, high50, low, high = map(math.exp, others)
+    mean_middle, mean_low, mean_high = map(math.exp, mean.quantiles([0.5, *ends[-2:]]))
     reason = ""
     if math.isnan(decades):
         reason = "the compute of its evidence is not known"
@@ -193,12 +206,12 @@ def answered(
     return dataclasses.replace(
         refused(prepared, reason, flops, interval=interval, sha256=sha256, seed=seed),
         status="far_extrapolation" if reason else "ok",
-        median=math.exp(predictive.quantile(0.5)),
-        predictive=predictive.factors(interval),
-        predictive_50=predictive.factors(0.5),
+        median=math.exp(middle),
+        predictive=(low, high),
+        predictive_50=(low50, high50),
         predictive_90=(math.exp(low90), math.exp(high90)),
-        mean_median=math.exp(mean.quantile(0.5)),
-        mean_interval=mean.factors(interval),
+        mean_median=mean_middle,
+        mean_interval=(mean_low, mean_high),
         decades=decades,
     )
 

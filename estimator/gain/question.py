@@ -121,12 +121,8 @@ def estimate_all(
             from cegain.gain import in_currency
 
             in_flop = None if currency == "decode" else prepared_in("flop")
-            answers = [
-                in_currency.answer(
-                    in_flop, prepared, budget, setting, interval=interval, sha256=tables.sha256, seed=seed
-                )
-                for budget in budgets
-            ]
+            asked = in_currency.InCurrency(in_flop, prepared, setting)
+            answers = [asked.answer(budget, interval=interval, sha256=tables.sha256, seed=seed) for budget in budgets]
         else:
             answers = [
                 method.evaluate(prepared, budget, interval=interval, thresholds=limits, sha256=tables.sha256, seed=seed)

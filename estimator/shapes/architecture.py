@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -214,6 +215,7 @@ def block_matrices(shape: ModelShape) -> tuple[WeightMatrix, ...]:
     )
 
 
+@functools.lru_cache(maxsize=1024)
 def parameters(shape: ModelShape) -> Parameters:
     """Exact parameter counts of a shape."""
     d = shape.d_model
@@ -365,6 +367,7 @@ def compute_optimal(flops: float) -> tuple[float, float]:
     return n, flops / (6 * n)
 
 
+@functools.lru_cache(maxsize=1024)
 def compute_optimal_shape(flops: float, stack: Stack = "bare", **fields: Any) -> ModelShape:
     """A concrete shape whose dense Transformer has about the compute-optimal number of parameters.
 
@@ -417,6 +420,7 @@ def _head_patterns(shape: ModelShape) -> tuple[patterns.HeadPattern, ...]:
     )
 
 
+@functools.lru_cache(maxsize=1024)
 def _useful_scores(shape: ModelShape, convention: Convention) -> int:
     """Scores of one sequence and layer that count as useful; every one of them for `full`."""
     if convention == "full":
@@ -429,6 +433,7 @@ def _visited_scores(shape: ModelShape, block: int) -> int:
     return shape.n_heads * shape.seq_len**2 if shape.attention == "materialised" else tile_scores(shape, block)
 
 
+@functools.lru_cache(maxsize=1024)
 def tile_scores(shape: ModelShape, tile: int) -> int:
     """Scores of one sequence and layer that a fused kernel computes, in tiles of so many queries and keys."""
     return patterns.visited_scores(_head_patterns(shape), shape.seq_len, shape.seq_len, block_q=tile, block_kv=tile)

@@ -178,9 +178,10 @@ def training_step(
     if broken:
         raise ValueError("\n".join(broken))
     fitted = shipped() if calibration is None else calibration
-    parts = step_parts(shape, plan, fitted.constants)
+    count = work(shape, plan)
+    parts = parts_of(count, shape, plan, fitted.constants)
     seconds = sum(parts.values())
-    gradient, own = _sensitivity(shape, plan, fitted)
+    gradient, own = _sensitivity(count, shape, plan, fitted)
     tokens = plan.micro_batch * plan.accumulate * plan.devices * shape.seq_len
     useful, full = (architecture.flops_per_token(shape, c, batch_tokens=tokens) for c in _CONVENTIONS)
     variance = _quadratic(gradient, fitted.covariance) + own
@@ -189,7 +190,7 @@ def training_step(
 
 def log_variance(shape: ModelShape, plan: Plan, calibration: Calibration) -> float:
     """Variance of ln(seconds) of a step, of plans that do not fit too."""
-    gradient, own = _sensitivity(shape, plan, calibration)
+    gradient, own = _sensitivity(work(shape, plan), shape, plan, calibration)
     return _quadratic(gradient, calibration.covariance) + own
 
 
@@ -362,17 +363,17 @@ def calibration_of(document: Mapping[str, Any]) -> Calibration:
     return Calibration(values, covariance, float(document["residual_sd"]))
 
 
-def _sensitivity(shape: ModelShape, plan: Plan, calibration: Calibration) -> tuple[tuple[float, ...], float]:
-    """d ln(seconds) / d ln(constant), by central differences, and the variance that is not the constants'."""
-    step, count, constants = 1e-4, work(shape, plan), calibration.constants
-    slopes = []
+def _sensitivity(
+    count: Work, shape: ModelShape, plan: Plan, calibration: Calibration
+) -> tuple[tuple[float, ...], float]:
+    """d ln(seconds) / d ln(constant), by differences, and the variance that is not the constants'."""
+    step, constants = 1e-5, calibration.constants
+    parts = parts_of(count, shape, plan, constants)
+    here, slopes = sum(parts.values()), []
     for name, value in constants._asdict().items():
-        ends = [
-            sum(parts_of(count, shape, plan, constants._replace(**{name: value * math.exp(sign * step)})).values())
-            for sign in (1, -1)
-        ]
-        slopes.append(math.log(ends[0] / ends[1]) / (2 * step))
-    own = _own_variance(shape, plan, parts_of(count, shape, plan, constants))
+        moved = constants._replace(**{name: value * math.exp(step)})
+        slopes.append(math.log(sum(parts_of(count, shape, plan, moved).values()) / here) / step)
+    own = _own_variance(shape, plan, parts)
     return tuple(slopes), calibration.residual_sd**2 + own
 
 

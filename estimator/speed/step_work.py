@@ -413,10 +413,13 @@ def default_plan(shape: ModelShape, device: Device, **fields: object) -> Plan:
     while True:
         for recompute in (False, True) if "recompute" not in fields else (plan.recompute,):
             enough = 1 if recompute or "recompute" in fields else wanted / 4
+            one = dataclasses.replace(plan, micro_batch=1, recompute=recompute)
+            held = memory(shape, one)
+            fixed, each = held.states + held.gathered, held.activations + held.logits
             for batch in halves if "micro_batch" not in fields else (plan.micro_batch,):
-                trial = dataclasses.replace(plan, micro_batch=batch, recompute=recompute)
-                if memory(shape, trial).total <= device.memory and (batch >= enough or "micro_batch" in fields):
-                    return trial
+                if fixed + batch * each <= device.memory and (batch >= enough or "micro_batch" in fields):
+                    return dataclasses.replace(one, micro_batch=batch)
+            trial = dataclasses.replace(one, micro_batch=batch)
         if "devices" in fields or plan.devices >= MOST_DEVICES or plan.sharding not in ("full", "hybrid"):
             return trial
         plan = dataclasses.replace(plan, devices=2 * plan.devices)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from cegain import algorithms
@@ -14,10 +15,13 @@ from cegain.speed.hardware import Device
 from cegain.speed.step_time import StepTime, TokenTime
 from cegain.speed.step_work import MOST_DEVICES
 
-MOST_FLOPS = 1e30
-"""Budgets above are not timed: far past any model that devices of today could train."""
+LEAST_FLOPS, MOST_FLOPS = 1e18, 1e30
+"""Budgets outside are not timed: below, a compute-optimal model has hardly room for its vocabulary; above, it is far
+past any model that devices of today could train."""
 STACK: architecture.Stack = "modern"
 SEQ_LEN = 2048
+SPACING = 0.5
+"""Decades of compute between the budgets whose models are timed for an answer (`averaged`)."""
 DECODE_BATCH = 16
 """Sequences that are decoded at once. Assumed: more of them weigh caches more against weights."""
 
@@ -78,7 +82,12 @@ def speeds(
     # fits by a hair. A model that fits nowhere is timed as if it did on the devices of the other.
     ready = [plan for plan, fits in zip(plans, fit, strict=True) if fits] or plans
     shared = {"devices": max(plan.devices for plan in ready), "recompute": any(plan.recompute for plan in ready)}
-    plans = [step_work.default_plan(shape, device, **shared) for shape, device in zip(shapes, devices, strict=True)]
+    plans = [
+        plan
+        if plan.devices == shared["devices"] and plan.recompute == shared["recompute"]
+        else step_work.default_plan(shape, device, **shared)
+        for plan, shape, device in zip(plans, shapes, devices, strict=True)
+    ]
     sides = [
         Side(budget, shape, step_time.training_step(shape, plan, fits=False), fits)
         for budget, shape, plan, fits in zip((flops, flops * in_flop), shapes, plans, fit, strict=True)
@@ -90,6 +99,48 @@ def speeds(
     price = math.log(devices[1].price.usd_per_hour / devices[0].price.usd_per_hour) if currency == "usd" else 0.0
     variance = step_time.log_variance_of_ratio(steps[0], steps[1])
     return Speeds(ln_factor + price, variance, sides[0], sides[1], price)
+
+
+def averaged(timed: Callable[[float], Speeds], flops: float) -> tuple[float, float]:
+    """ln of the factor at a budget (FLOP) and its variance, averaged over models of neighbouring sizes.
+
+    Layers, heads and devices are whole numbers, so the speed of the very model of a budget jumps between budgets that
+    hardly differ. What is averaged are the models of four budgets, SPACING decades apart, whose places do not depend on
+    `flops`; the weights are a cubic B-spline's, which keeps a line in log compute as it is and has no jumps. How far
+    the four lie from a line is added to the variance.
+
+    Args:
+        timed: both models of a budget (FLOP); raises NoShapeError where there are none.
+        flops: budget.
+
+    Raises:
+        NoShapeError: a budget below LEAST_FLOPS, or one without models near it.
+    """
+    if flops < LEAST_FLOPS:
+        raise NoShapeError(f"no model of less than {LEAST_FLOPS:g} FLOP is timed")
+    at = math.log10(flops) / SPACING
+    first = math.floor(at)
+    t = at - first
+    weights = ((1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6)
+    steps = range(-1, 3)
+    found: dict[int, Speeds] = {}
+    for step in steps:
+        with contextlib.suppress(NoShapeError):
+            found[step] = timed(10.0 ** (SPACING * (first + step)))
+    if not found:
+        raise NoShapeError(f"no models can be timed near {flops:g} FLOP")
+    # Past the smallest or largest model there is, the last one stands for its neighbours.
+    at_steps = [found[min(max(step, min(found)), max(found))] for step in steps]
+    mean = math.fsum(w * speeds.ln_factor for w, speeds in zip(weights, at_steps, strict=True))
+    about = [(w, x - t, speeds.ln_factor - mean) for w, x, speeds in zip(weights, steps, at_steps, strict=True)]
+    slope = math.fsum(w * x * y for w, x, y in about) / math.fsum(w * x * x for w, x, _ in about)
+    scatter = math.fsum(w * (y - slope * x) ** 2 for w, x, y in about)
+    return mean, scatter + math.fsum(w * speeds.variance for w, speeds in zip(weights, at_steps, strict=True))
+
+
+def neighbour(flops: float) -> float:
+    """The nearest of the budgets whose models are timed for `averaged`."""
+    return float(10.0 ** (SPACING * round(math.log10(flops) / SPACING)))
 
 
 def _decode(with_it: dict[str, Any], without_it: dict[str, Any], flops: float, setting: Setting) -> Speeds:
