@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
+from collections.abc import Callable
 
 import click
 
@@ -28,12 +30,20 @@ ENDINGS = (".html", ".htm")
 @single("-o", "--output", required=True, metavar="FILE", help="Where to write (.html).")
 @click.option("--algo", multiple=True, callback=joined, metavar="NAME[,NAME...]", help="What it shows first (moe).")
 @single("--flops", metavar="C", help="Training FLOP that it shows first (1e24).")
+@click.option(
+    "--with", "stacks", multiple=True, metavar="NAME+NAME...", help="A combination that the page should hold too."
+)
 @evidence_options
-def report_command(output: str, algo: str, flops: str | None, only_evidence: bool, evidence: tuple[str, ...]) -> None:
+def report_command(
+    output: str, algo: str, flops: str | None, stacks: tuple[str, ...], only_evidence: bool, evidence: tuple[str, ...]
+) -> None:
     """All answers as one page for a browser: choose algorithms, compute and currency there; needs no network.
+
+    The first page takes up to a minute: every answer in it is computed. They are kept for the next.
 
     \b
     ceg report -o ceg.html
+    ceg report -o ceg.html --with moe+mqa+muon
     ceg report -o ours.html --evidence my_gains.csv --algo moe,rope --flops 1e25
     """
     from cegain.explorer import explorer
@@ -46,14 +56,29 @@ def report_command(output: str, algo: str, flops: str | None, only_evidence: boo
     low, high = explorer.FLOPS
     if not math.isnan(shown) and not low <= shown <= high:
         problems.append(f"--flops: {low:g} to {high:g} can be shown (found {shown:g}). Try 1e24.")
+    more = [algorithm_names("--with", stack.replace("+", ","), problems) for stack in stacks]
     tables = load_evidence(evidence, only_evidence, problems)
     assert target is not None
     try:
+        explorer.plotly()  # what is missing is said before a minute's work
         with refused(prefix="ceg report: "):
-            content = explorer.html(
-                explorer.document(tables, evidence=evidence, only_evidence=only_evidence, algo=names, flops=shown)
-            )
+            data = explorer.document(tables, evidence=evidence, only_evidence=only_evidence, algo=names, flops=shown)
+            answered = explorer.answers(tables, bool(evidence), [names, *more], _progress(began))
+            content = explorer.html(data, answered)
     except explorer.LibraryError as error:
         raise BadInput([f"ceg report: {error}"]) from None
     write("--output", target, content)
     click.echo(f"wrote {output} ({len(content) / 1e6:.1f} MB, {time.perf_counter() - began:.1f} s)")
+
+
+def _progress(began: float) -> Callable[[int, int], None]:
+    """Says on stderr how many answers are there and when the last will be; on a terminal in one line."""
+
+    def say(done: int, of: int) -> None:
+        left = (time.perf_counter() - began) * (of - done) / done
+        if sys.stderr.isatty():
+            click.echo(f"\r{done} of {of} combinations, {left:.0f} s left ", err=True, nl=done == of)
+        elif done == of or done % 20 == 0:
+            click.echo(f"{done} of {of} combinations, {left:.0f} s left", err=True)
+
+    return say

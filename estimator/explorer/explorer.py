@@ -1,4 +1,4 @@
-"""`ceg report`: one HTML file that answers by itself, with the posterior as data and the arithmetic in JavaScript.
+"""`ceg report`: one HTML file that answers by itself, with the answers as data and scripts that look them up.
 
 `document` gathers what the page knows, `html` puts it into one file with the page's own scripts and plotly.js. Nothing
 in the file asks a network for anything, and its policy forbids it to.
@@ -12,24 +12,24 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cegain import algorithms
 from cegain.common import mixture, verdict
-from cegain.explorer import posterior, sections, steps
+from cegain.explorer import grids, sections, stored
 from cegain.gain import answer, prior, question
 from cegain.gain.evidence import load
 from cegain.speed import device_hours, two_models
 from cegain.tables import provenance
 from cegain.tables.published_gains import Evidence, PublishedGain
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 START = "moe"
 START_FLOPS = 1e24
 """What the page shows first, if nothing else is asked for."""
-FLOPS = (10.0 ** posterior.BUDGETS[0], 10.0 ** posterior.BUDGETS[1])
+FLOPS = (10.0 ** grids.ENDS[0], 10.0 ** grids.ENDS[1])
 """Ends of the page's slider (FLOP)."""
 THRESHOLD_NAMES = {1e25: "EU AI Act", 1e26: "US order of 2023"}
 """Whose reporting thresholds they are; see `question.THRESHOLDS`."""
@@ -37,15 +37,13 @@ PRESETS = {
     "mixture of experts": ("moe",),
     "Transformer": ("transformer",),
     "fused attention": ("flash_attention",),
-    "modern block": ("rmsnorm", "rope", "swiglu"),
-    "experts + Muon + RMSNorm + RoPE": ("moe", "muon", "rmsnorm", "rope"),
+    **grids.NAMED,
 }
 """Choices that are one click away."""
 LIBRARY = "plotly"
 SCRIPTS = (
-    "architecture.js", "step_time.js", "chain.js", "mixture.js", "posterior.js",
-    "words.js", "chart.js", "parts.js", "facts.js", "classes.js", "trust.js", "ladders.js", "kernels.js", "sections.js",
-    "page.js",
+    "answers.js", "words.js", "chart.js", "parts.js", "facts.js", "classes.js", "trust.js", "ladders.js", "kernels.js",
+    "sections.js", "page.js",
 )  # fmt: skip
 """The page's own scripts, each using those before it."""
 FOLDER = Path(__file__).parent
@@ -53,6 +51,7 @@ SCRIPT_FOLDER = FOLDER / "scripts"
 ENDS_SCRIPT = re.compile(r"</script|<!--", re.IGNORECASE)
 """What no script in the page may hold: it would end its element, or begin a comment in it."""
 _AGAIN = "Try: pip install --force-reinstall plotly."
+Progress = Callable[[int, int], None]
 # The same in data: these are written as escapes.
 _UNSAFE = {c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
@@ -69,12 +68,11 @@ def document(
     algo: Sequence[str] = (START,),
     flops: float = START_FLOPS,
 ) -> dict[str, Any]:
-    """All that the page knows, as plain JSON values without NaN.
+    """All that the page knows beside its answers, as plain JSON values without NaN.
 
     `evidence` names the tables that are the user's own (only the last part of a path is kept), and `only_evidence` says
     that the shipped ones are left out of `tables`. The page begins with `algo` at `flops` (FLOP), within `FLOPS`.
     """
-    shipped = frozenset(load().rows) if evidence else None
     return {
         "schema": "ceg.report",
         "schema_version": SCHEMA_VERSION,
@@ -85,10 +83,23 @@ def document(
             "only_evidence": only_evidence,
         },
         "page": page(algo, flops),
-        "steps": steps.document(),
-        "posterior": posterior.document(tables, shipped, prior.frozen()),
         "sections": sections.document(tables),
     }  # fmt: skip
+
+
+def answers(
+    tables: Evidence, with_own: bool, stacks: Sequence[Sequence[str]], progress: Progress | None = None
+) -> bytes:
+    """Answers to all that the page can be asked, as compressed JSON of `grids.answers`, from the cache if they are there.
+
+    `with_own` says that some rows are the user's, `stacks` what the page holds besides its usual ones. `progress` is
+    called as answers come, with how many stacks are there and how many there will be.
+    """
+    shipped = frozenset(load().rows) if with_own else None
+    asked = grids.Asked(tables, shipped, prior.frozen())
+    wanted = grids.stacks(asked, stacks)
+    key = stored.key(tables.sha256, tables.remarks, with_own, wanted, grids.settings_by_size())
+    return stored.load(key) or stored.keep(key, grids.answers(asked, wanted, done=progress))
 
 
 def page(algo: Sequence[str], flops: float) -> dict[str, Any]:
@@ -108,6 +119,8 @@ def page(algo: Sequence[str], flops: float) -> dict[str, Any]:
         ],
         "presets": [{"name": name, "algorithms": list(parts)} for name, parts in PRESETS.items()],
         "currencies": list(question.CURRENCIES),
+        "devices": list(grids.DEVICES),
+        "seq_lens": list(grids.SEQ_LENS),
         "start": {"algorithms": sorted(algo), "flops": flops, "device": question.DEVICE, "seq_len": two_models.SEQ_LEN},
         "flops_range": list(FLOPS),
         "thresholds": [{"flops": t, "name": THRESHOLD_NAMES[t]} for t in question.THRESHOLDS],
@@ -123,8 +136,8 @@ def page(algo: Sequence[str], flops: float) -> dict[str, Any]:
     }
 
 
-def html(data: dict[str, Any]) -> bytes:
-    """The page of a document.
+def html(data: dict[str, Any], answered: bytes) -> bytes:
+    """The page of a document, and of the grids of its answers as `answers` gives them.
 
     Raises:
         LibraryError: plotly.js is not there, or cannot go into a page.
@@ -136,6 +149,7 @@ def html(data: dict[str, Any]) -> bytes:
         "policy": _policy([library, *scripts]),
         "style": (FOLDER / "page.css").read_text(encoding="utf-8"),
         "data": escaped(data),
+        "grids": base64.b64encode(answered).decode("ascii"),
         "plotly": library,
         "scripts": "\n".join(f"<script>{script}</script>" for script in scripts),
     }

@@ -17,7 +17,7 @@ ceg.facts = (() => {
   function figures(answer) {
     if (answer.ceg_median === null) return [];
     const far = answer.status === "far_extrapolation";
-    const wide = words.span(answer.ceg_predictive_interval);
+    const wide = words.span(answer.ceg_predictive_interval_90);
     const median = `${words.number(answer.ceg_median)}x`;
     const list = [
       figure("One new study", far ? wide : median, far ? `90%; median ${median}` : `90%: ${wide}`),
@@ -29,8 +29,8 @@ ceg.facts = (() => {
       list.push(figure("Growth per tenfold compute", `${words.number(answer.growth_factor_per_decade)}x`,
         `90%: ${words.span(answer.growth_factor_per_decade_interval)}`));
     }
-    for (const [flops, share] of Object.entries(answer.share_above_threshold_flops ?? {})) {
-      list.push(figure(`Worth more than ${words.budget(Number(flops))} FLOP`, words.share(share), "probability"));
+    for (const [flops, share] of answer.share_above_threshold_flops ?? []) {
+      list.push(figure(`Worth more than ${words.budget(flops)} FLOP`, words.share(share), "probability"));
     }
     return list;
   }
@@ -66,31 +66,26 @@ ceg.facts = (() => {
   function models(answer, asked) {
     const found = answer.setting;
     if (!found) return [];
-    const speed = words.number(found.factor / found.price_factor);
+    const speed = words.number(found.factor);
     const sd = found.ln_factor_sd.toFixed(2);
     const head = asked.currency === "decode"
       ? `Modelled: ${speed}x (sd of ln ${sd}).`
       : `Gain in FLOP ${words.number(found.gain_in_flop_median)}x, times achieved FLOP/s ${speed}x (modelled, sd of ln ${sd})`
-        + `${asked.currency === "usd" ? `, times price per hour ${words.number(found.price_factor)}x` : ""}.`;
+        + ".";
     const rows = [
-      ["Budget (FLOP)", (side) => words.budget(side.flops)],
       ["Layers × width", (side) => `${side.layers} × ${side.width}`],
       ["Parameters, active / total", (side) => `${words.number(side.params_active)} / ${words.number(side.params_total)}`],
       ["Runs on", (side) => `${side.devices} × ${side.device}`],
       [asked.currency === "decode" ? "Seconds per token" : "Seconds per step", (side) => words.number(side.seconds)],
-      ["Longest part", (side) => longest(side.parts_seconds)],
+      ["Longest part", (side) => `${side.longest.replaceAll("_", " ")}, ${words.share(side.share)}`],
     ];
     const table = make("table", { className: "sides" }, make("thead", {}, make("tr", {}, make("th", {}, ""),
       make("th", { scope: "col" }, "with it"), make("th", { scope: "col" }, "without"))));
     table.append(make("tbody", {}, ...rows.map(([name, of]) => make("tr", {}, make("th", { scope: "row" }, name),
       make("td", { className: "short" }, of(found.with)), make("td", { className: "short" }, of(found.without))))));
-    return [make("h3", {}, "The two models that are timed"), make("p", {}, head), table];
-  }
-
-  function longest(parts) {
-    const total = Object.values(parts).reduce((sum, seconds) => sum + seconds, 0);
-    const [name, seconds] = Object.entries(parts).sort((a, b) => b[1] - a[1])[0];
-    return `${name}, ${words.share(seconds / total)}`;
+    const which = make("p", { className: "hint" }, `Models of ${words.budget(found.flops)} FLOP. Speeds are averages over `
+      + "models of neighbouring sizes.");
+    return [make("h3", {}, "The two models that are timed"), make("p", {}, head), table, which];
   }
 
   /**

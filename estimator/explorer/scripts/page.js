@@ -10,7 +10,7 @@ ceg.page = (() => {
   const { words, chart } = ceg;
   const { make } = ceg.parts;
   const byId = (id) => document.getElementById(id);
-  let data, posterior, state, shown, drawn;
+  let data, answers, state, shown, drawn;
   let frame = 0, draws = 0, address = "", addressTimer = 0;
   const stale = { curve: true };
 
@@ -41,7 +41,7 @@ ceg.page = (() => {
     found.currency = oneOf("currency", data.page.currencies) ?? found.currency;
     found.device = oneOf("device", devices()) ?? found.device;
     found.baselineDevice = oneOf("baseline-device", devices()) ?? found.baselineDevice;
-    found.seqLen = Number(oneOf("seq-len", data.steps.seq_lens.map(String)) ?? found.seqLen);
+    found.seqLen = Number(oneOf("seq-len", data.page.seq_lens.map(String)) ?? found.seqLen);
     return found;
   }
 
@@ -58,11 +58,11 @@ ceg.page = (() => {
     history.replaceState(null, "", address);
   }
 
-  const devices = () => Object.keys(data.steps.devices);
+  const devices = () => data.page.devices;
   const entry = (name) => data.page.algorithms.find((a) => a.name === name);
 
   function question(algorithms = [...state.algorithms].sort(), flops = state.flops) {
-    const asked = { algorithms, flops, currency: state.currency, interval: 0.9 };
+    const asked = { algorithms, flops, currency: state.currency };
     if (state.currency === "flop") return asked;
     return { ...asked, device: state.device, baselineDevice: state.baselineDevice || state.device,
       seqLen: state.seqLen };
@@ -88,7 +88,7 @@ ceg.page = (() => {
     byId("currency").append(...options(data.page.currencies, (c) => words.capital(words.MONEY[c])));
     byId("device").append(...options(devices()));
     byId("baseline-device").append(make("option", { value: "" }, "the same"), ...options(devices()));
-    byId("seq-len").append(...options(data.steps.seq_lens));
+    byId("seq-len").append(...options(data.page.seq_lens));
     byId("currency").addEventListener("change", (e) => change({ currency: e.target.value }));
     byId("device").addEventListener("change", (e) => change({ device: e.target.value }));
     byId("baseline-device").addEventListener("change", (e) => change({ baselineDevice: e.target.value }));
@@ -168,7 +168,7 @@ ceg.page = (() => {
     let refused = 0;
     for (const a of data.page.algorithms) {
       const box = byId(`algo-${a.name}`);
-      const alone = posterior.answer(question([a.name]));
+      const alone = answers.answer(question([a.name]));
       const silent = alone.status === "no_evidence";
       refused += Number(silent);
       box.checked = state.algorithms.has(a.name);
@@ -203,12 +203,10 @@ ceg.page = (() => {
 
   function drawCurve() {
     const names = [...state.algorithms].sort();
-    const curve = names.length ? posterior.curve(question()) : [];
-    const answered = curve.filter((a) => a.status !== "no_evidence");
+    const curve = names.length ? answers.curve(question()) : [];
+    const answered = curve.filter((a) => a.median !== null);
     const points = names.length === 1 ? ceg.sections.points(data, names[0], state.currency) : [];
     shown = { curve: answered, points, page: data.page, currency: state.currency, everything: byId("everything").checked };
-    // At a budget where models can be timed: elsewhere, and in FLOP, rows alone answer, and their curve is smooth.
-    byId("steps").hidden = !names.length || !posterior.answer(question(names, data.page.start.flops)).setting;
     plot();
     for (const button of document.querySelectorAll("[id^=save-]")) button.disabled = !names.length;
     ceg.sections.chosen(names, state.currency);
@@ -297,26 +295,46 @@ ceg.page = (() => {
     }
     const place = byId("answer");
     if (!state.algorithms.size) {
-      byId("sentence").textContent = "Choose at least one algorithm.";
-      for (const id of ["status", "distance"]) byId(id).textContent = "";
-      for (const id of ["figures", "classes", "interaction", "models", "notes"]) byId(id).replaceChildren();
-      byId("cursor").hidden = true;
-      place.dataset.status = "";
+      sayNothing("Choose at least one algorithm.", "");
       return;
     }
     const asked = question();
-    const answer = posterior.answer(asked);
+    const answer = answers.answer(asked);
+    if (answer.status === "elsewhere") {
+      sayElsewhere(answer, asked);
+      return;
+    }
     const titles = asked.algorithms.map((name) => entry(name).title);
     byId("sentence").replaceChildren(...words.sentence(answer, { ...asked, titles }).map(
       ([text, strong]) => (strong ? make("strong", {}, text) : text)));
     const far = answer.status === "far_extrapolation";
     byId("status").textContent = far ? `${STATUS[answer.status]} ${words.capital(answer.reason)}.` : STATUS[answer.status];
     const { far_decades: farDecades } = data.page;
-    byId("distance").textContent = words.distance(answer, { ...asked, farDecades, joined: posterior.joins(asked) });
+    byId("distance").textContent = words.distance(answer, { ...asked, farDecades, joined: answer.joined });
     Object.assign(place.dataset, exact(answer));
     cursor(answer);
     const paperClasses = [...new Set(asked.algorithms.map((name) => entry(name).paper_class))];
     ceg.facts.show(answer, { ...asked, paperClasses: paperClasses.filter((c) => c !== "not_studied") });
+  }
+
+  /** A sentence in place of an answer. */
+  function sayNothing(sentence, status) {
+    byId("sentence").textContent = sentence;
+    for (const id of ["status", "distance"]) byId(id).textContent = "";
+    for (const id of ["figures", "classes", "interaction", "models", "notes"]) byId(id).replaceChildren();
+    byId("cursor").hidden = true;
+    for (const name of Object.keys(byId("answer").dataset)) byId("answer").dataset[name] = "";
+    byId("answer").dataset.status = status;
+  }
+
+  /** What this page does not hold, and the commands that answer it. */
+  function sayElsewhere(answer, asked) {
+    sayNothing("This page does not hold that answer.", answer.status);
+    const page = `ceg report -o ceg.html --with ${asked.algorithms.join("+")}`;
+    const holds = "It holds single algorithms, pairs and a few larger combinations, timed on one device for both models, "
+      + "and pairs on fewer devices and lengths. This command answers:";
+    byId("notes").replaceChildren(make("p", {}, holds), make("pre", {}, answer.command),
+      ...(asked.algorithms.length > 1 ? [make("p", {}, "And this one makes a page that holds the combination:"), make("pre", {}, page)] : []));
   }
 
   /** The answer's numbers in full, for whoever reads the page by program. */
@@ -418,9 +436,9 @@ ceg.page = (() => {
       + `${about.evidence_sha256.slice(0, 16)}${own}${only}. This file holds all it needs and asks no network.`;
   }
 
-  function start() {
+  async function start() {
     data = JSON.parse(byId("data").textContent);
-    posterior = ceg.posterior.make(data.posterior, ceg.stepTime.make(data.steps));
+    answers = await ceg.answers.open(byId("grids").textContent);
     state = fromAddress();
     controls();
     fixedWords();

@@ -64,7 +64,7 @@ ceg.words = (() => {
   /** A sentence as parts, so that the page can set the answer in it in bold. A part is [text, isTheAnswer]. */
   function flopSentence(answer, what) {
     const worth = (gain) => number(gain * answer.flops);
-    const ends = answer.ceg_predictive_interval.map((gain) => gain * answer.flops);
+    const ends = answer.ceg_predictive_interval_90.map((gain) => gain * answer.flops);
     const head = `A run of ${budget(answer.flops)} FLOP with ${what} is worth `;
     if (answer.status === "far_extrapolation") {
       return [[head, false], [`${span(ends, "")} FLOP`, true],
@@ -72,7 +72,7 @@ ceg.words = (() => {
     }
     return [[head, false], [`${worth(answer.ceg_median)} FLOP`, true],
       [` without it: `, false], [`${number(answer.ceg_median)}x`, true],
-      [` the compute (90%: ${span(answer.ceg_predictive_interval)}).`, false]];
+      [` the compute (90%: ${span(answer.ceg_predictive_interval_90)}).`, false]];
   }
 
   function ratioSentence(answer, what, currency, where) {
@@ -82,7 +82,7 @@ ceg.words = (() => {
       decode: [`In models of ${budget(answer.flops)} FLOP with ${what}, a generated token takes `,
         " the device time without it, at equal shape"],
     }[currency];
-    const wide = span(answer.ceg_predictive_interval);
+    const wide = span(answer.ceg_predictive_interval_90);
     if (answer.status === "far_extrapolation") {
       return [[head, false], [wide, true], [`${tail}${where} (90%; median ${number(answer.ceg_median)}x).`, false]];
     }

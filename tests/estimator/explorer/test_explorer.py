@@ -1,5 +1,7 @@
 """`ceg report`: the file that it writes, and what it refuses."""
 
+import base64
+import gzip
 import html.parser
 import json
 import re
@@ -13,6 +15,7 @@ from cegain.explorer import explorer, sections
 from cegain.gain import question
 from cegain.tables.published_gains import BASES, COLUMNS, OPTIONAL_COLUMNS, OWN
 from tests.estimator.calls import Calls
+from tests.estimator.explorer.conftest import keep_few
 
 REPORT = Calls("report")
 MOST_BYTES = 8_000_000
@@ -52,6 +55,11 @@ def data_of(text: str) -> dict:
     return json.loads(found)
 
 
+def grids_of(text: str) -> dict:
+    (found,) = re.findall(r'<script type="text/plain" id="grids">(.*?)</script>', text, re.DOTALL)
+    return json.loads(gzip.decompress(base64.b64decode(found)))
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("evidence") / "my_gains.csv"
@@ -63,9 +71,13 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def written(table: Path) -> str:
     """A page with a user's evidence beside ours."""
     path = table.parent / "ceg.html"
-    result = REPORT.call("-o", path, "--evidence", table, "--algo", "rope,MoE", "--flops", "1e25")
+    words = ("-o", path, "--evidence", table, "--algo", "rope,MoE", "--flops", "1e25", "--with", "moe+muon")
+    with pytest.MonkeyPatch.context() as patch:
+        keep_few(patch)
+        result = REPORT.call(*words)
     assert result.exit_code == 0, result.output
     assert re.fullmatch(rf"wrote {re.escape(str(path))} \(\d\.\d MB, \d+\.\d s\)\n", result.stdout)
+    assert re.search(r"(\d+) of \1 combinations, 0 s left", result.stderr)
     assert path.stat().st_size < MOST_BYTES
     return path.read_text(encoding="utf-8")
 
@@ -88,7 +100,7 @@ def test_the_page_loads_nothing(written: str) -> None:
 def test_every_script_of_the_page_is_ours_plotlys_or_data(written: str) -> None:
     page = parsed(written)
     kinds = [attributes.get("type") for tag, attributes in page.elements if tag == "script"]
-    assert kinds == ["application/json", "text/plain", *[None] * len(explorer.SCRIPTS)]
+    assert kinds == ["application/json", "text/plain", "text/plain", *[None] * len(explorer.SCRIPTS)]
     own = {path.name for path in explorer.SCRIPT_FOLDER.glob("*.js")}
     assert own == set(explorer.SCRIPTS)
 
@@ -110,10 +122,12 @@ def test_what_is_asked_for_stands_in_the_page(written: str, table: Path) -> None
     level = next(
         q for q in data["sections"]["evidence"]["questions"] if (q["algorithm"], q["currency"]) == ("moe", "flop")
     )
+    assert {"moe+rope", "moe+muon"} < grids_of(written)["stacks"].keys()
     studies = {data["sections"]["evidence"]["rows"][point["row"]]["study"] for point in level["points"]}
     assert {"our lab", ALERT} < studies
 
 
+@pytest.mark.usefixtures("few")
 def test_only_evidence_leaves_ours_out(table: Path, tmp_path: Path) -> None:
     path = tmp_path / "own.html"
     assert REPORT.call("-o", path, "--evidence", table, "--only-evidence").exit_code == 0
@@ -123,11 +137,13 @@ def test_only_evidence_leaves_ours_out(table: Path, tmp_path: Path) -> None:
 
 
 def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
-    said = REPORT.refused("-o", tmp_path / "ceg.pdf", "--algo", "moee,moe,moe", "--flops", "1e30", "--only-evidence")
+    words = ("--algo", "moee,moe,moe", "--flops", "1e30", "--with", "moe+mopa", "--only-evidence")
+    said = REPORT.refused("-o", tmp_path / "ceg.pdf", *words)
     for part in (
         "--output: a name that ends in .html, .htm is needed",
         "--algo: The algorithm must be a name or alias in the registry, got 'moee'. Did you mean moe?",
         "--algo: an algorithm stands once (found moe twice). Remove one.",
+        "--with: The algorithm must be a name or alias in the registry, got 'mopa'.",
         "--flops: 1e+15 to 1e+28 can be shown (found 1e+30). Try 1e24.",
         "--only-evidence: leaves no evidence without --evidence PATH. Add a table.",
     ):
@@ -141,6 +157,7 @@ def test_bad_evidence_is_refused(tmp_path: Path) -> None:
     assert "bad.csv" in REPORT.refused("-o", tmp_path / "ceg.html", "--evidence", bad)
 
 
+@pytest.mark.usefixtures("few")
 def test_without_plotly_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explorer, "LIBRARY", "plotly_that_is_not_there")
     said = REPORT.refused("-o", tmp_path / "ceg.html")
@@ -148,6 +165,7 @@ def test_without_plotly_nothing_is_written(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize(
     ("content", "found"),
     [
@@ -186,6 +204,7 @@ BROKEN = (
 )
 
 
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("content", [*BROKEN, '{"schema": "ceg.backtest_scores", "scores": [{"tables": []}]}', None])
 @pytest.mark.parametrize(("kind", "name"), STORED)
 def test_stored_results_that_are_missing_or_broken_are_one_clear_error(

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import os
 import random
@@ -22,17 +23,14 @@ from cegain.gain.evidence import load
 from cegain.tables.published_gains import COLUMNS, OPTIONAL_COLUMNS, OWN_ROW_COLUMNS
 from tests.estimator.calls import Calls
 from tests.estimator.explorer.browser import browser
-from tests.estimator.explorer.settings import ReportSetting, settings
-from tests.estimator.explorer.test_explorer import ALERT, ROWS
+from tests.estimator.explorer.test_explorer import ALERT, ROWS, grids_of
 from tests.estimator.explorer.timing import SLIDE, SLIDER_STEPS
 
 pytestmark = pytest.mark.slow
 
-CLOSE = 0.01
-SETTINGS, REFUSALS = 20, 5
-"""How many random questions with an answer are compared, and how many without one."""
-SINGLES = len(algorithms.names()) * len(question.CURRENCIES)
-"""The first settings: one algorithm each."""
+AT_GRID, BETWEEN = 0.01, 0.03
+SETTINGS = 40
+"""How many random questions are compared."""
 PATIENCE_S = 60.0
 ESTIMATE = Calls("estimate")
 PNG, SVG = b"\x89PNG\r\n\x1a\n", b"<svg"
@@ -184,25 +182,48 @@ def test_tab_reaches_every_control(opened: Opened) -> None:
     assert wanted <= reached
 
 
+class Asked(NamedTuple):
+    """A question that the page can be asked."""
+
+    stack: tuple[str, ...]
+    currency: str
+    flops: float
+    at_grid: bool
+    device: str
+    seq_len: int
+
+    def address(self) -> str:
+        where = "" if self.currency == "flop" else f"&device={self.device}&seq-len={self.seq_len}"
+        return f"#algo={','.join(self.stack)}&flops={self.flops!r}&currency={self.currency}{where}"
+
+    def words(self) -> list[str]:
+        where = [] if self.currency == "flop" else ["--device", self.device, "--seq-len", str(self.seq_len)]
+        return ["--algo", ",".join(self.stack), "--flops", repr(self.flops), "--currency", self.currency, *where]
+
+
+def drawn(html: str, seed: int) -> Iterator[Asked]:
+    """Questions at random, of those that have an answer at some budget; every second one at a budget of the grid."""
+    draw = random.Random(seed)
+    stacks = grids_of(html)["stacks"]
+    for i in itertools.count():
+        currency, stack = question.CURRENCIES[i % 4], draw.choice(list(stacks))
+        curves = stacks[stack]["time" if currency == "usd" else currency]
+        curves = {"h100 2048": curves} if currency == "flop" else curves
+        place = draw.choice(list(curves))
+        if "gains" not in curves[place]:
+            continue
+        at_grid = i // 4 % 2 == 0
+        x = draw.choice(list(itertools.accumulate(curves[place]["x"]))) / 1e4 if at_grid else draw.uniform(15, 28)
+        device, seq_len = place.split()
+        yield Asked(tuple(stack.split("+")), currency, 10**x, at_grid, device, int(seq_len))
+
+
 def test_numbers_are_those_of_the_command(opened: Opened, files: tuple[Path, Path]) -> None:
-    asked = [*settings(1000, seed=12)][SINGLES:]
-    answered: list[ReportSetting] = []
-    refused = 0
-    worst = 0.0
-    for s in asked:
-        if len(answered) == SETTINGS:
-            break
-        words = ["--algo", ",".join(s.algorithms), "--flops", repr(s.flops), "--currency", s.currency]
-        address = f"#algo={','.join(s.algorithms)}&flops={s.flops!r}&currency={s.currency}"
-        if s.currency != "flop":
-            words += ["--device", s.device, "--baseline-device", s.baseline_device, "--seq-len", str(s.seq_len)]
-            address += f"&device={s.device}&baseline-device={s.baseline_device}&seq-len={s.seq_len}"
-        expected = ESTIMATE.answer(*words, "--evidence", files[1])["estimates"][0]
-        if expected["status"] == "no_evidence":
-            refused += 1
-            if refused > REFUSALS:
-                continue
-        opened.ask(address)
+    worst = {True: 0.0, False: 0.0}
+    answered = []
+    for s in itertools.islice(drawn(files[0].read_text(encoding="utf-8"), seed=12), SETTINGS):
+        expected = ESTIMATE.answer(*s.words(), "--evidence", files[1])["estimates"][0]
+        opened.ask(s.address())
         found = opened.answer()
         assert float(found["flops"]) == s.flops
         assert found["status"] == expected["status"], s
@@ -215,18 +236,43 @@ def test_numbers_are_those_of_the_command(opened: Opened, files: tuple[Path, Pat
             numbers |= dict(zip((f"low{name}", f"high{name}"), expected[f"ceg_{key}"], strict=True))
         numbers |= dict(zip(("meanLow", "meanHigh"), expected["ceg_mean_interval"], strict=True))
         for name, value in numbers.items():
-            assert float(found[name]) == pytest.approx(value, rel=CLOSE), (s, name)
-            worst = max(worst, abs(float(found[name]) / value - 1))
-    assert len(answered) == SETTINGS
-    assert refused >= REFUSALS
+            off = abs(float(found[name]) / value - 1)
+            assert off <= (AT_GRID if s.at_grid else BETWEEN), (s, name)
+            worst[s.at_grid] = max(worst[s.at_grid], off)
+    assert len(answered) >= 3 * SETTINGS / 4
     assert {s.currency for s in answered} == set(question.CURRENCIES)
-    assert sum(len(s.algorithms) > 1 for s in answered) >= SETTINGS / 4
-    print(f"largest difference from the command at {SETTINGS} answered settings: {worst:.1e}; {refused} refused alike")
+    assert sum(len(s.stack) > 1 for s in answered) >= SETTINGS / 4
+    print(f"largest difference from the command at {len(answered)} settings: {worst[True]:.1e} at budgets of the grid, "
+          f"{worst[False]:.1e} between")  # fmt: skip
+
+
+def test_what_the_page_does_not_hold_is_a_command(opened: Opened) -> None:
+    opened.ask("#algo=moe,mqa,rope&flops=3e24&currency=time&device=h200&seq-len=8192")
+    assert opened.answer()["status"] == "elsewhere"
+    assert opened.answer()["median"] == ""
+    commands = opened.page.locator("#notes pre").all_inner_texts()
+    asked = "--flops 3e24 --currency time --device h200 --seq-len 8192"
+    assert commands == [f"ceg-estimate --algo moe,mqa,rope {asked}", "ceg report -o ceg.html --with moe+mqa+rope"]
+    assert Calls("estimate").call(*commands[0].split()[1:]).exit_code == 0
+    opened.ask("#algo=moe&flops=3e24&currency=usd&device=h200&baseline-device=h100&seq-len=8192")
+    (command,) = opened.page.locator("#notes pre").all_inner_texts()
+    assert command.endswith("--device h200 --seq-len 8192 --baseline-device h100")
+    assert Calls("estimate").call(*command.split()[1:]).exit_code == 0
+
+
+def test_a_page_can_be_told_what_to_hold(shown: Any, tmp_path: Path, few: None) -> None:
+    assert Calls("report").call("-o", tmp_path / "ceg.html", "--with", "rope+moe+muon").exit_code == 0
+    found = _open(shown, tmp_path / "ceg.html")
+    found.ask("#algo=moe,muon,rope&flops=1e24")
+    (expected,) = ESTIMATE.answer("--algo", "moe,muon,rope", "--flops", "1e24")["estimates"]
+    assert float(found.answer()["median"]) == pytest.approx(expected["ceg_median"], rel=AT_GRID)
+    assert found.errors == []
+    found.page.context.close()
 
 
 @pytest.mark.parametrize("place", ["nav a[href='#trust']", "nav a[href='#kernels']", "a.skip"])
 def test_a_link_within_the_page_keeps_the_question(opened: Opened, place: str) -> None:
-    opened.ask("#algo=moe,rope&flops=3e22&currency=usd&device=h200")
+    opened.ask("#algo=moe,rope&flops=3e22&currency=usd&device=b200")
     said, answer = opened.sentence(), opened.answer()
     link = opened.page.locator(place)
     link.focus()
@@ -251,7 +297,9 @@ def test_what_is_modelled_is_called_so(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("baseline", ["h100", "a100-80"])
-def test_gains_published_in_decoding_time_take_part_on_one_device(shown: Any, tmp_path: Path, baseline: str) -> None:
+def test_gains_published_in_decoding_time_take_part_on_one_device(
+    shown: Any, tmp_path: Path, few: None, baseline: str
+) -> None:
     table = tmp_path / "decode.csv"
     row = "flash_attention,ours,standard_attention,a lab,1e22,reported,1.5,1.2,1.9,0.9,decode,measured,a source,"
     row = row.replace("standard_attention", algorithms.get("flash_attention").replaces[0])
@@ -266,7 +314,7 @@ def test_gains_published_in_decoding_time_take_part_on_one_device(shown: Any, tm
 
 
 def test_why_an_answer_is_far_is_said(opened: Opened, files: tuple[Path, Path]) -> None:
-    for algo, flops in (("rope", 1e28), ("moe,rope,swiglu,muon", 1e27), ("transformer", 1e24), ("mqa", 1e24)):
+    for algo, flops in (("rope", 1e28), ("moe,muon,rmsnorm,rope", 1e27), ("transformer", 1e24), ("mqa", 1e24)):
         words = ("--algo", algo, "--flops", flops, "--evidence", files[1])
         (expected,) = ESTIMATE.answer(*words)["estimates"]
         opened.ask(f"#algo={algo}&flops={flops!r}")
@@ -292,7 +340,7 @@ def test_nothing_can_be_saved_before_there_is_a_picture_of_something(shown: Any,
     found.page.context.close()
 
 
-def test_saved_evidence_runs_in_no_spreadsheet_and_goes_back_as_it_was(shown: Any, tmp_path: Path) -> None:
+def test_saved_evidence_runs_in_no_spreadsheet_and_goes_back_as_it_was(shown: Any, tmp_path: Path, few: None) -> None:
     table = tmp_path / "formulas.csv"
     notes = ["=1+1", "+1", "-1", "@SUM(A1)", "'tis", 'a, "quoted" =1']
     with table.open("w", newline="", encoding="utf-8") as stream:
@@ -440,12 +488,6 @@ def test_a_table_says_where_more_of_it_is(opened: Opened) -> None:
     assert hint.inner_text().strip() == ""
 
 
-def test_a_curve_with_steps_says_why(opened: Opened) -> None:
-    for currency, steps in (("flop", False), ("time", True), ("usd", True), ("decode", True)):
-        opened.ask(f"#algo=moe&flops=1e24&currency={currency}")
-        assert opened.page.is_visible("#steps") == steps, currency
-
-
 def test_rows_below_the_slider_can_be_shown(opened: Opened) -> None:
     opened.ask("#algo=moe&flops=1e24")  # whose rows include one that states no compute
     lowest = (
@@ -476,7 +518,7 @@ def test_far_from_evidence_the_interval_comes_first(opened: Opened) -> None:
 
 def test_the_slider_moves_the_answer_quickly(opened: Opened) -> None:
     page = opened.page
-    opened.ask("#algo=moe,rope,swiglu&flops=1e20")
+    opened.ask("#algo=rmsnorm,rope,swiglu&flops=1e20&currency=usd&device=h200&seq-len=8192")
     taken = page.evaluate(SLIDE, SLIDER_STEPS)
     ordered = sorted(taken)
     print(f"slider update: median {statistics.median(taken):.1f} ms, p90 {ordered[int(0.9 * len(ordered))]:.1f} ms")
@@ -487,7 +529,7 @@ def test_the_slider_moves_the_answer_quickly(opened: Opened) -> None:
 @pytest.mark.parametrize("width", PHONES)
 def test_the_longest_answer_fits_a_phone(shown: Any, files: tuple[Path, Path], width: int) -> None:
     found = _open(shown, files[0], viewport={"width": width, "height": 800})
-    found.ask("#algo=moe,muon,rope&flops=3e25&currency=usd&device=h200&seq-len=8192")
+    found.ask("#algo=moe,muon,rmsnorm,rope&flops=3e25&currency=usd&device=h200&seq-len=8192")
     found.show_sections()
     assert found.page.evaluate("document.documentElement.scrollWidth") <= width
     found.page.context.close()

@@ -15,7 +15,7 @@ from tests.estimator.explorer.browser import browser
 
 REPEATS = 5
 SLIDER_STEPS = 50
-VIEWS = ("#algo=moe&flops=1e24", "#algo=moe,muon,rope&flops=1e24&currency=usd&device=h200&seq-len=8192")
+VIEWS = ("#algo=moe&flops=1e24", "#algo=moe,muon,rmsnorm,rope&flops=1e24&currency=usd&device=h200&seq-len=8192")
 SLIDE = """async (steps) => {
   const slider = document.getElementById("slider");
   const taken = [];
