@@ -90,7 +90,7 @@ def document(
 def answers(
     tables: Evidence, with_own: bool, stacks: Sequence[Sequence[str]], progress: Progress | None = None
 ) -> bytes:
-    """Answers to all that the page can be asked, as compressed JSON of `grids.answers`, from the cache if they are there.
+    """Answers to all that the page can be asked: compressed JSON of `grids.answers`, from the cache where it is there.
 
     `with_own` says that some rows are the user's, `stacks` what the page holds besides its usual ones. `progress` is
     called as answers come, with how many stacks are there and how many there will be.
