@@ -105,16 +105,21 @@ def observations(rows: Iterable[PublishedGain], currency: str) -> list[Observati
 
 
 def noise(observations: Sequence[Observation]) -> Array:
-    """Covariance [n, n] of the observations' reading errors; those that share a row err together.
+    """Covariance [n, n] of the observations' reading errors; those that share a row err together, and so do rows of
+    combinations, or of parts, that have a `same_as` in common.
 
     Where an observation states its own error (paired seeds), the correlations stay and the sd is the stated one.
     """
-    rows = {row: i for i, row in enumerate(dict.fromkeys(row for o in observations for row, _ in o.sources))}
-    weights = np.zeros((len(observations), len(rows)))
+    readings: dict[tuple[bool, PublishedGain | str], int] = {}
+    entries = []
     for i, o in enumerate(observations):
         for row, weight in o.sources:
-            weights[i, rows[row]] += weight
-    shared = weights @ (np.array([contrasts.reading_sd(row) ** 2 for row in rows])[:, None] * weights.T)
+            reading = readings.setdefault((weight > 0, row.same_as or row), len(readings))
+            entries.append((i, reading, weight * contrasts.reading_sd(row)))
+    weights = np.zeros((len(observations), len(readings)))
+    for i, reading, weight in entries:
+        weights[i, reading] += weight
+    shared = weights @ weights.T
     sds = np.sqrt(np.diag(shared))
     stated = np.array(
         [sd if math.isnan(o.error) else max(contrasts.ROW_SD, o.error) for o, sd in zip(observations, sds, strict=True)]

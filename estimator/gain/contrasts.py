@@ -7,12 +7,14 @@ whose baseline is the one asked about set the level; others tell only how a gain
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from cegain import algorithms
+from cegain.common.arrays import Array
 from cegain.gain.study import X0, Rows
 from cegain.tables.published_gains import PublishedGain
 
@@ -23,7 +25,8 @@ BASIS_SD = {"measured": 0.0, "derived": 0.15, "observational": 0.3, "claimed": 0
 """sd of ln gain shared by the rows of a contrast, by kind of evidence. Assumed, not studied: a claim in an abstract
 is a best case, a fitted law carries its form, an observational estimate its confounders."""
 LAW = ("derived", "observational", "extrapolated")
-"""Kinds of evidence read off one fitted law: all its rows together weigh as much as one."""
+"""Kinds of evidence read off one fitted law: all its rows together weigh as much as one. So do the rows of a contrast
+that have a `same_as`; contrasts that have it in common weigh as much as one of them."""
 BOUND_SD = 0.3
 """sd of ln gain of a row that states a bound only (`low` or `high` alone, equal to the gain). Assumed."""
 UNKNOWN_FLOPS_SD = 0.3
@@ -52,7 +55,7 @@ def question(evidence: Iterable[PublishedGain], algorithm: str, baseline: str, c
     """Collect what `evidence` says about `algorithm` against `baseline` in `currency`."""
     # Contrast by contrast and study by study, and within them in a fixed order: no digit of an answer depends on
     # the order of the file.
-    groups: dict[tuple[str, str, str, str], list[PublishedGain]] = {}
+    groups: dict[tuple[str, ...], list[PublishedGain]] = {}
     for row in evidence:
         if row.algorithm == algorithm:
             groups.setdefault(_contrast(row), []).append(row)
@@ -96,8 +99,9 @@ def budgets(used: Iterable[UsedRow]) -> list[float]:
     )
 
 
-def _contrast(row: PublishedGain) -> tuple[str, str, str, str]:
-    return row.study, row.treatment, row.baseline, "law" if row.basis in LAW else row.basis
+def _contrast(row: PublishedGain) -> tuple[str, ...]:
+    kind = "law" if row.basis in LAW or row.same_as else row.basis
+    return row.study, row.treatment, row.baseline, kind, row.same_as
 
 
 def _order(row: PublishedGain) -> tuple[object, ...]:
@@ -118,9 +122,10 @@ def _arrays(kept: Sequence[UsedRow], n_contrasts: int) -> Rows:
 
     shared = np.full(n_contrasts, np.inf)
     np.minimum.at(shared, contrast, basis)
-    variance = variance + basis - shared[contrast]
-    # Rows of one law share the weight of its heaviest row.
-    law = np.array([u.row.basis in LAW for u in kept])
+    unknown = np.isnan(x)
+    variance = variance + basis - shared[contrast] + np.where(unknown, UNKNOWN_FLOPS_SD**2, 0.0)
+    # Rows of one law, and of one key, share the weight of the heaviest row.
+    law = np.array([u.row.basis in LAW or bool(u.row.same_as) for u in kept])
     heaviest, together = np.full(n_contrasts, np.inf), np.bincount(contrast, 1.0 / variance, n_contrasts)
     np.minimum.at(heaviest, contrast, variance)
     variance = np.where(law, variance * (together * heaviest)[contrast], variance)
@@ -129,18 +134,27 @@ def _arrays(kept: Sequence[UsedRow], n_contrasts: int) -> Rows:
     np.maximum.at(extra, contrast, conversion)
     fixes = np.zeros(n_contrasts, bool)
     fixes[contrast] = [u.fixes_level for u in kept]
-    unknown = np.isnan(x)
     if unknown.any():
         known = x[fixes[contrast] & ~unknown]
         if not len(known):
             known = x[~unknown]
         # Where the known row nearest to 1e20 FLOP stands: rows far from the rest do not draw it away.
         x = np.where(unknown, known[np.argmin(np.abs(known))] if len(known) else 0.0, x)
-        variance = variance + np.where(unknown, UNKNOWN_FLOPS_SD**2, 0.0)
     names = [kept[i].row.study for i in first.tolist()]
     study = np.array([i for i, name in enumerate(names) if i == 0 or name != names[i - 1]])
     runs = ~unknown & np.array([u.row.basis != "extrapolated" for u in kept])
-    return Rows(y, x, variance, first, study, shared + extra, fixes, runs)
+    votes = _votes([kept[i] for i in first.tolist()])
+    return Rows(y, x, variance, first, study, shared + extra, fixes, runs, votes)
+
+
+def _votes(contrasts: Sequence[UsedRow]) -> Array:
+    """What each contrast counts: 1 / n where n of a study have one `same_as`, of those that set the level or of others.
+
+    contrasts: one row of each; its key, study and baseline are those of all.
+    """
+    keys = [(u.row.study, u.row.same_as or i, u.fixes_level) for i, u in enumerate(contrasts)]
+    together = Counter(keys)
+    return np.array([1.0 / together[key] for key in keys])
 
 
 def reading_sd(row: PublishedGain) -> float:

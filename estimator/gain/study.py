@@ -37,7 +37,8 @@ class Rows(NamedTuple):
     y: [n] ln gain; x: [n] log10 FLOP - X0; variance: [n] of the row's own noise;
     contrast: [c] first row of each contrast; study: [s] first contrast of each study (rows stand in this order);
     contrast_variance: [c] added to the contrast's level (kind of evidence, conversion); fixes_level: [c] bool;
-    runs: [n] bool, rows that stand at the compute of somebody's runs: it is stated, and no law was carried to it.
+    runs: [n] bool, rows that stand at the compute of somebody's runs: it is stated, and no law was carried to it;
+    votes: [c] what each contrast counts, 1 / n where n of them are readings of one law, ladder or run.
     """
 
     y: Array
@@ -48,6 +49,7 @@ class Rows(NamedTuple):
     contrast_variance: Array
     fixes_level: NDArray[np.bool_]
     runs: NDArray[np.bool_]
+    votes: Array
 
 
 class Spread(NamedTuple):
@@ -120,7 +122,8 @@ def study_messages(rows: Rows, spread: Spread, scatter: Array, slope: Array) -> 
     level = levels * spread.contrast_level**2 + rows.contrast_variance
     level = level + np.where(rows.fixes_level, 0.0, OTHER_BASELINE_SD**2)
     contrasts = _integrate_effect(_row_messages(rows), level, slopes * spread.contrast_slope**2)
-    studies = Messages(*(np.add.reduceat(part, rows.study, axis=1) for part in contrasts))
+    votes = Messages(rows.votes[:, None, None], rows.votes[:, None], rows.votes)
+    studies = Messages(*(np.add.reduceat(p * v, rows.study, axis=1) for p, v in zip(contrasts, votes, strict=True)))
     return _integrate_effect(studies, levels * spread.study_level**2, slopes * spread.study_slope**2)
 
 
@@ -133,6 +136,7 @@ def row_weights(rows: Rows, spread: Spread, towards: Array) -> Array:
     level = spread.contrast_level**2 + rows.contrast_variance
     level = level + np.where(rows.fixes_level, 0.0, OTHER_BASELINE_SD**2)
     shrink_contrast, _, _ = _shrinkage(rows_say.precision, level, np.array(spread.contrast_slope**2))
+    shrink_contrast = shrink_contrast * rows.votes[:, None, None]
     precision = np.add.reduceat(shrink_contrast @ rows_say.precision, rows.study, axis=0)
     shrink_study, _, _ = _shrinkage(precision, np.array(spread.study_level**2), np.array(spread.study_slope**2))
     sizes = np.diff(rows.contrast, append=len(rows.y))

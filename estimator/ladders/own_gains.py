@@ -64,10 +64,12 @@ def content(path: str | os.PathLike[str]) -> bytes:
     """The derived table as a file's bytes, the same for the same runs; raises what `rows` raises."""
     buffer = io.StringIO()
     table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(COLUMNS)
+    columns = [name for name in COLUMNS if name != "same_as"]  # our rows are readings of their own
+    table.writerow(columns)
     for row in rows(path):
+        cells = (getattr(row, name) for name in columns)
         table.writerow(
-            "" if isinstance(v, float) and math.isnan(v) else f"{v:.6g}" if isinstance(v, float) else v for v in row
+            "" if isinstance(v, float) and math.isnan(v) else f"{v:.6g}" if isinstance(v, float) else v for v in cells
         )
     return buffer.getvalue().encode()
 

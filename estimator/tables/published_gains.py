@@ -35,7 +35,7 @@ CONVERTIBLE = ("steps", "iters_mfu", "params")
 
 OWN_ROW_COLUMNS = ("stack", "ln_ceg_se", "ln_excess_se")
 """Filled in the rows of this project's own runs, and in no others."""
-OPTIONAL_COLUMNS = ("flop_factor", *OWN_ROW_COLUMNS)
+OPTIONAL_COLUMNS = ("flop_factor", "same_as", *OWN_ROW_COLUMNS)
 
 FLOPS_RANGE = (1.0, 1e60)
 GAIN_RANGE = (1e-9, 1e9)
@@ -55,7 +55,8 @@ class PublishedGain(NamedTuple):
 
     `flops` is the training compute spent *with* the algorithm (FLOP), NaN where the source does not give it;
     `ceg` is in units of `currency`; `low`..`high` holds the probability `interval` (NaN: a plain range).
-    `ceg * flop_factor` is the gain in FLOP (NaN: not known).
+    `ceg * flop_factor` is the gain in FLOP (NaN: not known). Rows of one study with the same `same_as` are several
+    readings of one law, ladder or run, and count once together (empty: the row is a reading of its own).
 
     Rows of this project's own runs also have the `stack` that was trained ("only" where a table names none), the
     standard error of ln CEG, and of a combination that of ln(gain / product of its parts' gains at that rung), seeds in
@@ -77,6 +78,7 @@ class PublishedGain(NamedTuple):
     basis: str
     source: str
     note: str
+    same_as: str = ""
     stack: str = ""
     ln_ceg_se: float = math.nan
     ln_excess_se: float = math.nan
@@ -133,6 +135,7 @@ def read_published_gains(path: Path) -> list[PublishedGain]:
     problems: list[Problem] = []
     rows: list[PublishedGain] = []
     first_seen: dict[PublishedGain, int] = {}
+    study_of: dict[str, str] = {}
     resolve = functools.cache(_algorithm)  # names repeat a lot in long tables
     header, lines = csv_file.read(path, text, problems, strict=True)
     _check_header(path, header)
@@ -150,6 +153,11 @@ def read_published_gains(path: Path) -> list[PublishedGain]:
             remedy = "Remove one; repeats of an experiment differ in treatment, study or note."
             rule = "a row stands once in a table"
             problems.append(Problem(f"{path}, line {line}", rule, f"the same as line {first}", remedy))
+        if row.same_as and (study := study_of.setdefault(row.same_as, row.study)) != row.study:
+            rule = "a key of same_as stands in one study"
+            value = f"{row.same_as!r} in {study!r} and in {row.study!r}"
+            remedy = "Two studies that read the same runs are one study; else take another key."
+            problems.append(Problem(f"{path}, line {line}, column same_as", rule, value, remedy))
         rows.append(row)
     if not rows and not problems:
         raise refusal(path, "a table has at least one row", "only a header", "Add rows, or leave the file out.")

@@ -223,7 +223,9 @@ def one_study(x: list[float]) -> Rows:
     n = len(x)
     first = np.zeros(1, int)
     y = 0.5 + 0.2 * np.array(x)
-    return Rows(y, np.array(x), np.full(n, 0.01), first, first, np.zeros(1), np.ones(1, bool), np.ones(n, bool))
+    return Rows(
+        y, np.array(x), np.full(n, 0.01), first, first, np.zeros(1), np.ones(1, bool), np.ones(n, bool), np.ones(1)
+    )
 
 
 def test_past_the_evidence_growth_levels_off_and_doubt_grows() -> None:
@@ -248,7 +250,7 @@ def test_studies_at_one_place_share_one_path() -> None:
     first = np.arange(200)
     rows = Rows(
         np.full(200, 0.5), np.full(200, -8.0), np.full(200, 0.01), first, first, np.zeros(200),
-        np.ones(200, bool), np.ones(200, bool),
+        np.ones(200, bool), np.ones(200, bool), np.ones(200),
     )  # fmt: skip
     few = Rows(*(part[:1] for part in rows))
     for x in (-8.0, 2.0):

@@ -129,6 +129,50 @@ def test_rows_off_one_law_weigh_as_one() -> None:
     assert mean_width([*FIRST, *points]) < 0.97 * mean_width([*FIRST, points[0]])
 
 
+KEYED = published(study="d", ceg=2.5, same_as="one ladder")
+AGAIN = ({"note": "again"}, {"treatment": "RoPE, once more"}, {"treatment": "RoPE, read by another", "note": "again"})
+
+
+@pytest.mark.parametrize("flops", [1e20, math.nan])
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_copies_of_a_row_with_one_key_are_that_row(n: int, flops: float) -> None:
+    """Of one contrast or of several, at a known budget or not."""
+    row = KEYED._replace(flops=flops)
+    once, copied = ([*FIRST, row], [*FIRST, row, *(row._replace(**cells) for cells in AGAIN[:n])])
+    for budget in (1e18, 1e24):
+        one, many = ask(once, budget), ask(copied, budget)
+        for name in ("median", "mean_median", "growth_per_decade"):
+            assert getattr(many, name) == pytest.approx(getattr(one, name), rel=1e-9)
+        for name in ("predictive", "mean_interval", "growth_interval"):
+            assert getattr(many, name) == pytest.approx(getattr(one, name), rel=1e-9)
+    without = [r._replace(same_as="") for r in copied]
+    assert mean_width(without) < (1 - 1e-6) * mean_width(once)
+
+
+@pytest.mark.parametrize("budget", [1e17, 1e20, 1e23])
+@pytest.mark.parametrize("basis", ["measured", "derived"])
+def test_many_budgets_of_one_key_fix_the_level_no_better_than_one_reading_there(basis: str, budget: float) -> None:
+    row = KEYED._replace(low=1.5, high=4.0, interval=0.9, basis=basis)
+    ladder = [row._replace(flops=flops) for flops in (1e18, 1e19, 1e20, 1e21, 1e22)]
+    there = mean_width([*FIRST, row._replace(flops=budget)], budget)
+    assert mean_width([*FIRST, *ladder], budget) >= (1 - 1e-9) * there
+    apart = [r._replace(same_as="") for r in ladder]
+    if basis == "measured":
+        assert mean_width([*FIRST, *apart]) < 0.97 * mean_width([*FIRST, *ladder])
+
+
+def test_a_reading_less_sure_than_another_of_its_key_takes_nothing_from_it() -> None:
+    claimed = KEYED._replace(basis="claimed", note="the abstract")
+    assert mean_width([*FIRST, KEYED, claimed]) == pytest.approx(mean_width([*FIRST, KEYED]), rel=1e-9)
+
+
+def test_readings_against_another_baseline_leave_those_that_set_the_level_their_vote() -> None:
+    other = KEYED._replace(baseline="sinusoidal_positions")
+    found = contrasts.question([*FIRST, KEYED, other], "rope", "learned_positions", "flop")
+    assert found.rows is not None
+    assert found.rows.votes.tolist() == [1.0] * 5
+
+
 def test_a_law_and_its_extension_are_one_contrast() -> None:
     law = [published(study="d", ceg=2.0, basis="derived"), published(study="d", ceg=2.0, basis="extrapolated")]
     assert len(arrays_of(*law).contrast) == 1

@@ -25,8 +25,9 @@ GOOD = {
 }  # fmt: skip
 
 
-COLUMNS = tuple(name for name in ALL_COLUMNS if name not in OWN_ROW_COLUMNS)
+COLUMNS = tuple(name for name in ALL_COLUMNS if name not in ("same_as", *OWN_ROW_COLUMNS))
 """Those that anybody's table has."""
+WITH_KEY = (*COLUMNS, "same_as")
 
 
 def table(*rows: dict[str, str], columns: tuple[str, ...] = COLUMNS) -> str:
@@ -96,6 +97,20 @@ def test_column_order_and_spelling_of_names_do_not_matter(save: Save) -> None:
 def test_flop_factor_may_be_left_out(save: Save) -> None:
     columns = tuple(c for c in COLUMNS if c != "flop_factor")
     assert len(load([save(table({}, columns=columns))], shipped=False).rows) == 1
+
+
+def test_a_key_stands_in_one_study(save: Save) -> None:
+    law = {"same_as": "law"}
+    path = save(table(law, law | {"note": "b"}, law | {"study": "s2"}, columns=WITH_KEY))
+    (problem,) = problems(path)
+    assert problem.where.endswith("line 4, column same_as")
+    assert "'law' in 's1' and in 's2'" in problem.value
+
+
+def test_a_key_changes_the_digest(save: Save) -> None:
+    tables = [table({}), *(table({"same_as": key}, columns=WITH_KEY) for key in ("", "law"))]
+    without, empty, keyed = (load([save(content)], shipped=False).sha256 for content in tables)
+    assert without == empty != keyed
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,19 @@ def test_combinations_that_share_a_part_err_together() -> None:
     assert covariance[0, 1] == pytest.approx(0.2**2 / 3)
 
 
+def test_readings_of_one_thing_err_together() -> None:
+    """Of parts or of stacks that have a key in common; a stack and a part never cancel each other's error."""
+    rows = [*SINGLES, together(NORM, ROPE, ceg=3.0, study="a"), together(NORM, ROPE, ceg=3.1, study="a", note="again")]
+    apart = combinations.noise(combinations.observations(rows, "flop"))
+    stacks = [r._replace(same_as="runs") if "+" in r.algorithm else r for r in rows]
+    as_one = combinations.noise(combinations.observations(stacks, "flop"))
+    assert np.allclose(np.diag(as_one), np.diag(apart))
+    assert as_one[0, 1] == pytest.approx(apart[0, 1] + contrasts.ROW_SD**2)
+    everything = [r._replace(same_as="runs") if r.study == "a" else r for r in rows]
+    both = combinations.noise(combinations.observations(everything, "flop"))
+    assert np.diag(both) == pytest.approx([contrasts.ROW_SD**2 * (1 + 2**2)] * 2)
+
+
 def test_a_long_table_of_combinations_is_answered() -> None:
     rows = [r for i in range(150) for r in factorial(f"s{i}", 0.05, i)]
     assert len(combinations.observations(rows, "flop")) > interaction.MAX_OBSERVATIONS

@@ -445,8 +445,9 @@ def test_intervals_hold_what_they_promise_when_the_model_is_true() -> None:
         study_sd = chosen.scatter * math.hypot(SPREAD.study_level, SPREAD.contrast_level)
         y = np.array(curve_at[::-1]) + rng.normal(0, study_sd, 6) + rng.normal(0, sd, 6)
         rows = Rows(
-            y, x, np.full(6, sd**2), np.arange(6), np.arange(6), np.zeros(6), np.ones(6, bool), np.ones(6, bool)
-        )
+            y, x, np.full(6, sd**2), np.arange(6), np.arange(6), np.zeros(6), np.ones(6, bool), np.ones(6, bool),
+            np.ones(6),
+        )  # fmt: skip
         posterior = prior.fit_posterior(rows, SPREAD)
         scatter = np.array([s.scatter for s in scenarios])
         new = np.hypot(scatter * math.hypot(SPREAD.study_level, SPREAD.contrast_level), sd)

@@ -17,7 +17,7 @@ def row(
     baseline = {"rope": "learned_positions", "flash_attention": "materialised_attention"}[algorithm]
     return PublishedGain(
         algorithm, "t", baseline, study, flops, "useful", ceg, math.nan, math.nan, math.nan, "flop",
-        math.nan, basis, "s", "", "bare" if study == "own bare ladder" else "",
+        math.nan, basis, "s", "", "", "bare" if study == "own bare ladder" else "",
     )  # fmt: skip
 
 
@@ -49,6 +49,15 @@ def test_a_surer_kind_has_more_and_they_add_up() -> None:
     order = ["published measured", "published derived", "published claimed", "published extrapolated"]
     assert list(found) == order
     assert math.fsum(found.values()) == pytest.approx(1.0)
+
+
+def test_readings_of_one_thing_have_the_share_of_one() -> None:
+    """However often they are told: in one contrast, or under other names of the treatment."""
+    one = row("b", "derived")._replace(same_as="a law")
+    told = [one, one._replace(note="again"), one._replace(treatment="t2"), one._replace(treatment="t3", flops=1e20)]
+    assert of([row("a"), *told]) == pytest.approx(of([row("a"), one]), rel=1e-6)
+    apart = [r._replace(same_as="") for r in told]
+    assert of([row("a"), *apart])["published derived"] > 1.01 * of([row("a"), one])["published derived"]
 
 
 def test_what_is_nearer_tells_more_of_the_level() -> None:

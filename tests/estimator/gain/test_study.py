@@ -41,6 +41,7 @@ def random_rows(tree: list[list[int]], seed: int, other_baselines: bool = True) 
         contrast_variance=rng.choice([0.0, 0.15, 0.4], c) ** 2,
         fixes_level=fixes,
         runs=np.ones(n, bool),
+        votes=np.ones(c),
     )
 
 
@@ -71,6 +72,7 @@ def covariance_of_gains(rows: Rows, spread: Spread, scatter: float, slope: float
         level = (scatter * spread.contrast_level) ** 2 + rows.contrast_variance[i]
         level += 0.0 if rows.fixes_level[i] else OTHER_BASELINE_SD**2
         add_effect(slice(start, end), level, (slope * spread.contrast_slope) ** 2)
+        cov[start:end, start:end] /= rows.votes[i]
     for first, last in zip(rows.study, [*rows.study[1:], c], strict=True):
         at = slice(rows.contrast[first], contrast_ends[last - 1])
         add_effect(at, (scatter * spread.study_level) ** 2, (slope * spread.study_slope) ** 2)
@@ -106,6 +108,14 @@ def test_lines_are_the_dense_posterior(tree: list[list[int]], seed: int, other_b
         np.testing.assert_allclose(lines.means[k], dense.mean, rtol=tolerance, atol=tolerance)
         np.testing.assert_allclose(lines.covariances[k], dense.covariance, rtol=tolerance, atol=tolerance)
         assert lines.log_likelihoods[k] == pytest.approx(dense.log_likelihood, abs=tolerance, rel=tolerance)
+
+
+def test_a_contrast_with_a_part_of_a_vote_has_that_part_of_its_information() -> None:
+    rows = random_rows([[3, 2], [1, 2, 2], [4]], seed=6, other_baselines=False)
+    rows = rows._replace(votes=np.array([1.0, 1.0, 0.5, 0.5, 1.0, 0.25]))
+    lines, dense = fit_lines(rows, SPREAD, np.ones(1), np.ones(1)), dense_line(rows, SPREAD)
+    np.testing.assert_allclose(lines.means[0], dense.mean, rtol=1e-8)
+    np.testing.assert_allclose(lines.covariances[0], dense.covariance, rtol=1e-8)
 
 
 def test_without_a_slope_prior_the_line_is_generalised_least_squares() -> None:

@@ -29,7 +29,7 @@ def curve(name: str, *, low: float = 1e17, high: float = 1e26, n: int = 6, **opt
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
     """Every kind of evidence once, some with intervals, one without its compute."""
-    lines = [",".join(c for c in COLUMNS if c not in OWN_ROW_COLUMNS)]
+    lines = [",".join(c for c in COLUMNS if c not in ("same_as", *OWN_ROW_COLUMNS))]
     for i, basis in enumerate(("measured", "observational", "derived", "claimed", "extrapolated")):
         lines.append(f"moe,t,dense,s{i},1e{18 + i},useful,{2 + i},1.5,9,0.9,flop,,{basis},src,")
     lines.append("moe,t,dense,s9,,unknown,3,,,,flop,,measured,src,")
