@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
+from cegain.paper import second_version
 from cegain.paper.tables import (
     A100_PEAK,
     ABSTRACT_CEG,
@@ -46,7 +47,7 @@ def findings(table: Table3) -> tuple[Finding, ...]:
     """All findings, in the order in which they build on each other."""
     order = (
         _equal_flop, _iteration_gains, _time_gains, _abstract, _peak, _cooperation, _late_clock, _mqa_arm,
-        _resolution, _sparse_attention, _moe, _unrecoverable,
+        _resolution, _sparse_attention, _moe, _unrecoverable, _second_version,
     )  # fmt: skip
     return tuple(finding(table) for finding in order)
 
@@ -317,6 +318,40 @@ def _unrecoverable(table: Table3) -> Finding:
         "each final gain against CEG, iterations, time, one-clock gain at 25k and 50k, run time and MFU "
         "ratios, within rounding; check: at least one arm matches none, and no rule gives two arms",
         bool(lost) and most < 2,
+    )
+
+
+def _second_version(_: Table3) -> Finding:
+    full, compact = second_version.FULL, second_version.COMPACT
+    gains = {arm: full.baseline / at for arm, at in full.arms.items()}
+    names = {
+        "layernorm": "LayerNorm", "rope": "RoPE", "stack": "the stack", "sparse_attention": "NSA", "mqa": "MQA",
+        "flash_attention": "FlashAttention",
+    }  # fmt: skip
+    printed = ", ".join(f"{names[arm]} {full.baseline}/{at} = {gains[arm]:.2f}" for arm, at in full.arms.items())
+    free = {arm: second_version.without_lag(full.baseline, full.arms[arm]) for arm in ("layernorm", "stack")}
+    done = second_version.iterations(full.baseline)
+    return Finding(
+        "second_version",
+        f"The repository's later runs do not say what they seem to. The target is the baseline's last loss, "
+        f"{full.last:.3f}, but its large curve falls to {full.lowest:.3f} near {full.lowest_at:,} iterations and rises "
+        f"again: it first passes the target at evaluation {full.baseline} of {second_version.EVALUATIONS}, after "
+        f"{done:,} of {second_version.iterations(second_version.EVALUATIONS):,} iterations. The printed gains are "
+        f"{printed}: gains at a quarter of the compute that the runs had. RoPE's and MQA's curves were shifted by the "
+        "difference of LayerNorm and baseline before they were compared. Losses are trailing means of "
+        f"{second_version.WINDOW} evaluations, which lag and pull gains towards 1: without the lag LayerNorm is "
+        f"{free['layernorm']:.2f} and the stack {free['stack']:.2f}. The small baseline falls to its last evaluation.",
+        {f"{arm}_full": gain for arm, gain in gains.items()}
+        | {f"{arm}_without_lag": gain for arm, gain in free.items()}
+        | {"baseline_last": full.last, "baseline_lowest": full.lowest, "baseline_share": done / 50_000},
+        "baseline's first evaluation at its last loss / the arm's; check: these are the printed gains to three "
+        "decimals, at both sizes, and the large baseline's lowest loss lies below its last",
+        full.lowest < full.last
+        and all(
+            abs(curves.baseline / at - curves.printed[arm]) < 6e-4
+            for curves in (full, compact)
+            for arm, at in curves.arms.items()
+        ),
     )
 
 

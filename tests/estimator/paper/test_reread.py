@@ -108,6 +108,10 @@ def test_every_finding_holds_and_says_how() -> None:
         ("unrecoverable", "mqa_matches", 0, 0),
         ("unrecoverable", "flash_attention_matches", 0, 0),
         ("unrecoverable", "layernorm_matches", 1, 0),
+        ("second_version", "baseline_share", 0.26, 6),
+        ("second_version", "stack_full", 1.8, 3),
+        ("second_version", "layernorm_without_lag", 1.55, 2),
+        ("second_version", "stack_without_lag", 2.14, 2),
     ],
 )
 def test_figures(key: str, value: str, expected: float, digits: int) -> None:

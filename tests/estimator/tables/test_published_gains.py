@@ -2,10 +2,14 @@
 
 import csv
 import math
+import re
+from collections import Counter
 from itertools import groupby
 
 import pytest
 
+from cegain.paper import second_version
+from cegain.paper.second_version import COMPACT, FULL, Curves, first_crossing
 from cegain.shapes.architecture import ModelShape, flops_per_token
 from cegain.tables.files import DATA
 from cegain.tables.published_gains import PUBLISHED_GAINS, PublishedGain, read_published_gains
@@ -66,6 +70,104 @@ def test_sparse_transformer_factor_is_our_flop_ratio() -> None:
         pattern="fixed", stride=128, summary=32,
     )  # fmt: skip
     assert row.flop_factor == pytest.approx(flops_per_token(dense) / flops_per_token(sparse), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("losses", "target", "at"),
+    [
+        ([5.0, 4.0, 3.0], 4.0, 2),
+        ([5.0, 4.0, 3.0], 3.5, 3),
+        ([5.0, 4.0, 3.0], 2.9, None),
+        ([5.0, 3.5, 4.0, 3.5, 3.6], 3.6, 2),  # falls below its last loss and rises again: first, not last
+        ([5.0], 6.0, 1),
+        ([], 1.0, None),
+    ],
+)
+def test_first_crossing(losses: list[float], target: float, at: int | None) -> None:
+    assert first_crossing(losses, target) == at
+
+
+_CROSSING = re.compile(r"first passes at evaluation (\d+) of (\d+) \(([\d,]+) iterations; .*this arm at (\d+)")
+_MQA_PARAMS = FULL.params - 2 * FULL.layers * FULL.d_model * 64 * 11
+_NSA_PARAMS = FULL.params - 2 * FULL.layers * FULL.d_model * 48 * 15
+"""One key-value head of 12 of width 64, and of 16 of width 48 (its gates, half a percent, left out)."""
+
+
+def test_a_rows_compute_is_the_cost_at_the_first_crossing() -> None:
+    """The six gains of the second version's large model, whose baseline passes its target at a quarter of its run."""
+    params = {"mqa": _MQA_PARAMS, "sparse_attention": _NSA_PARAMS}
+    rows = {r.algorithm if "+" not in r.algorithm else "stack": r for r in ROWS if r.note.startswith("full: ")}
+    assert set(rows) == set(FULL.arms)
+    for arm, row in rows.items():
+        found = _CROSSING.search(row.note)
+        assert found, arm
+        baseline, evaluations, iterations, at = (int(number.replace(",", "")) for number in found.groups())
+        assert (baseline, evaluations, at) == (FULL.baseline, second_version.EVALUATIONS, FULL.arms[arm])
+        assert iterations == second_version.iterations(baseline) == 500 * (27 - 1)
+        assert row.flops == pytest.approx(second_version.flops(FULL, at, params.get(arm)), rel=0.006)
+        assert row.ceg == pytest.approx(baseline / at, abs=6e-4)
+        assert row.ceg == FULL.printed[arm]
+
+
+def test_the_small_models_rows_are_clocked_at_its_last_evaluation() -> None:
+    rows = {r.algorithm if "+" not in r.algorithm else "stack": r for r in ROWS if r.note.startswith("compact: ")}
+    for arm, at in COMPACT.arms.items():
+        assert rows[arm].ceg == pytest.approx(COMPACT.baseline / at, abs=6e-4)
+        # Typed as k / 101 of the 50,000 iterations of 262,144 tokens, where (k - 1) / 100 is exact.
+        tokens = 50_000 * at / second_version.EVALUATIONS * second_version.TOKENS_PER_ITERATION / 2
+        assert rows[arm].flops == pytest.approx(6 * COMPACT.params * tokens, rel=0.006)
+
+
+@pytest.mark.parametrize(("words", "curves"), [("full: ", FULL), ("compact: ", COMPACT)])
+def test_a_baseline_whose_best_loss_lies_below_its_target_is_noted(words: str, curves: Curves) -> None:
+    rows = [r for r in ROWS if r.note.startswith(words)]
+    assert len(rows) == 6
+    below = curves.lowest < curves.last
+    assert below == (words == "full: ")
+    for row in rows:
+        assert (f"it falls to {curves.lowest:.3f}" in row.note and "rises again" in row.note) == below
+        assert (f"target: baseline last loss {curves.last:.3f}" in row.note) == below
+
+
+NOT_RUNS = re.compile(
+    r"\babout\b|~|\bapproximately\b|\broughly\b|\bfit\b|\bfitted\b|\blaws?\b|\beq\. |\bextrapolat\w+|"
+    r"\bpredicted\b|\bconverted\b|\brounded\b|\brounding\b|\bactive parameters\b|\bratio of\b|\btext says\b|"
+    r"\babstract\b|\bread off curves\b",
+    re.IGNORECASE,
+)
+"""Words of a gain that comes from a fit, from an author's own rounding, or from a ratio of parameters."""
+NOT_OF_THE_GAIN = {
+    ("wen_2025", "predicted"): "of learning rates at 1.21B, set from smaller sizes; the losses are those of runs"
+}
+
+
+def test_measured_rows_are_read_off_runs() -> None:
+    measured = [r for r in ROWS if r.basis == "measured"]
+    assert len(measured) > 80
+    found = {
+        (r.study, word.lower()) for r in measured for word in NOT_RUNS.findall(f"{r.treatment} | {r.source} | {r.note}")
+    }
+    assert found == set(NOT_OF_THE_GAIN)
+
+
+def test_other_bases_show_that_the_words_find_something() -> None:
+    others = [r for r in ROWS if r.basis in ("derived", "extrapolated", "claimed")]
+    assert sum(bool(NOT_RUNS.search(f"{r.treatment} | {r.source} | {r.note}")) for r in others) > 0.75 * len(others)
+
+
+def test_a_key_joins_several_rows_of_one_study() -> None:
+    keyed = [r for r in ROWS if r.same_as]
+    assert {key for key, n in Counter(r.same_as for r in keyed).items() if n == 1} == set()
+    assert len({(r.same_as, r.study) for r in keyed}) == len({r.same_as for r in keyed})
+
+
+def test_two_rows_of_one_treatment_at_one_budget_are_one_reading() -> None:
+    at: dict[tuple[object, ...], set[str]] = {}
+    for i, r in enumerate(ROWS):
+        if not math.isnan(r.flops):
+            place = (r.algorithm, r.treatment, r.baseline, r.study, r.flops, r.currency)
+            at.setdefault(place, set()).add(r.same_as or str(i))
+    assert [place for place, readings in at.items() if len(readings) > 1] == []
 
 
 def _mqa_ratio(**shape: int) -> float:
