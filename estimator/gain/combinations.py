@@ -89,7 +89,8 @@ def pairs_of(members: Iterable[Member]) -> list[Pair]:
 def observations(rows: Iterable[PublishedGain], currency: str) -> list[Observation]:
     """Every measured combination whose parts the same study measured, and every algorithm on two of our own stacks.
 
-    A row of a combination is compared with the nearest rows of each part (`_nearest`; gains change with compute).
+    A row of a combination is compared with the nearest rows of each part (gains change with compute), all of its own
+    table where that has any.
     """
     table: dict[tuple[str, str, str], list[_Reading]] = {}
     for row in rows:
@@ -140,23 +141,26 @@ def _stacks(
         return []
     observed = []
     for stack in sorted(table[key]):
-        parts = [_nearest(table.get((study, *m), ()), stack) for m in members]
+        near = [_near(table.get((study, *m), ()), stack) for m in members]
+        # A study may hold several sets of runs: if the stack's own table has a part, all are of that table.
+        same = [[r for r in of_part if r.row.source == stack.row.source] for of_part in near]
+        parts = [_nearest(of_part, stack) for of_part in (same if any(same) else near)]
         if not all(parts):
             continue
-        out = {m: float(all(_taken_out(r.row) for r in near)) for m, near in zip(members, parts, strict=True)}
+        out = {m: float(all(_taken_out(r.row) for r in part)) for m, part in zip(members, parts, strict=True)}
         pairs = {(a, b): 1.0 - out[a] - out[b] for a, b in pairs_of(members)}
         if not any(pairs.values()):
             continue
-        away = max(abs(r.x - stack.x) for near in parts for r in near)
+        away = max(abs(r.x - stack.x) for part in parts for r in part)
         observed.append(
             Observation(
                 tuple(members),
                 (),
                 study,
                 stack.x,
-                stack.gain - math.fsum(_mean(near) for near in parts),
+                stack.gain - math.fsum(_mean(part) for part in parts),
                 pairs,
-                ((stack.row, 1.0), *((r.row, -1.0 / len(near)) for near in parts for r in near)),
+                ((stack.row, 1.0), *((r.row, -1.0 / len(part)) for part in parts for r in part)),
                 stack.row.ln_excess_se,
                 len(members) * (SLOPE_SD * away) ** 2,
             )
@@ -175,7 +179,7 @@ def _on_two_stacks(table: Mapping[tuple[str, str, str], Sequence[_Reading]], cur
             continue
         context = tuple(m for m in added if m[0] != name and m[1] != baseline)
         for modern in sorted(table[study, name, baseline]):
-            near = _nearest(table.get((bare, name, baseline), ()), modern)
+            near = _nearest(_near(table.get((bare, name, baseline), ()), modern), modern)
             if near and context:
                 member = (name, baseline)
                 observed.append(
@@ -216,16 +220,16 @@ def _taken_out(row: PublishedGain) -> bool:
     return TAKEN_OUT in row.treatment
 
 
-def _nearest(readings: Sequence[_Reading], to: _Reading) -> list[_Reading]:
-    """The readings that a stack is compared with, by name; none where all are too far away in compute.
+def _near(readings: Iterable[_Reading], to: _Reading) -> list[_Reading]:
+    """The readings near enough in compute to be compared; our own are of one rung."""
+    return [r for r in readings if abs(r.x - to.x) <= (SAME_RUNG if is_own(to.row) else NEAR_DECADES)]
 
-    Our own are of one rung. Others: of the stack's own table where it has some near enough, since a study may hold
-    several sets of runs.
-    """
-    near = [r for r in readings if abs(r.x - to.x) <= (SAME_RUNG if is_own(to.row) else NEAR_DECADES)]
-    near = [r for r in near if r.row.source == to.row.source] or near
-    distance = min((abs(r.x - to.x) for r in near), default=math.inf)
-    return sorted(r for r in near if abs(r.x - to.x) == distance)
+
+def _nearest(readings: Iterable[_Reading], to: _Reading) -> list[_Reading]:
+    """Those nearest in compute, by name; none of none."""
+    away = [(abs(r.x - to.x), r) for r in readings]
+    least = min((distance for distance, _ in away), default=math.inf)
+    return sorted(r for distance, r in away if distance == least)
 
 
 def _mean(readings: Sequence[_Reading]) -> float:

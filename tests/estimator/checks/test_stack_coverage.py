@@ -49,7 +49,7 @@ def test_the_papers_stack_is_compared_with_parts_of_its_own_runs() -> None:
     """Its table and its repository's later runs are of different models: `ceg paper`, 6, divides within each."""
     rows = load().rows
     found = [o for o in combinations.observations(rows, "flop") if o.study == "llm_e_guess_2025"]
-    assert len(found) == 4
+    assert len(found) == 3  # not the later runs' large model, whose RoPE is shifted and no part of it
     for o in found:
         assert len({row.source for row, _ in o.sources}) == 1
         assert 0.9 < math.exp(o.value) < 1.2
