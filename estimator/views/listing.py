@@ -167,6 +167,8 @@ def print_rows(console: Console, evidence: Evidence, name: str, currency: str) -
         )
         kind = f"{row.basis} in our own runs" if is_own(row) else row.basis
         say(f"         {kind}, study {row.study}. Source: {row.source}")
+        if row.same_as:
+            say(f"         counts once with all rows of the key {row.same_as}")
         if used.contrast < 0:
             say(f"         not used: {used.why}")
         elif not used.fixes_level:
