@@ -34,7 +34,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "checks": (*PLAIN, "tables", "ladders", "gain"),
     "views": (*PLAIN, "paper", "tables", "ladders", "gain"),
     "pictures": (*PLAIN, "tables", "ladders", "gain", "checks", "views", "kernels.patterns"),
-    "explorer": (*PLAIN, "tables", "shapes", "speed", "ladders", "gain", "checks", "views", "kernels.costs"),
+    "explorer": (
+        *PLAIN, "tables", "shapes", "speed", "ladders", "gain", "checks", "views", "kernels.costs", "kernels.patterns",
+    ),
     "training.models": ("common", "shapes", "kernels", "kernels.costs", "kernels.patterns"),
     "training.text": ("common",),
     "training.run": ("common", "tables", "shapes", "pictures", "kernels", "training.models", "training.text"),

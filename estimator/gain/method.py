@@ -192,10 +192,12 @@ def answered(
     """
     distances = [c.decades(flops) for c in prepared.curves]
     decades = math.nan if any(map(math.isnan, distances)) else max(distances, default=0.0)
-    ends = [(1 + sign * content) / 2 for content in (0.9, 0.5, interval) for sign in (-1, 1)]
-    middle, low90, high90, *others = predictive.quantiles([0.5, *ends])
-    low50, high50, low, high = map(math.exp, others)
-    mean_middle, mean_low, mean_high = map(math.exp, mean.quantiles([0.5, *ends[-2:]]))
+    tails = {content: ((1 - content) / 2, (1 + content) / 2) for content in (0.9, 0.5, interval)}
+    wanted = list(dict.fromkeys([0.5, *(p for ends in tails.values() for p in ends)]))
+    found = dict(zip(wanted, predictive.quantiles(wanted), strict=True))
+    central = {content: (math.exp(found[low]), math.exp(found[high])) for content, (low, high) in tails.items()}
+    low90, high90 = (found[p] for p in tails[0.9])
+    mean_middle, mean_low, mean_high = map(math.exp, mean.quantiles([0.5, *tails[interval]]))
     reason = ""
     if math.isnan(decades):
         reason = "the compute of its evidence is not known"
@@ -206,10 +208,10 @@ def answered(
     return dataclasses.replace(
         refused(prepared, reason, flops, interval=interval, sha256=sha256, seed=seed),
         status="far_extrapolation" if reason else "ok",
-        median=math.exp(middle),
-        predictive=(low, high),
-        predictive_50=(low50, high50),
-        predictive_90=(math.exp(low90), math.exp(high90)),
+        median=math.exp(found[0.5]),
+        predictive=central[interval],
+        predictive_50=central[0.5],
+        predictive_90=central[0.9],
         mean_median=mean_middle,
         mean_interval=(mean_low, mean_high),
         decades=decades,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -117,6 +116,7 @@ def averaged(timed: Callable[[float], Speeds], flops: float) -> tuple[float, flo
         NoShapeError: a budget below LEAST_FLOPS, or one without models near it.
     """
     if flops < LEAST_FLOPS:
+        timed(LEAST_FLOPS)  # where no budget has models, that is the reason
         raise NoShapeError(f"no model of less than {LEAST_FLOPS:g} FLOP is timed")
     at = math.log10(flops) / SPACING
     first = math.floor(at)
@@ -125,10 +125,12 @@ def averaged(timed: Callable[[float], Speeds], flops: float) -> tuple[float, flo
     steps = range(-1, 3)
     found: dict[int, Speeds] = {}
     for step in steps:
-        with contextlib.suppress(NoShapeError):
+        try:
             found[step] = timed(10.0 ** (SPACING * (first + step)))
+        except NoShapeError as error:
+            why = error
     if not found:
-        raise NoShapeError(f"no models can be timed near {flops:g} FLOP")
+        raise why
     # Past the smallest or largest model there is, the last one stands for its neighbours.
     at_steps = [found[min(max(step, min(found)), max(found))] for step in steps]
     mean = math.fsum(w * speeds.ln_factor for w, speeds in zip(weights, at_steps, strict=True))

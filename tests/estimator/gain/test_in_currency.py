@@ -10,7 +10,7 @@ from cegain.commands.ceg import estimate_command
 from cegain.common import mixture
 from cegain.gain.question import QuestionError
 from cegain.speed import hardware
-from cegain.speed.two_models import NoShapeError, Setting, speeds
+from cegain.speed.two_models import NoShapeError, Setting, Speeds, averaged, speeds
 
 
 def on(device: str, seq_len: int = 2048, other: str | None = None) -> Setting:
@@ -121,7 +121,7 @@ def test_what_has_no_shape_is_refused(name: str, baseline: str, said: str) -> No
 def test_a_budget_below_any_model_is_said() -> None:
     found = estimate("rope", 1e12, currency="time")
     assert found.status == "no_evidence"
-    assert "no model can be timed there" in found.reason
+    assert "no model of less than 1e+18 FLOP is timed" in found.reason
 
 
 def test_rows_answer_where_nothing_can_be_modelled() -> None:
@@ -129,6 +129,41 @@ def test_rows_answer_where_nothing_can_be_modelled() -> None:
     assert found.speeds is None
     assert found.status == "no_evidence"
     assert "cannot be timed" in found.reason
+
+
+def test_a_sum_over_neighbours_keeps_a_line_and_has_no_jumps() -> None:
+    def line(flops: float) -> Speeds:
+        return Speeds(0.3 + 0.2 * math.log10(flops), 0.01, None, None)  # type: ignore[arg-type]
+
+    def step(flops: float) -> Speeds:
+        return Speeds(float(flops > 1e22), 0.01, None, None)  # type: ignore[arg-type]
+
+    for x in (18.0, 21.37, 27.5):
+        assert averaged(line, 10**x) == pytest.approx((0.3 + 0.2 * x, 0.01))
+    places = [20 + i / 20 for i in range(81)]
+    means, variances = zip(*(averaged(step, 10**x) for x in places), strict=True)
+    assert all(abs(a - 2 * b + c) < 0.02 for a, b, c in zip(means, means[1:], means[2:], strict=False))
+    assert (means[0], means[-1]) == pytest.approx((0.0, 1.0))
+    assert max(variances) > 0.03 > min(variances) == pytest.approx(0.01)
+
+
+def test_past_the_last_models_there_are_the_last_ones_stand() -> None:
+    def some(flops: float) -> Speeds:
+        if flops > 1e22:
+            raise NoShapeError("none so large")
+        return Speeds(math.log10(flops), 0.01, None, None)  # type: ignore[arg-type]
+
+    assert averaged(some, 1e22)[0] == pytest.approx(22 - 0.5 / 6)
+    with pytest.raises(NoShapeError, match="none so large"):
+        averaged(some, 1e24)
+
+
+@pytest.mark.parametrize(("name", "most"), [("moe", 0.01), ("mqa", 0.01), ("transformer", 0.04)])
+def test_answers_in_time_do_not_jump(name: str, most: float) -> None:
+    found = estimate(name, [10 ** (19 + i / 20) for i in range(121)], currency="time", device="a100-80", seq_len=8192)
+    for ends in ([e.median for e in found], *zip(*(e.predictive for e in found), strict=True)):
+        ln = [math.log(end) for end in ends]
+        assert max(abs(a - 2 * b + c) for a, b, c in zip(ln, ln[1:], ln[2:], strict=False)) < most
 
 
 def test_a_model_that_fits_nowhere_is_timed_and_said() -> None:

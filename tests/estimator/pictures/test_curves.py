@@ -142,7 +142,7 @@ def test_the_curve_has_no_gap_and_changes_where_the_evidence_ends(
 
 
 def test_what_is_modelled_without_evidence_is_not_drawn_as_far_from_it(drawn: Callable[[list[Curve]], Figure]) -> None:
-    points = curve("flash_attention", currency="decode", device="h100")
+    points = curve("flash_attention", low=1e18, currency="decode", device="h100")
     assert {(e.status, e.decades) for e in points} == {("ok", None)}
     figure = drawn([points])
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["curve, modelled"]
