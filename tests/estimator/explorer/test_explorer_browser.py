@@ -17,7 +17,7 @@ import pytest
 
 from cegain import algorithms
 from cegain.common import text
-from cegain.explorer import explorer
+from cegain.explorer import explorer, grids
 from cegain.gain import question
 from cegain.gain.evidence import load
 from cegain.tables.published_gains import COLUMNS, OPTIONAL_COLUMNS, OWN_ROW_COLUMNS
@@ -298,8 +298,9 @@ def test_what_is_modelled_is_called_so(opened: Opened) -> None:
 
 @pytest.mark.parametrize("baseline", ["h100", "a100-80"])
 def test_gains_published_in_decoding_time_take_part_on_one_device(
-    shown: Any, tmp_path: Path, few: None, baseline: str
+    shown: Any, tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch, baseline: str
 ) -> None:
+    monkeypatch.setattr(grids, "DEVICES", ("a100-80", "h100"))
     table = tmp_path / "decode.csv"
     row = "flash_attention,ours,standard_attention,a lab,1e22,reported,1.5,1.2,1.9,0.9,decode,measured,a source,"
     row = row.replace("standard_attention", algorithms.get("flash_attention").replaces[0])
