@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import signal
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any, NamedTuple
@@ -141,11 +142,14 @@ def _answered(asked: Asked, wanted: Sequence[Stack], processes: int) -> Iterator
         fitted = _Fitted(asked)
         yield from ((stack, _stack(fitted, stack)) for stack in wanted)
         return
-    with ProcessPoolExecutor(processes, initializer=_start, initargs=(asked,)) as pool:
+    pool = ProcessPoolExecutor(processes, initializer=_start, initargs=(asked,))
+    try:
         # The longest first, so that no processor ends up with one of them when the others are idle.
         order = sorted(wanted, key=lambda stack: -len(settings(stack)))
         for future in as_completed([pool.submit(_of_worker, stack) for stack in order]):
             yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class _Remembered(Curve):
@@ -194,6 +198,7 @@ _worker: list[_Fitted] = []
 
 
 def _start(asked: Asked) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends its workers
     _worker[:] = [_Fitted(asked)]
 
 
