@@ -68,6 +68,12 @@ def flops(curves: Curves, evaluation: int, params: int | None = None) -> float:
     return 6.0 * (params or curves.params) * TOKENS_PER_ITERATION * iterations(evaluation)
 
 
+def gain(baseline: int, arm: int) -> float:
+    """Iterations of the baseline / of the arm at the evaluations where each first passes the target, where the printed
+    gains divide the numbers of the evaluations, the one before training included."""
+    return iterations(baseline) / iterations(arm)
+
+
 def without_lag(baseline: int, arm: int) -> float:
     """The gain with the lag of the trailing mean taken off both arms, as if their curves were straight inside it."""
     first, lag = 1, (WINDOW - 1) / 2

@@ -112,6 +112,8 @@ def test_every_finding_holds_and_says_how() -> None:
         ("second_version", "stack_full", 1.8, 3),
         ("second_version", "layernorm_without_lag", 1.55, 2),
         ("second_version", "stack_without_lag", 2.14, 2),
+        ("second_version", "layernorm_in_iterations", 1.44, 2),
+        ("second_version", "stack_in_iterations", 1.86, 2),
     ],
 )
 def test_figures(key: str, value: str, expected: float, digits: int) -> None:

@@ -105,17 +105,24 @@ def test_a_rows_compute_is_the_cost_at_the_first_crossing() -> None:
         assert (baseline, evaluations, at) == (FULL.baseline, second_version.EVALUATIONS, FULL.arms[arm])
         assert iterations == second_version.iterations(baseline) == 500 * (27 - 1)
         assert row.flops == pytest.approx(second_version.flops(FULL, at, params.get(arm)), rel=0.006)
-        assert row.ceg == pytest.approx(baseline / at, abs=6e-4)
-        assert row.ceg == FULL.printed[arm]
+        assert row.ceg == pytest.approx(second_version.gain(baseline, at), abs=6e-4)
+        _printed_is_noted(row, baseline / at)
 
 
 def test_the_small_models_rows_are_clocked_at_its_last_evaluation() -> None:
     rows = {r.algorithm if "+" not in r.algorithm else "stack": r for r in ROWS if r.note.startswith("compact: ")}
     for arm, at in COMPACT.arms.items():
-        assert rows[arm].ceg == pytest.approx(COMPACT.baseline / at, abs=6e-4)
-        # Typed as k / 101 of the 50,000 iterations of 262,144 tokens, where (k - 1) / 100 is exact.
-        tokens = 50_000 * at / second_version.EVALUATIONS * second_version.TOKENS_PER_ITERATION / 2
-        assert rows[arm].flops == pytest.approx(6 * COMPACT.params * tokens, rel=0.006)
+        assert rows[arm].ceg == pytest.approx(second_version.gain(COMPACT.baseline, at), abs=6e-4)
+        _printed_is_noted(rows[arm], COMPACT.baseline / at)
+        # Half as many tokens an iteration as the large model has.
+        assert rows[arm].flops == pytest.approx(second_version.flops(COMPACT, at) / 2, rel=0.006)
+
+
+def _printed_is_noted(row: PublishedGain, printed: float) -> None:
+    """Gains are ratios of iterations; where the source's ratio of evaluations differs, the note says so."""
+    found = re.search(r"printed as ([\d.]+),", row.note)
+    assert (found is None) == (row.ceg == 1)
+    assert found is None or float(found[1]) == pytest.approx(printed, abs=6e-4)
 
 
 @pytest.mark.parametrize(("words", "curves"), [("full: ", FULL), ("compact: ", COMPACT)])
@@ -153,6 +160,32 @@ def test_measured_rows_are_read_off_runs() -> None:
 def test_other_bases_show_that_the_words_find_something() -> None:
     others = [r for r in ROWS if r.basis in ("derived", "extrapolated", "claimed")]
     assert sum(bool(NOT_RUNS.search(f"{r.treatment} | {r.source} | {r.note}")) for r in others) > 0.75 * len(others)
+
+
+def test_laws_beyond_their_runs_are_extrapolated() -> None:
+    """Runs of both arms end at 49M x 66B tokens."""
+    rows = [r for r in ROWS if r.study == "krajewski_2024"]
+    assert len(rows) == 6
+    for row in rows:
+        assert (row.basis == "extrapolated") == (row.flops > 6 * 49e6 * 66e9)
+
+
+def test_a_gain_over_an_arm_that_never_got_there_is_a_bound() -> None:
+    """The notebook reads the LSTM at its lowest loss, 5.360, where the Transformers are at 5.277."""
+    (row,) = [r for r in ROWS if r.study == "gundlach_2025" and r.ceg == 4.99]
+    assert row.low == row.ceg and math.isnan(row.high)
+    assert "a lower bound" in row.note
+
+
+def test_compute_is_that_of_the_run_with_the_algorithm() -> None:
+    """Ratios of the notebook have the modern arm's 787 or 718 TFLOP below the line, and the 2017 arm's 998."""
+    rows = [r for r in ROWS if r.study == "gundlach_2025" and r.source.endswith("main_ablation.ipynb")]
+    by_flops = {flops: sorted(r.ceg for r in rows if r.flops == flops) for flops in {r.flops for r in rows}}
+    assert by_flops == {
+        7.87e14: [1.086, 1.151, 1.26, 1.436, 1.868, 1.97, 4.99],
+        7.18e14: [1.169],
+        9.98e14: [3.94],
+    }
 
 
 def test_a_key_joins_several_rows_of_one_study() -> None:
