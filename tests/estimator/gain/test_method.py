@@ -332,10 +332,10 @@ def test_a_steep_ladder_ten_decades_away_hardly_moves_the_answer(centre: float, 
     assert without.median is not None
     assert 1 / factor < among.median / without.median < factor
     assert among.status == without.status == "ok"
-    assert width(without.mean_interval) < width(among.mean_interval) < 1.35 * width(without.mean_interval)
+    assert 0.99 < width(among.mean_interval) / width(without.mean_interval) < 1.35
 
 
-@pytest.mark.parametrize(("studies", "median"), [(1, 4.0), (9, 15.0)])
+@pytest.mark.parametrize(("studies", "median"), [(1, 4.4), (9, 16.0)])
 def test_where_nothing_else_stands_it_is_the_answer_and_far(studies: int, median: float) -> None:
     alone = ask(ladder(1e14, 1.0, studies), 1e24)
     assert alone.median == pytest.approx(median, rel=0.05)

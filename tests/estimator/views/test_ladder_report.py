@@ -47,7 +47,7 @@ def test_the_words_say_the_same(table: Path) -> None:
         assert f"{rung['ceg']:.2f}x" in said
         assert f"{rung['ln_ceg_se']:.3f}" in said
     assert "at 1e14 FLOP: CEG" in said
-    assert "measured, gundlach_2025, 7.8e14 - 1e15 FLOP, 2 rows" in said
+    assert "measured, gundlach_2025, 7.8e14 - 9.8e14 FLOP, 3 rows" in said
     assert "baseline alone: 1.5" in said
     assert "12 run(s) with the role 'learning_rate' left out" in said
 
