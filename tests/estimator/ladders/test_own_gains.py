@@ -135,7 +135,7 @@ def test_answers_cite_our_rows_as_ours(project: Path) -> None:
     assert before.mean_interval is not None
     assert after.mean_interval[1] / after.mean_interval[0] < before.mean_interval[1] / before.mean_interval[0]
     said = call("estimate", "--algo", "rope", "--flops", "1e12").output
-    assert "5 measured, 3 own" in said
+    assert "6 measured, 3 own" in said
     assert "Own runs (own bare ladder; FLOP, se of ln CEG): 1.5" in said
     rows = own_gains.rows(project / "training_runs.csv")
     assert f"(se {rows[0].ln_ceg_se:.2g}) at 3e11" in said

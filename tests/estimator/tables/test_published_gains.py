@@ -173,7 +173,8 @@ def test_laws_beyond_their_runs_are_extrapolated() -> None:
 def test_a_gain_over_an_arm_that_never_got_there_is_a_bound() -> None:
     """The notebook reads the LSTM at its lowest loss, 5.360, where the Transformers are at 5.277."""
     (row,) = [r for r in ROWS if r.study == "gundlach_2025" and r.ceg == 4.99]
-    assert row.low == row.ceg and math.isnan(row.high)
+    assert row.low == row.ceg
+    assert math.isnan(row.high)
     assert "a lower bound" in row.note
 
 
@@ -181,11 +182,7 @@ def test_compute_is_that_of_the_run_with_the_algorithm() -> None:
     """Ratios of the notebook have the modern arm's 787 or 718 TFLOP below the line, and the 2017 arm's 998."""
     rows = [r for r in ROWS if r.study == "gundlach_2025" and r.source.endswith("main_ablation.ipynb")]
     by_flops = {flops: sorted(r.ceg for r in rows if r.flops == flops) for flops in {r.flops for r in rows}}
-    assert by_flops == {
-        7.87e14: [1.086, 1.151, 1.26, 1.436, 1.868, 1.97, 4.99],
-        7.18e14: [1.169],
-        9.98e14: [3.94],
-    }
+    assert by_flops == {7.87e14: [1.086, 1.151, 1.26, 1.436, 1.868, 1.97, 4.99], 7.18e14: [1.169], 9.98e14: [3.94]}
 
 
 def test_a_key_joins_several_rows_of_one_study() -> None:
