@@ -43,7 +43,7 @@ PRESETS = {
 LIBRARY = "plotly"
 SCRIPTS = (
     "answers.js", "words.js", "chart.js", "parts.js", "facts.js", "classes.js", "trust.js", "ladders.js", "kernels.js",
-    "sections.js", "page.js",
+    "sections.js", "question.js", "plot.js", "answer.js", "files.js", "page.js",
 )  # fmt: skip
 """The page's own scripts, each using those before it."""
 FOLDER = Path(__file__).parent
@@ -108,12 +108,8 @@ def page(algo: Sequence[str], flops: float) -> dict[str, Any]:
     return {
         "algorithms": [
             {
-                "name": name,
-                "title": entry.title,
-                "summary": entry.summary,
-                "paper": entry.paper,
-                "baseline": entry.replaces[0],
-                "paper_class": entry.paper_class,
+                "name": name, "title": entry.title, "summary": entry.summary, "paper": entry.paper,
+                "baseline": entry.replaces[0], "paper_class": entry.paper_class,
             }
             for name, entry in entries.items()
         ],
@@ -133,7 +129,7 @@ def page(algo: Sequence[str], flops: float) -> dict[str, Any]:
         "class_slope": verdict.CLASS_SLOPE,
         "undetermined": verdict.UNDETERMINED,
         "normal_90": mixture.NORMAL_90,
-    }
+    }  # fmt: skip
 
 
 def html(data: dict[str, Any], answered: bytes) -> bytes:

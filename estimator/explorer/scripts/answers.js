@@ -1,6 +1,6 @@
 /** Answers that estimator/explorer/grids.py computed, looked up. Budgets in FLOP, gains as factors. */
 "use strict";
-globalThis.ceg ??= {};
+globalThis.ceg = {}; // what the page's scripts, of which this is the first, give to each other
 
 ceg.answers = (() => {
   const POINTS_PER_DECADE = 10; // of a curve that is drawn

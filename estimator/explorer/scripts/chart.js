@@ -1,6 +1,5 @@
 /** The main picture: CEG against scale as estimator/pictures/curves.py draws it, through Plotly. Gains are factors. */
 "use strict";
-globalThis.ceg ??= {};
 
 ceg.chart = (() => {
   // Okabe & Ito's colours; the symbol says the same in black and white. `path` is for the legend, in a box of 12.
@@ -40,8 +39,8 @@ ceg.chart = (() => {
   /** Colours of the page as it is shown now, from its style sheet. */
   function colours() {
     const style = getComputedStyle(document.documentElement);
-    const of = (name) => style.getPropertyValue(`--${name}`).trim();
-    return { ink: of("ink"), quiet: of("quiet"), rule: of("rule"), accent: of("accent"), paper: of("paper") };
+    const names = ["ink", "quiet", "rule", "accent", "paper"];
+    return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
   }
 
   /** @param {string} hex #rrggbb @param {number} alpha */
@@ -77,20 +76,15 @@ ceg.chart = (() => {
   }
 
   function curveTraces(curve, farDecades, ink) {
-    const traces = [];
-    const shown = new Set();
-    for (const { look, answers } of stretches(curve, farDecades)) {
-      const style = STRETCHES[look];
-      traces.push(band(answers, "low90", "high90", faded(ink.accent, style.pale)));
-      traces.push(band(answers, "low50", "high50", faded(ink.accent, style.dark)));
-      traces.push({
-        x: answers.map((a) => a.flops), y: answers.map((a) => a.median), mode: "lines", name: `median, ${style.name}`,
-        line: { color: ink.accent, width: style.width, dash: style.dash }, hoverinfo: "skip",
-        showlegend: !shown.has(look), legendrank: look,
-      });
-      shown.add(look);
-    }
-    return traces;
+    const parts = stretches(curve, farDecades);
+    return parts.flatMap(({ look, answers }, i) => {
+      const { name, dash, width, pale, dark } = STRETCHES[look];
+      const median = { x: answers.map((a) => a.flops), y: answers.map((a) => a.median), mode: "lines", name: `median, ${name}`,
+        line: { color: ink.accent, width, dash }, hoverinfo: "skip", legendrank: look,
+        showlegend: parts.findIndex((part) => part.look === look) === i };
+      return [band(answers, "low90", "high90", faded(ink.accent, pale)),
+        band(answers, "low50", "high50", faded(ink.accent, dark)), median];
+    });
   }
 
   /** @param {object} point evidence in the currency of the picture: flops (FLOP), ceg, low, high, kind and its words */
@@ -102,16 +96,20 @@ ceg.chart = (() => {
     return lines.join("<br>");
   }
 
+  /** Plotly's look of a kind of evidence. */
+  function marker(kind, ink) {
+    const { symbol, colour } = KINDS[kind];
+    const [own, color] = [kind === "own", colour === "ink" ? ink.ink : colour];
+    return { symbol, color, size: own ? 11 : 8, line: { color: own ? ink.ink : color, width: own ? 0.6 : 1.5 } };
+  }
+
   function evidenceTraces(points, ink) {
     return Object.entries(KINDS).filter(([kind]) => points.some((p) => p.kind === kind)).map(([kind, look]) => {
       const shown = points.filter((p) => p.kind === kind);
-      const colour = look.colour === "ink" ? ink.ink : look.colour;
       const reach = (p, end, sign) => (p[end] === null ? 0 : Math.max(0, sign * (p[end] - p.ceg)));
       return {
         x: shown.map((p) => p.flops), y: shown.map((p) => p.ceg), mode: "markers", name: look.label,
-        text: shown.map(hover), hoverinfo: "text",
-        marker: { symbol: look.symbol, color: colour, size: kind === "own" ? 11 : 8,
-          line: { color: kind === "own" ? ink.ink : colour, width: kind === "own" ? 0.6 : 1.5 } },
+        text: shown.map(hover), hoverinfo: "text", marker: marker(kind, ink),
         error_y: { type: "data", symmetric: false, array: shown.map((p) => reach(p, "high", 1)),
           arrayminus: shown.map((p) => reach(p, "low", -1)), color: faded(ink.quiet, 0.65), thickness: 1, width: 0 },
       };
@@ -126,16 +124,20 @@ ceg.chart = (() => {
     return [low / widen, high * widen];
   }
 
+  /** Multiples `steps` of powers of ten between two ends; of more than `most` decades, not of every one. */
+  function ticks([low, high], steps, most) {
+    const every = Math.max(1, Math.ceil(Math.log10(high / low) / most));
+    const found = [];
+    for (let d = Math.floor(Math.log10(low)); d <= Math.log10(high); d++) {
+      if (d % every === 0) found.push(...steps.map((s) => s * 10 ** d));
+    }
+    return found.filter((t) => t >= low && t <= high);
+  }
+
   /** Round factors, as many as the span needs. @param {number[]} ends @returns {number[]} */
   function gainTicks([low, high]) {
     const span = Math.log10(high / low);
-    const every = span > MAX_DECADES ? Math.ceil(span / MAX_DECADES) : 1;
-    const steps = span > 4 ? [1] : span > 2 ? [1, 3] : span > 1 ? [1, 2, 5] : [1, 1.5, 2, 3, 5, 7];
-    const ticks = [];
-    for (let d = Math.floor(Math.log10(low)); d <= Math.ceil(Math.log10(high)); d++) {
-      if (d % every === 0) ticks.push(...steps.map((s) => s * 10 ** d));
-    }
-    return ticks.filter((t) => t >= low && t <= high);
+    return ticks([low, high], span > 4 ? [1] : span > 2 ? [1, 3] : span > 1 ? [1, 2, 5] : [1, 1.5, 2, 3, 5, 7], MAX_DECADES);
   }
 
   function marks(page, ink, narrow) {
@@ -144,17 +146,13 @@ ceg.chart = (() => {
     const label = (flops, text, weight) => ({ x: Math.log10(flops), xref: "x", y: 1.012, yref: "paper", text,
       showarrow: false, xanchor: narrow ? "center" : "left", yanchor: "bottom", textangle: narrow ? -90 : -38,
       font: { size: narrow ? 9.5 : 11.5, color: weight ? ink.ink : ink.quiet } });
-    const shapes = [{ type: "line", xref: "paper", x0: 0, x1: 1, yref: "y", y0: 1, y1: 1, layer: "below",
-      line: { color: ink.quiet, width: 1 } }];
-    const annotations = [];
-    for (const t of page.thresholds) {
-      shapes.push(line(t.flops, { y0: 0, y1: 1.01 }, { color: ink.quiet, width: 1.2, dash: "6px,3px" }));
-      annotations.push(label(t.flops, `<b>${ceg.words.budget(t.flops)}</b>${narrow ? "" : ` ${plain(t.name)}`}`, true));
-    }
-    for (const run of page.runs) {
-      shapes.push(line(run.flops, { y0: 0.965, y1: 1.01 }, { color: ink.quiet, width: 1.2 }));
-      annotations.push(label(run.flops, plain(run.name), false));
-    }
+    const shapes = [
+      { type: "line", xref: "paper", x0: 0, x1: 1, yref: "y", y0: 1, y1: 1, layer: "below", line: { color: ink.quiet, width: 1 } },
+      ...page.thresholds.map((t) => line(t.flops, { y0: 0, y1: 1.01 }, { color: ink.quiet, width: 1.2, dash: "6px,3px" })),
+      ...page.runs.map((run) => line(run.flops, { y0: 0.965, y1: 1.01 }, { color: ink.quiet, width: 1.2 }))];
+    const annotations = [...page.thresholds.map((t) => (
+      label(t.flops, `<b>${ceg.words.budget(t.flops)}</b>${narrow ? "" : ` ${plain(t.name)}`}`, true))),
+    ...page.runs.map((run) => label(run.flops, plain(run.name), false))];
     return { shapes, annotations };
   }
 
@@ -196,5 +194,5 @@ ceg.chart = (() => {
     return { data: [...curveTraces(shown.curve, shown.page.far_decades, ink), ...evidenceTraces(points, ink)], layout };
   }
 
-  return { KINDS, STRETCHES, colours, figure, plain, folded };
+  return { KINDS, colours, figure, marker, plain, folded, ticks };
 })();

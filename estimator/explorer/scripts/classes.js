@@ -1,9 +1,8 @@
 /** Every algorithm's class beside the source paper's, as `ceg classify` has them, and why the two part. */
 "use strict";
-globalThis.ceg ??= {};
 
 ceg.classes = (() => {
-  const { make, table, shares } = ceg.parts;
+  const { make, table, short, shares } = ceg.parts;
   const { words } = ceg;
   const plain = (name) => name.replaceAll("_", " ");
 
@@ -26,17 +25,11 @@ ceg.classes = (() => {
 
   function classTable(rows) {
     const [{ low, high }] = rows;
-    const columns = [{ name: "Algorithm", short: true }, { name: "Our class", short: true },
-      { name: "The paper’s class", short: true }, { name: "Verdict", short: true },
+    const columns = [short("Algorithm"), short("Our class"), short("The paper’s class"), short("Verdict"),
       { name: "Dependent / independent / fading", text: probabilities, order: (p) => p.dependent },
-      { name: "Growth per tenfold", short: true },
-      { name: `Gain at ${words.budget(low.flops)}`, short: true },
-      { name: `Gain at ${words.budget(high.flops)}`, short: true }];
-    const cells = rows.map((r) => {
-      const paper = r.paper_class === "not_studied" ? null : r.paper_class;
-      return [plain(r.algorithm), r.class, paper, r.verdict, r.class_probabilities, grown(r),
-        gain(r.low), gain(r.high)];
-    });
+      short("Growth per tenfold"), ...[low, high].map((end) => short(`Gain at ${words.budget(end.flops)}`))];
+    const cells = rows.map((r) => [plain(r.algorithm), r.class, r.paper_class === "not_studied" ? null : r.paper_class,
+      r.verdict, r.class_probabilities, grown(r), gain(r.low), gain(r.high)]);
     return table(columns, cells, "Classes of all algorithms, ours and the source paper’s");
   }
 

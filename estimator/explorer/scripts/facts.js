@@ -1,17 +1,15 @@
 /** The answer in numbers: intervals, class, interaction, the two models of a gain in time, notes. */
 "use strict";
-globalThis.ceg ??= {};
 
 ceg.facts = (() => {
   const { words } = ceg;
-  const { make, shares } = ceg.parts;
-  const byId = (id) => document.getElementById(id);
+  const { make, byId, shares } = ceg.parts;
+  const PLACES = ["figures", "classes", "interaction", "models", "notes"];
 
   /** @param {string} name @param {string} value @param {string} [more] smaller, behind it */
   function figure(name, value, more = "") {
-    const described = make("dd", {}, value);
-    if (more) described.append(" ", make("small", { className: "hint" }, more));
-    return make("div", {}, make("dt", {}, name), described);
+    const behind = more ? [" ", make("small", { className: "hint" }, more)] : [];
+    return make("div", {}, make("dt", {}, name), make("dd", {}, value, ...behind));
   }
 
   function figures(answer) {
@@ -48,15 +46,13 @@ ceg.facts = (() => {
     const found = answer.interaction;
     if (!found) return [];
     const gain = `${words.number(found.stack_over_product_median)}x`;
-    const said = [make("h3", {}, "Together, against the product of the parts"),
-      make("p", {}, make("strong", {}, gain), ` (90%: ${words.span(found.stack_over_product_interval)}); `
-        + "it is in the gain above.")];
-    const list = make("ul", {}, ...found.measured.map((m) => make("li", {},
-      `${m.what} against its parts: ${words.number(m.over_product_of_parts)}x`
-      + `${m.flops === null ? "" : ` at ${words.budget(m.flops)} FLOP`}, ${m.study}`)));
+    const said = [make("h3", {}, "Together, against the product of the parts"), make("p", {}, make("strong", {}, gain),
+      ` (90%: ${words.span(found.stack_over_product_interval)}); it is in the gain above.`)];
     if (found.measured.length) {
-      const told = make("summary", {}, `Learnt from ${found.measured.length} measured combinations`);
-      said.push(make("details", {}, told, list));
+      said.push(make("details", {}, make("summary", {}, `Learnt from ${found.measured.length} measured combinations`),
+        make("ul", {}, ...found.measured.map((m) => make("li", {},
+          `${m.what} against its parts: ${words.number(m.over_product_of_parts)}x`
+          + `${m.flops === null ? "" : ` at ${words.budget(m.flops)} FLOP`}, ${m.study}`)))));
     }
     const pairs = found.pairs_never_measured_together.map((pair) => pair.join(" + "));
     if (pairs.length) said.push(make("p", { className: "hint" }, `No study measured together and apart: ${pairs.join(", ")}.`));
@@ -68,10 +64,8 @@ ceg.facts = (() => {
     if (!found) return [];
     const speed = words.number(found.factor);
     const sd = found.ln_factor_sd.toFixed(2);
-    const head = asked.currency === "decode"
-      ? `Modelled: ${speed}x (sd of ln ${sd}).`
-      : `Gain in FLOP ${words.number(found.gain_in_flop_median)}x, times achieved FLOP/s ${speed}x (modelled, sd of ln ${sd})`
-        + ".";
+    const head = asked.currency === "decode" ? `Modelled: ${speed}x (sd of ln ${sd}).`
+      : `Gain in FLOP ${words.number(found.gain_in_flop_median)}x, times achieved FLOP/s ${speed}x (modelled, sd of ln ${sd}).`;
     const rows = [
       ["Layers × width", (side) => `${side.layers} × ${side.width}`],
       ["Parameters, active / total", (side) => `${words.number(side.params_active)} / ${words.number(side.params_total)}`],
@@ -89,7 +83,7 @@ ceg.facts = (() => {
   }
 
   /**
-   * Show an answer below the picture.
+   * Show an answer below the picture, in `PLACES`.
    * @param {object} answer one entry of `estimates` (docs/json.md)
    * @param {object} asked the question, with `paperClasses`, what the source paper calls its algorithms
    */
@@ -105,5 +99,5 @@ ceg.facts = (() => {
     byId("notes").replaceChildren(...(notes.length ? [make("h3", {}, "Notes"), make("ul", {}, ...notes)] : []));
   }
 
-  return { show };
+  return { PLACES, show };
 })();

@@ -1,9 +1,8 @@
 /** Our own ladders of training runs: losses by budget, and the gains read off them. Budgets in FLOP. */
 "use strict";
-globalThis.ceg ??= {};
 
 ceg.ladders = (() => {
-  const { make, select, table, picture, logAxis, look } = ceg.parts;
+  const { make, select, oneOf, table, short, picture, logAxis, look } = ceg.parts;
   const { words } = ceg;
 
   /** @param {number} z normal quantile of a 90% interval */
@@ -25,26 +24,25 @@ ceg.ladders = (() => {
     const read = gain.rungs.filter((r) => r.ceg_interval_90);
     const trace = {
       ...look(0), name: ceg.chart.plain(gain.algorithm), x: read.map((r) => r.rung_flops), y: read.map((r) => r.ceg),
-      text: read.map((r) => `${words.number(r.ceg)}x (${words.span(r.ceg_interval_90)})`), hoverinfo: "text",
+      text: read.map(gained), hoverinfo: "text",
       error_y: { type: "data", symmetric: false, array: read.map((r) => r.ceg_interval_90[1] - r.ceg),
         arrayminus: read.map((r) => r.ceg - r.ceg_interval_90[0]), width: 3, thickness: 1.2 },
     };
-    const ink = ceg.chart.colours();
     const budgets = gain.rungs.map((r) => r.rung_flops);
     picture(target, [trace], {
       xaxis: logAxis(budgets, "training compute spent with it (FLOP)", "", words.budget),
       yaxis: logAxis([0.7, 1.4, ...read.flatMap((r) => r.ceg_interval_90)], "gain in FLOP, 90%", "x"),
-      shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: 1, y1: 1, line: { color: ink.quiet, width: 1 } }],
+      shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: 1, y1: 1, line: { color: ceg.chart.colours().quiet, width: 1 } }],
     });
   }
 
-  const said = (r) => (!r ? null : r.ceg_interval_90 ? `${words.number(r.ceg)}x (${words.span(r.ceg_interval_90)})` : r.why || null);
+  const gained = (r) => `${words.number(r.ceg)}x (${words.span(r.ceg_interval_90)})`;
+  const said = (r) => (r?.ceg_interval_90 ? gained(r) : r?.why || null);
 
   function gainTable(ladder) {
     const told = ladder.gains.flatMap((g) => g.rungs.filter(said).map((r) => r.rung_flops));
     const budgets = [...new Set(told)].sort((a, b) => a - b);
-    const columns = [{ name: "Arm", short: true }, { name: "Against", short: true },
-      ...budgets.map((flops) => ({ name: words.budget(flops) }))];
+    const columns = [short("Arm"), short("Against"), ...budgets.map((flops) => ({ name: words.budget(flops) }))];
     const rows = ladder.gains.map((g) => [g.algorithm, g.baseline,
       ...budgets.map((flops) => said(g.rungs.find((r) => r.rung_flops === flops)))]);
     return table(columns, rows, "Gains read off our ladders, with 90% intervals");
@@ -56,8 +54,8 @@ ceg.ladders = (() => {
       return [g.algorithm, r.rung_flops, ratio, words.span([ratio * Math.exp(-z * se), ratio * Math.exp(z * se)])];
     }));
     if (!rows.length) return [];
-    const columns = [{ name: "Combination", short: true }, { name: "Budget (FLOP)", number: true, text: words.budget },
-      { name: "Gain / product of its parts", number: true, text: (v) => `${words.number(v)}x` }, { name: "90%", short: true }];
+    const columns = [short("Combination"), { name: "Budget (FLOP)", number: true, text: words.budget },
+      { name: "Gain / product of its parts", number: true, text: (v) => `${words.number(v)}x` }, short("90%")];
     return [make("h3", {}, "Combinations against the product of their parts"),
       table(columns, rows, "Combinations against the product of their parts")];
   }
@@ -67,20 +65,8 @@ ceg.ladders = (() => {
    * @param {{normal_90: number}} page of the document @returns {Function} to redraw
    */
   function show(body, { ladders }, { normal_90: z }) {
-    if (!ladders.length) {
-      body.append(make("p", {}, "No runs of our own are in this installation."));
-      return () => {};
-    }
-    const place = make("div");
-    let draw = () => {};
-    if (ladders.length > 1) {
-      const options = ladders.map((ladder, i) => [String(i), ladder.stack]);
-      const [label] = select("Stack", options, (value) => { draw = showOne(place, ladders[Number(value)], z); });
-      body.append(make("div", { className: "filter" }, label));
-    }
-    body.append(place);
-    draw = showOne(place, ladders[0], z);
-    return () => draw();
+    const none = "No runs of our own are in this installation.";
+    return oneOf(body, ladders, none, "Stack", (ladder) => ladder.stack, (place, ladder) => showOne(place, ladder, z));
   }
 
   function showOne(place, ladder, z) {

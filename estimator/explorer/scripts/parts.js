@@ -1,6 +1,5 @@
 /** What several sections of the page are built from: elements, tables that sort, small pictures. */
 "use strict";
-globalThis.ceg ??= {};
 
 ceg.parts = (() => {
   // Lines of a small picture differ in colour (Okabe & Ito), dash and symbol.
@@ -9,10 +8,10 @@ ceg.parts = (() => {
     ["#CC79A7", "8px,3px,2px,3px", "triangle-up-open"], ["#E69F00", "10px,4px", "triangle-down-open"],
     ["#56B4E9", "4px,4px", "star"],
   ];
-
+  const MAX_DECADES = 9; // on an axis: beyond, not every decade has its ticks
   const MANY = 20; // rows: a longer table scrolls in a box of its own
 
-  /** An element with properties and children; text only ever goes in as text. */
+  /** An element with properties (`onclick` and its like too) and children; text only ever goes in as text. */
   function make(tag, properties = {}, ...children) {
     const element = document.createElement(tag);
     for (const [name, value] of Object.entries(properties)) {
@@ -23,12 +22,42 @@ ceg.parts = (() => {
     return element;
   }
 
-  /** @param {string} name the label @param {[string, string][]} options value and text @param {Function} changed */
-  function select(name, options, changed) {
-    const field = make("select", {}, ...options.map(([value, text]) => make("option", { value }, text)));
-    field.addEventListener("change", () => changed(field.value));
+  const byId = (id) => document.getElementById(id);
+
+  const button = (text, title, onclick) => make("button", { type: "button", title, onclick }, text);
+
+  /** @param {[string, string][]} offered value and text @returns {HTMLElement[]} */
+  const options = (offered) => offered.map(([value, text]) => make("option", { value }, text));
+
+  /** @param {string} name the label @param {[string, string][]} offered value and text @param {Function} changed */
+  function select(name, offered, changed) {
+    const field = make("select", { onchange: () => changed(field.value) }, ...options(offered));
     return [make("label", {}, `${name} `, field), field];
   }
+
+  /**
+   * Show one of a list, chosen by what it is `named` where there are several, or say `none`.
+   * @param {Function} show puts an item into an element, returns how to redraw it @returns {Function} to redraw what is shown
+   */
+  function oneOf(body, list, none, label, named, show) {
+    if (!list.length) {
+      body.append(make("p", {}, none));
+      return () => {};
+    }
+    const place = make("div");
+    let draw;
+    const take = (i) => { draw = show(place, list[i]); };
+    if (list.length > 1) {
+      const [field] = select(label, list.map((item, i) => [i, named(item)]), take);
+      body.append(make("div", { className: "filter" }, field));
+    }
+    body.append(place);
+    take(0);
+    return () => draw();
+  }
+
+  /** A column of short cells. @param {string} name */
+  const short = (name) => ({ name, short: true });
 
   /**
    * A table whose heads sort it. Numbers sort as numbers, empty cells come last.
@@ -39,20 +68,20 @@ ceg.parts = (() => {
    */
   function table(columns, rows, caption) {
     const body = make("tbody");
-    const kind = (column) => (column.number ? "number" : column.short ? "short" : column.long ? "long" : "");
+    const kind = (column) => ["number", "short", "long"].find((name) => column[name]) ?? "";
     const said = (column, value) => (value === null || value === undefined ? "" : (column.text ?? String)(value));
     const fill = (list) => body.replaceChildren(...list.map((row) => make("tr", {}, ...columns.map(
       (column, i) => make("td", { className: kind(column) }, said(column, row[i]))))));
     const heads = columns.map((column, i) => {
-      const button = make("button", { type: "button" }, column.name);
-      const head = make("th", { scope: "col", className: kind(column) }, button);
-      button.addEventListener("click", () => {
+      const sorted = () => {
         const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
         for (const other of heads) other.removeAttribute("aria-sort");
         head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
         const of = (value) => (column.order && value ? column.order(value) : value);
         fill([...rows].sort((a, b) => compared(of(a[i]), of(b[i]), sign)));
-      });
+      };
+      const head = make("th", { scope: "col", className: kind(column) },
+        make("button", { type: "button", onclick: sorted }, column.name));
       return head;
     });
     fill(rows);
@@ -90,15 +119,12 @@ ceg.parts = (() => {
   /** Probabilities of the classes as a bar, and as a list that says them. @param {Object<string, number>} probabilities */
   function shares(probabilities) {
     const named = Object.entries(probabilities).map(([name, share]) => [name, `${name} ${ceg.words.share(share)}`]);
-    const bar = make("div", { className: "bar", role: "img", "aria-label": named.map(([, text]) => text).join(", ") });
-    for (const [name, share] of Object.entries(probabilities)) {
-      const part = make("span", { className: name });
-      part.style.width = `${100 * share}%`;
-      bar.append(part);
-    }
-    const keys = make("ul", { className: "keys" },
-      ...named.map(([name, text]) => make("li", {}, make("i", { className: name }), text)));
-    return { bar, keys };
+    const parts = Object.keys(probabilities).map((name) => make("span", { className: name }));
+    for (const part of parts) part.style.width = `${100 * probabilities[part.className]}%`;
+    const said = named.map(([, text]) => text).join(", ");
+    const keys = named.map(([name, text]) => make("li", {}, make("i", { className: name }), text));
+    return { bar: make("div", { className: "bar", role: "img", "aria-label": said }, ...parts),
+      keys: make("ul", { className: "keys" }, ...keys) };
   }
 
   /** Values of an axis in its logarithm, as many ticks as a decade's width asks for. @param {number[]} values above 0 */
@@ -107,11 +133,7 @@ ceg.parts = (() => {
     const span = Math.log10(high / low);
     const steps = span > 4 ? [1] : span > 2 ? [1, 3] : span > 1.3 ? [1, 2, 5] : span > 0.8 ? [1, 1.5, 2, 3, 5, 7]
       : [1, 1.5, 2, 3, 4, 5, 6, 7, 8];
-    const every = Math.max(1, Math.ceil(span / 9));
-    const ticks = [];
-    for (let d = Math.floor(Math.log10(low)); d <= Math.log10(high); d++) {
-      if (d % every === 0) ticks.push(...steps.map((s) => s * 10 ** d).filter((t) => t >= low && t <= high));
-    }
+    const ticks = ceg.chart.ticks([low, high], steps, MAX_DECADES);
     return { type: "log", range: [Math.log10(low), Math.log10(high)], tickvals: ticks,
       ticktext: ticks.map((t) => `${text(t)}${unit}`), title: { text: title, standoff: 8 } };
   }
@@ -135,5 +157,5 @@ ceg.parts = (() => {
     return { mode: "lines+markers", line: { color, dash, width }, marker: { color, symbol, size: 8, line: { width: 1.5, color } } };
   }
 
-  return { make, select, table, shares, logAxis, picture, look };
+  return { make, byId, button, options, select, oneOf, table, short, shares, logAxis, picture, look };
 })();

@@ -1,32 +1,23 @@
 /** Everything below the answer: the evidence here, the other sections when they come into view. */
 "use strict";
-globalThis.ceg ??= {};
 
 ceg.sections = (() => {
-  const { make, table } = ceg.parts;
+  const { make, byId, table, short } = ceg.parts;
   const { words } = ceg;
   const USES = { level: "fixes the level", growth: "tells of growth only", check: "shows the noise only", unused: "not used",
     combination: "tells of the interaction" };
-  const byId = (id) => document.getElementById(id);
   let doc, chosenNames = [], currency = "flop";
   const redraws = new Map(); // by section that has been shown
 
-  /** The question of one algorithm against its default baseline. */
-  const question = (data, name, counted) =>
-    data.sections.evidence.questions.find((q) => q.algorithm === name && q.currency === counted);
-
   /**
-   * The rows that fix the level, for the picture.
+   * The rows that fix the level against the default baseline, for the picture.
    * @param {string} name algorithm @param {string} counted currency
-   * @returns {{flops: ?number, ceg: number, low: ?number, high: ?number, kind: string, study: string, source: string,
-   *   conversion: string}[]} gains in that currency; flops null where no compute is stated
+   * @returns {object[]} as they were given, with conversion and with ceg, low, high in that currency (flops null: not stated)
    */
   function points(data, name, counted) {
-    const { rows } = data.sections.evidence;
-    return question(data, name, counted).rows.filter((r) => r.use === "level").map((r) => {
-      const { flops, kind, study, source } = rows[r.row];
-      return { flops, kind, study, source, ceg: r.ceg, low: r.low, high: r.high, conversion: r.conversion };
-    });
+    const { rows, questions } = data.sections.evidence;
+    return questions.find((q) => q.algorithm === name && q.currency === counted).rows.filter((r) => r.use === "level")
+      .map(({ row, ceg, low, high, conversion }) => ({ ...rows[row], ceg, low, high, conversion }));
   }
 
   /** Every row as it was given, in the columns of a table that `--evidence` reads. @returns {unknown[][]} */
@@ -59,9 +50,9 @@ ceg.sections = (() => {
 
   function drawEvidence(place, all, text) {
     const gain = { number: true, text: (v) => `${words.number(v)}x` };
-    const columns = [{ name: "Algorithm" }, { name: "Contrast", long: true }, { name: "Study", short: true }, { name: "Kind", short: true },
-      { name: "Budget (FLOP)", number: true, text: words.budget }, { name: "Published", ...gain }, { name: "Interval", short: true },
-      { name: "Counted in", short: true }, { name: `In ${words.MONEY[currency]}`, ...gain }, { name: "Use" },
+    const columns = [{ name: "Algorithm" }, { name: "Contrast", long: true }, short("Study"), short("Kind"),
+      { name: "Budget (FLOP)", number: true, text: words.budget }, { name: "Published", ...gain }, short("Interval"),
+      short("Counted in"), { name: `In ${words.MONEY[currency]}`, ...gain }, { name: "Use" },
       { name: "Weight", number: true, text: (v) => v.toPrecision(2) }, { name: "Source", long: true }, { name: "Note", long: true }];
     const asked = text.trim().toLowerCase();
     const rows = evidenceRows(all).filter((row) => !asked || row.some((cell) => String(cell ?? "").toLowerCase().includes(asked)));
@@ -70,12 +61,10 @@ ceg.sections = (() => {
   }
 
   function showEvidence(body) {
-    const filter = make("input", { type: "search", placeholder: "study, source, …" });
-    const everyone = make("input", { type: "checkbox" });
-    const place = make("div");
     const draw = () => drawEvidence(place, everyone.checked, filter.value);
-    filter.addEventListener("input", draw);
-    everyone.addEventListener("change", draw);
+    const filter = make("input", { type: "search", placeholder: "study, source, …", oninput: draw });
+    const everyone = make("input", { type: "checkbox", onchange: draw });
+    const place = make("div");
     body.append(make("div", { className: "filter" }, make("label", {}, "Filter ", filter),
       make("label", { className: "choice" }, everyone, "all algorithms, not only the chosen")), place);
     draw();
@@ -93,8 +82,7 @@ ceg.sections = (() => {
   };
 
   function reveal(id) {
-    if (redraws.has(id)) return;
-    redraws.set(id, SHOW[id](byId(id).querySelector(".body")));
+    if (!redraws.has(id)) redraws.set(id, SHOW[id](byId(id).querySelector(".body")));
   }
 
   /** Show all sections at once; none before `start`. */

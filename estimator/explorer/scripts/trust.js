@@ -1,9 +1,8 @@
 /** How good such forecasts are: studies left out, and ladders whose top was hidden. Both were stored by commands. */
 "use strict";
-globalThis.ceg ??= {};
 
 ceg.trust = (() => {
-  const { make, table, picture, logAxis } = ceg.parts;
+  const { make, table, short, picture, logAxis } = ceg.parts;
   const { words } = ceg;
   const METHODS = { forecast: "forecast", last: "last gain kept", frontier: "frontiers apart", chinchilla: "Chinchilla fits" };
   const NARROW = 560; // px: below, no room for both studies and algorithms
@@ -23,22 +22,15 @@ ceg.trust = (() => {
   function coverageTraces(studies, ink, narrow) {
     const of = (s) => (narrow ? "" : `  ${[...new Set(s.algorithms.map((a) => a.algorithm))].join(", ")}`);
     const label = (s) => ceg.chart.plain(s.study + of(s));
-    const x = [], y = [];
-    for (const s of studies) {
-      x.push(...s.predicted, null);
-      y.push(label(s), label(s), null);
-    }
-    const found = (inside) => studies.filter((s) => (s.inside === s.rows) === inside);
-    const points = (list) => ({ x: list.flatMap((s) => s.published), y: list.flatMap((s) => [label(s), label(s)]) });
-    const tell = (list) => list.flatMap((s) => Array(2).fill(
-      `${ceg.chart.plain(s.algorithms.map((a) => a.algorithm).join(", "))}: ${s.inside} of ${s.rows} rows inside`));
+    const told = (s) => `${ceg.chart.plain(s.algorithms.map((a) => a.algorithm).join(", "))}: ${s.inside} of ${s.rows} rows inside`;
+    const points = (name, list, marker) => ({ name, marker, mode: "markers", x: list.flatMap((s) => s.published),
+      y: list.flatMap((s) => [label(s), label(s)]), text: list.flatMap((s) => [told(s), told(s)]), hoverinfo: "text" });
+    const inside = (s) => s.inside === s.rows;
     return [
-      { x, y, mode: "lines", name: "predicted without it, 90%", line: { color: ink.accent, width: 7 }, opacity: 0.35,
-        hoverinfo: "skip" },
-      { ...points(found(true)), text: tell(found(true)), hoverinfo: "text", mode: "markers", name: "published, all inside",
-        marker: { color: ink.ink, symbol: "circle", size: 8 } },
-      { ...points(found(false)), text: tell(found(false)), hoverinfo: "text", mode: "markers",
-        name: "published, some outside", marker: { color: "#D55E00", symbol: "x", size: 9 } },
+      { x: studies.flatMap((s) => [...s.predicted, null]), y: studies.flatMap((s) => [label(s), label(s), null]), mode: "lines",
+        name: "predicted without it, 90%", line: { color: ink.accent, width: 7 }, opacity: 0.35, hoverinfo: "skip" },
+      points("published, all inside", studies.filter(inside), { color: ink.ink, symbol: "circle", size: 8 }),
+      points("published, some outside", studies.filter((s) => !inside(s)), { color: "#D55E00", symbol: "x", size: 9 }),
     ];
   }
 
@@ -59,11 +51,9 @@ ceg.trust = (() => {
     const sets = [...new Set(entry.summary.map((s) => `${s.set} ${s.cut}`))];
     const of = (key, method) => entry.summary.find((s) => `${s.set} ${s.cut}` === key && s.method === method);
     const methods = Object.keys(METHODS).filter((m) => entry.summary.some((s) => s.method === m));
-    const columns = [{ name: "Ladders", short: true }, { name: "Hidden above", short: true }, { name: "Points", number: true }];
-    for (const m of methods) {
-      columns.push({ name: `${METHODS[m]}: error`, number: true, text: (v) => `${v.toFixed(2)}x` },
-        { name: "in 90%", number: true, text: percent });
-    }
+    const columns = [short("Ladders"), short("Hidden above"), { name: "Points", number: true }, ...methods.flatMap((m) => [
+      { name: `${METHODS[m]}: error`, number: true, text: (v) => `${v.toFixed(2)}x` },
+      { name: "in 90%", number: true, text: percent }])];
     const rows = sets.map((key) => {
       const { set, cut, points } = of(key, "forecast");
       const cells = methods.flatMap((m) => [of(key, m)?.median_factor, of(key, m)?.coverage_90]);
@@ -76,9 +66,8 @@ ceg.trust = (() => {
   function show(body, { coverage, backtest }) {
     const chart = make("div", { className: "plot" });
     body.append(make("h3", {}, "Studies left out"), coverageWords(coverage), chart);
-    const many = (text) => make("p", {}, text);
     if (backtest.public.length || backtest.own) {
-      body.append(make("h3", {}, "Ladders whose top was hidden"), many("The largest runs of a ladder are hidden, the gain "
+      body.append(make("h3", {}, "Ladders whose top was hidden"), make("p", {}, "The largest runs of a ladder are hidden, the gain "
         + "there is forecast, then compared. Error: the median factor by which a forecast misses. In 90%: how often the "
         + "gain lies in the 90% interval. Rivals: the last gain seen stays as it is; each arm’s frontier or "
         + "Chinchilla law is fitted apart. A rival that does better stands here too."));

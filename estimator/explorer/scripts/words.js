@@ -1,6 +1,5 @@
 /** Numbers and answers in words, as estimator/gain/answer.py says them. */
 "use strict";
-globalThis.ceg ??= {};
 
 ceg.words = (() => {
   const MONEY = { flop: "FLOP", time: "device time", usd: "US$", decode: "decoding time" };
@@ -33,7 +32,6 @@ ceg.words = (() => {
   function number(value) {
     if (value === 0 || !Number.isFinite(value)) return String(value);
     if (value >= 0.095 && value < 1) return rounded(value, "toFixed", 2);
-    if (value >= 0.00095 && value < 0.095) return general(value, 2);
     if (value >= 1 && value < 9.95) return rounded(value, "toFixed", value >= 2 ? 1 : 2);
     if (value >= 9.95 && value < 1e4) return Number(rounded(value, "toPrecision", 2)).toFixed(0);
     return general(value, 2);
@@ -61,18 +59,17 @@ ceg.words = (() => {
     return parts.length < 2 ? parts.join("") : `${parts.slice(0, -1).join(", ")} and ${parts.at(-1)}`;
   }
 
-  /** A sentence as parts, so that the page can set the answer in it in bold. A part is [text, isTheAnswer]. */
+  /** A sentence as parts, so that the page can set the answer in it in bold: every second part is of the answer. */
   function flopSentence(answer, what) {
     const worth = (gain) => number(gain * answer.flops);
     const ends = answer.ceg_predictive_interval_90.map((gain) => gain * answer.flops);
     const head = `A run of ${budget(answer.flops)} FLOP with ${what} is worth `;
     if (answer.status === "far_extrapolation") {
-      return [[head, false], [`${span(ends, "")} FLOP`, true],
-        [` without it (90%; median ${worth(answer.ceg_median)} FLOP, ${number(answer.ceg_median)}x).`, false]];
+      return [head, `${span(ends, "")} FLOP`,
+        ` without it (90%; median ${worth(answer.ceg_median)} FLOP, ${number(answer.ceg_median)}x).`];
     }
-    return [[head, false], [`${worth(answer.ceg_median)} FLOP`, true],
-      [` without it: `, false], [`${number(answer.ceg_median)}x`, true],
-      [` the compute (90%: ${span(answer.ceg_predictive_interval_90)}).`, false]];
+    return [head, `${worth(answer.ceg_median)} FLOP`, " without it: ", `${number(answer.ceg_median)}x`,
+      ` the compute (90%: ${span(answer.ceg_predictive_interval_90)}).`];
   }
 
   function ratioSentence(answer, what, currency, where) {
@@ -82,24 +79,20 @@ ceg.words = (() => {
       decode: [`In models of ${budget(answer.flops)} FLOP with ${what}, a generated token takes `,
         " the device time without it, at equal shape"],
     }[currency];
-    const wide = span(answer.ceg_predictive_interval_90);
-    if (answer.status === "far_extrapolation") {
-      return [[head, false], [wide, true], [`${tail}${where} (90%; median ${number(answer.ceg_median)}x).`, false]];
-    }
-    return [[head, false], [`${number(answer.ceg_median)}x`, true], [`${tail}${where} (90%: ${wide}).`, false]];
+    const [wide, median] = [span(answer.ceg_predictive_interval_90), `${number(answer.ceg_median)}x`];
+    return answer.status === "far_extrapolation" ? [head, wide, `${tail}${where} (90%; median ${median}).`]
+      : [head, median, `${tail}${where} (90%: ${wide}).`];
   }
 
   /**
    * The answer in one sentence: interval first where it is far from the evidence, a refusal where there is none.
    * @param {object} answer one entry of `estimates` (docs/json.md)
    * @param {{titles: string[], currency: string, device: string, baselineDevice: string, seqLen: number}} asked
-   * @returns {[string, boolean][]} its parts in order; true marks the answer in it
+   * @returns {string[]} its parts in order; the second, the fourth, ... are the answer in it
    */
   function sentence(answer, asked) {
     const what = listed(asked.titles);
-    if (answer.status === "no_evidence") {
-      return [[`No answer for ${what} in ${MONEY[asked.currency]}.`, true]];
-    }
+    if (answer.status === "no_evidence") return ["", `No answer for ${what} in ${MONEY[asked.currency]}.`];
     if (asked.currency === "flop") return flopSentence(answer, what);
     const other = asked.baselineDevice && asked.baselineDevice !== asked.device ? ` (${asked.baselineDevice})` : "";
     const where = answer.setting ? `${other}, on ${asked.device} at ${asked.seqLen} tokens a sequence` : "";

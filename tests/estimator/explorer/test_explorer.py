@@ -241,7 +241,7 @@ def test_what_the_scripts_call_by_name_is_what_python_calls_so() -> None:
     assert set(keys("chart.js", "KINDS")) == {OWN, *BASES}
     assert keys("trust.js", "METHODS") == list(backtest.METHODS)
     assert keys("sections.js", "USES") == [*sections.USES, "combination"]
-    assert keys("page.js", "STATUS") == list(verdict.STATUSES)
+    assert keys("answer.js", "STATUS") == list(verdict.STATUSES)
     assert keys("words.js", "MONEY") == list(question.CURRENCIES)
     assert {currency for currency in question.CURRENCIES if f"      {currency}: [" in script("words.js")} == {
         *question.CURRENCIES
