@@ -340,9 +340,10 @@ def _second_version(_: Table3) -> Finding:
         f"{done:,} of {second_version.iterations(second_version.EVALUATIONS):,} iterations. The printed gains are "
         f"{printed}: gains at a quarter of the compute that the runs had. An evaluation before training is counted: in "
         f"iterations LayerNorm is {iterated['layernorm']:.2f} and the stack {iterated['stack']:.2f}. RoPE's and MQA's "
-        "curves were shifted by the difference of LayerNorm and baseline before they were compared. Losses are trailing "
-        f"means of {second_version.WINDOW} evaluations, which lag and pull gains towards 1: without the lag LayerNorm is "
-        f"{free['layernorm']:.2f} and the stack {free['stack']:.2f}. The small baseline falls to its last evaluation.",
+        "curves were shifted by the difference of LayerNorm and baseline before they were compared. Losses are means "
+        f"of the last {second_version.WINDOW} evaluations, which lag and pull gains towards 1: without the lag "
+        f"LayerNorm is {free['layernorm']:.2f} and the stack {free['stack']:.2f}. The small baseline falls to its last "
+        "evaluation.",
         {f"{arm}_full": gain for arm, gain in gains.items()}
         | {f"{arm}_without_lag": gain for arm, gain in free.items()}
         | {f"{arm}_in_iterations": gain for arm, gain in iterated.items()}
