@@ -20,6 +20,9 @@ from torch import Tensor
 BLOCK = 128
 """Queries whose scores are held at once where torch's CPU kernel does not run."""
 
+LEAST_SCALE = 2.0**-100
+"""Smaller ones may be 0 in float32."""
+
 
 class Tile(NamedTuple):
     """`pieces` equal parts of the score matrix, `step` tokens apart along queries and keys.
@@ -169,10 +172,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tupl
     """(output [B, H, T, D], log-sum-exp [B, H, T]) where all sees all, or of a causal square."""
     if not _native(q):
         return _blocks(q, k, v, causal, scale)
-    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
     if q.shape[1] == k.shape[1]:
-        out, lse = flash(q, k, v, 0.0, causal, scale=scale)
-        return out, lse
+        return _cpu_forward(q, k, v, causal, scale)
     q_groups, keys, values = _grouped(q, k), _one_head(k), _one_head(v)
     out, lse = (
         torch.empty_like(q_groups),
@@ -180,8 +181,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tupl
     )
     for heads in _head_slices(q_groups):
         part = q_groups[:, heads]
-        shared = (x.expand(-1, part.shape[1], -1, -1) for x in (keys, values))
-        out[:, heads], lse[:, heads] = flash(part, *shared, 0.0, causal, scale=scale)
+        shared_k, shared_v = (x.expand(-1, part.shape[1], -1, -1) for x in (keys, values))
+        out[:, heads], lse[:, heads] = _cpu_forward(part, shared_k, shared_v, causal, scale)
     return out.reshape(q.shape), lse.reshape(q.shape[:3])
 
 
@@ -191,23 +192,54 @@ def _attend_backward(
     """Gradients of q, k and v of `_attend`, given the output and log-sum-exp of whole rows."""
     if not _native(q):
         return _blocks_backward(grad, q, k, v, out, lse, causal, scale)
-    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
     if q.shape[1] == k.shape[1]:
-        dq, dk, dv = flash(grad, q, k, v, out, lse, 0.0, causal, scale=scale)
-        return dq, dk, dv
+        return _cpu_backward(grad, q, k, v, out, lse, causal, scale)
     grads, queries, outs, sums = (_grouped(x, k) for x in (grad, q, out, lse))
     keys, values = _one_head(k), _one_head(v)
     dq = torch.empty_like(queries)
     dk, dv = (torch.zeros(keys.shape, dtype=lse.dtype) for _ in range(2))
     for heads in _head_slices(queries):
         part = queries[:, heads]
-        shared = (x.expand(-1, part.shape[1], -1, -1) for x in (keys, values))
-        dq[:, heads], dk_part, dv_part = flash(
-            grads[:, heads], part, *shared, outs[:, heads], sums[:, heads], 0.0, causal, scale=scale
+        shared_k, shared_v = (x.expand(-1, part.shape[1], -1, -1) for x in (keys, values))
+        dq[:, heads], dk_part, dv_part = _cpu_backward(
+            grads[:, heads], part, shared_k, shared_v, outs[:, heads], sums[:, heads], causal, scale
         )
         dk += dk_part.sum(1, keepdim=True, dtype=lse.dtype)
         dv += dv_part.sum(1, keepdim=True, dtype=lse.dtype)
     return dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape)
+
+
+def _cpu_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    """Torch's CPU kernel on what it takes: as many key heads as query heads, any strides, any scale."""
+    factor, scale = _positive(scale) if causal else (1.0, scale)
+    q = q if factor == 1 else q * factor
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+    out, lse = flash(_readable(q), _readable(k), _readable(v), 0.0, causal, scale=scale)
+    return out, lse
+
+
+def _cpu_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Its gradients, given the output and log-sum-exp of whole rows."""
+    factor, scale = _positive(scale) if causal else (1.0, scale)
+    q = q if factor == 1 else q * factor
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+    q, k, v, out = _readable(q), _readable(k), _readable(v), _readable(out)
+    dq, dk, dv = flash(grad, q, k, v, out, lse, 0.0, causal, scale=scale)
+    return dq if factor == 1 else dq * factor, dk, dv
+
+
+def _readable(x: Tensor) -> Tensor:
+    """x [B, H, T, D], or a copy where neighbouring columns are not neighbours in memory: torch's kernel believes so."""
+    return x if x.stride(3) == 1 or x.shape[3] == 1 else x.contiguous()
+
+
+def _positive(scale: float) -> tuple[float, float]:
+    """A factor of q, and a scale above 0: torch's kernel scales masked scores too, and -inf x 0 is NaN."""
+    if scale >= LEAST_SCALE:
+        return 1.0, scale
+    return (-1.0, -scale) if -scale >= LEAST_SCALE else (scale, 1.0)
 
 
 def _grouped(x: Tensor, k: Tensor) -> Tensor:
