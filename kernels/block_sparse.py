@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from cegain.kernels import costs, flash, reference, sparse_torch
+from cegain.kernels import costs, flash, reference, sparse_torch, transforms
 from cegain.kernels.backend import Backend, Checks, choose
 from cegain.kernels.flash import check_attention, once_differentiable
 from cegain.kernels.patterns import BlockMask, HeadKind, HeadPattern, mask, useful_scores
@@ -46,8 +46,9 @@ def sparse_attention(
 
     Query i stands at position i + S - T, so that the last query sees the last key. A query that sees no key gives
     zeros. Query head h uses key head h // (H / Hk) (Ainslie et al. 2023, arXiv 2305.13245). Differentiable once in q, k
-    and v, not twice. Gradients are the same in every run, but for the torch backend on a CUDA device, which sums in any
-    order where keys are gathered (fixed heads, global tokens, masks of blocks).
+    and v, not twice and not in forward mode; `torch.func` works, its batches one by one. Gradients are the same in
+    every run, but for the torch backend on a CUDA device, which sums in any order where keys are gathered (fixed heads,
+    global tokens, masks of blocks).
 
     Args:
         q: [B, H, T, D], float16, bfloat16, float32 or float64, any strides.
@@ -71,7 +72,7 @@ def sparse_attention(
     if chosen == "reference":
         return reference.attention(q, k, v, token_mask(pattern, q.shape[2], k.shape[2]).to(q.device), scale=scale)[0]
     numbers, blocks = _encode(pattern, q.shape[1])
-    out: Tensor = torch.ops.ceg.sparse_attention(q, k, v, numbers, blocks, scale, chosen)[0]
+    out: Tensor = transforms.call(_forward, q, k, v, numbers, blocks, scale, chosen)[0]
     return out
 
 
@@ -199,12 +200,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     *saved, blocks = ctx.saved_tensors
-    gradients = torch.ops.ceg.sparse_attention_backward(grad, *saved, ctx.pattern, blocks, *ctx.options)
+    gradients = transforms.call(_backward, grad, *saved, ctx.pattern, blocks, *ctx.options)
     return (*gradients, None, None, None, None)
 
 
-_forward.register_autograd(_differentiate, setup_context=_save)
-_backward.register_autograd(once_differentiable)
+transforms.register(_forward, "sparse_attention", _differentiate, _save)
+transforms.register(_backward, "sparse_attention", once_differentiable)
 
 
 def useful_flops(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from cegain.kernels import costs, flash_torch, reference
+from cegain.kernels import costs, flash_torch, reference, transforms
 from cegain.kernels.backend import Backend, Checks, choose, too_far_apart
 from cegain.kernels.patterns import HeadPattern, useful_scores
 
@@ -51,7 +51,7 @@ def flash_attention(
 
     Query i stands at position i + S - T, so that the last query sees the last key; queries at negative positions see
     nothing and give zeros. Query head h uses key head h // (H / Hk) (Ainslie et al. 2023, arXiv 2305.13245).
-    Differentiable once in q, k and v, not twice.
+    Differentiable once in q, k and v, not twice and not in forward mode; `torch.func` works, its batches one by one.
 
     Args:
         q: [B, H, T, D], float16, bfloat16, float32 or float64, any strides.
@@ -79,7 +79,7 @@ def flash_attention(
         out, lse = reference.attention(q, k, v, mask, scale=scale)
         lse = lse.to(torch.promote_types(lse.dtype, torch.float32))
     else:
-        out, lse = torch.ops.ceg.flash_attention(q, k, v, causal, window, scale, chosen)
+        out, lse = transforms.call(_forward, q, k, v, causal, window, scale, chosen)
     return (out, lse.detach()) if return_lse else out
 
 
@@ -179,11 +179,11 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    gradients = torch.ops.ceg.flash_attention_backward(grad, *ctx.saved_tensors, *ctx.options)
+    gradients = transforms.call(_backward, grad, *ctx.saved_tensors, *ctx.options)
     return (*gradients, None, None, None, None)
 
 
-_forward.register_autograd(_differentiate, setup_context=_save)
+transforms.register(_forward, "flash_attention", _differentiate, _save)
 
 
 def once_differentiable(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
@@ -197,7 +197,7 @@ def once_differentiable(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
     )
 
 
-_backward.register_autograd(once_differentiable)
+transforms.register(_backward, "flash_attention", once_differentiable)
 
 
 def useful_flops(q: Sequence[int], k: Sequence[int], causal: bool, window: int | None, pass_: costs.Pass) -> int:

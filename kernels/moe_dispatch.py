@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import register_flop_formula
 
-from cegain.kernels import costs, reference
+from cegain.kernels import costs, reference, transforms
 from cegain.kernels.backend import Backend, Checks, choose
 from cegain.kernels.costs import Activation
 
@@ -68,7 +68,8 @@ def moe_feed_forward(
 ) -> tuple[Tensor, Tensor]:
     """Mixture-of-experts feed-forward: (output, shaped like x; balance loss, a scalar of at least float32).
 
-    Differentiable once in x and all weights. Routing is that of `reference.route` on every backend: ties go
+    Differentiable once in x and all weights, not twice and not in forward mode; `torch.func` works, its batches one by
+    one. Routing is that of `reference.route` on every backend: ties go
     to the expert with the lower index. Every token reaches all its experts, however uneven the load. The Triton backend
     does not make the host wait for the device after a first call with as many rows, which tunes it, or with
     CEG_AUTOTUNE=0, and gives the same bits in every run with the latter.
@@ -108,9 +109,10 @@ def moe_feed_forward(
         return out.view(x.shape), loss
     routing = route(tokens @ w_router.T, top_k, router=router, normalise=normalise, backend=chosen)
     differentiated = [tokens, routing.weights, w_up, w_down, *([] if w_gate is None else [w_gate])]
-    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in differentiated)
-    out, _ = moe_experts(
-        tokens, routing.weights, routing.experts, w_up, w_down, w_gate, activation=activation, backend=chosen, keep=keep
+    wanted = transforms.transformed() or any(tensor.requires_grad for tensor in differentiated)
+    keep = torch.is_grad_enabled() and wanted
+    out, _ = transforms.call(
+        moe_experts, tokens, routing.weights, routing.experts, w_up, w_down, w_gate, activation, chosen, keep
     )
     if shared is not None:
         out = out + reference.expert(tokens, shared[0], shared[1], shared[2], activation)
@@ -324,17 +326,18 @@ def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor |
         raise ValueError(
             "keep must be True where gradients are wanted, got False; call moe_feed_forward, which sets it"
         )
-    d_x, d_weights, d_down, *d_firsts = moe_experts_backward(grad, *ctx.saved_tensors, ctx.activation, ctx.backend)
+    arguments = (grad, *ctx.saved_tensors, ctx.activation, ctx.backend)
+    d_x, d_weights, d_down, *d_firsts = transforms.call(moe_experts_backward, *arguments)
     d_gate = d_firsts[0] if len(d_firsts) == 2 else None
     return d_x, d_weights, None, d_firsts[-1], d_down, d_gate, None, None, None
 
 
 def _no_second_derivative(ctx: Any, *grads: Any) -> None:
-    raise NotImplementedError("ceg::moe_experts has no second derivative; use backend='reference' for one")
+    raise NotImplementedError("moe_feed_forward has no second derivative; use backend='reference' for one")
 
 
-moe_experts.register_autograd(_backward, setup_context=_setup_context)
-moe_experts_backward.register_autograd(_no_second_derivative)
+transforms.register(moe_experts, "moe_feed_forward", _backward, _setup_context)
+transforms.register(moe_experts_backward, "moe_feed_forward", _no_second_derivative)
 
 
 def useful_flops(experts: Sequence[int], w_up: Sequence[int], activation: Activation, pass_: costs.Pass) -> int:

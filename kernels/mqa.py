@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import register_flop_formula
 
-from cegain.kernels import flash_torch, reference
+from cegain.kernels import flash_torch, reference, transforms
 from cegain.kernels.backend import Backend, Checks, choose
 from cegain.kernels.flash import (
     check_attention,
@@ -38,7 +38,7 @@ def mqa_attention(
 
     What `flash.flash_attention` computes without a window, for kernels made for few key heads. Query head h
     uses key head h // (H / Hk); query i stands at position i + S - T, and gives zeros where it sees no key.
-    Differentiable once in q, k and v, not twice.
+    Differentiable once in q, k and v, not twice and not in forward mode; `torch.func` works, its batches one by one.
 
     Args:
         q: [B, H, T, D], float16, bfloat16, float32 or float64, any strides.
@@ -59,7 +59,7 @@ def mqa_attention(
     if chosen == "reference":
         mask = reference.positional_mask(q.shape[2], k.shape[2], causal=causal, device=q.device)
         return reference.attention(q, k, v, mask, scale=scale)[0]
-    out: Tensor = torch.ops.ceg.mqa_attention(q, k, v, causal, scale, chosen)[0]
+    out: Tensor = transforms.call(_forward, q, k, v, causal, scale, chosen)[0]
     return out
 
 
@@ -116,7 +116,7 @@ def mqa_decode(
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     if chosen == "reference":
         return reference.decode(q, k_cache, v_cache, lengths, scale=scale)
-    out: Tensor = torch.ops.ceg.mqa_decode(q, k_cache, v_cache, lengths, scale, chosen)
+    out: Tensor = transforms.call(_decode, q, k_cache, v_cache, lengths, scale, chosen)
     return out
 
 
@@ -164,12 +164,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    gradients = torch.ops.ceg.mqa_attention_backward(grad, *ctx.saved_tensors, *ctx.options)
+    gradients = transforms.call(_backward, grad, *ctx.saved_tensors, *ctx.options)
     return (*gradients, None, None, None)
 
 
-_forward.register_autograd(_differentiate, setup_context=_save)
-_backward.register_autograd(once_differentiable)
+transforms.register(_forward, "mqa_attention", _differentiate, _save)
+transforms.register(_backward, "mqa_attention", once_differentiable)
 
 
 @torch.library.custom_op(
@@ -192,6 +192,13 @@ def _decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor, scale:
 @_decode.register_fake
 def _(q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor, scale: float, backend: str) -> Tensor:
     return q.new_empty(q.shape)
+
+
+def _no_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    raise NotImplementedError("mqa_decode has no backward pass; use backend='reference', or mqa_attention")
+
+
+transforms.register(_decode, "mqa_decode", _no_backward)
 
 
 @register_flop_formula(torch.ops.ceg.mqa_attention)

@@ -14,6 +14,7 @@ from cegain.kernels import reference
 from cegain.kernels.backend import Backend, choose
 from cegain.kernels.costs import Activation
 from cegain.kernels.moe_dispatch import moe_experts, route, triton_unfit
+from cegain.kernels.transforms import call
 from cegain.shapes.architecture import ModelShape
 
 BALANCE_COEFFICIENT = 0.01
@@ -93,9 +94,8 @@ class Experts(nn.Module):
             x, up, down = x.to(dtype), up.to(dtype), down.to(dtype)
             gate = None if gate is None else gate.to(dtype)
         keep = torch.is_grad_enabled()
-        out: Tensor = moe_experts(x, routing.weights, routing.experts, up, down, gate, self.activation, backend, keep)[
-            0
-        ]
+        arguments = (x, routing.weights, routing.experts, up, down, gate, self.activation, backend, keep)
+        out: Tensor = call(moe_experts, *arguments)[0]
         if self.down_bias is None:
             return out
         biases = (routing.weights[..., None] * self.down_bias[routing.experts]).sum(1)

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import register_flop_formula
 
+from cegain.kernels.transforms import transformed
+
 LOGITS_AT_ONCE = 2**20
 """Logits of one chunk: 4 MB in float32, which stay in a core's cache between the passes over them. With 4096 entries
 and 4096 tokens this takes about half the time of one large product and `cross_entropy` (`benchmarks/test_training.py`).
@@ -18,10 +20,11 @@ and 4096 tokens this takes about half the time of one large product and `cross_e
 def cross_entropy(hidden: Tensor, unembedding: Tensor, targets: Tensor) -> Tensor:
     """Mean nats per token: hidden [B, T, d], unembedding [V, d], targets [B, T] -> scalar.
 
-    In chunks on a CPU; elsewhere the plain form, which a compiler fuses, in float32.
+    In chunks on a CPU; elsewhere the plain form, which a compiler fuses, in float32. So it is in forward mode and under
+    transforms of `torch.func`, of which the operation of chunks knows nothing.
     """
     rows, wanted = hidden.flatten(0, 1), targets.flatten()
-    if hidden.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+    if hidden.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and not transformed():
         loss: Tensor = linear_cross_entropy(rows, unembedding, wanted, torch.is_grad_enabled())[0]
         return loss
     return functional.cross_entropy(functional.linear(rows, unembedding).float(), wanted)
