@@ -42,16 +42,21 @@ def top_k_kernel(scores, experts, N, E, K, BLOCK_N: tl.constexpr, BLOCK_E: tl.co
     # [1, BLOCK_E]
     o_e = tl.arange(0, BLOCK_E)[None, :]
     # [BLOCK_N, BLOCK_E]
-    b_s = tl.load(scores + o_n[:, None] * E + o_e, mask=(o_n < N)[:, None] & (o_e < E), other=float("-inf"))
-    # Not a number is larger than any, as it is where torch sorts.
-    b_s = tl.where(b_s != b_s, float("inf"), b_s)
+    m_e = o_e < E
+    b_s = tl.load(scores + o_n[:, None] * E + o_e, mask=(o_n < N)[:, None] & m_e, other=0.0)
+    # Integers in the order of the numbers: what is not a number is larger than any, as where torch sorts; 0 and -0 are
+    # equal; and there is room below minus infinity, for what has been taken and for padding.
+    b_i = (b_s + 0.0).to(tl.int32, bitcast=True)
+    b_i = tl.where(b_i < 0, b_i ^ 0x7FFFFFFF, b_i)
+    b_i = tl.where(b_s != b_s, 0x7FFFFFFF, b_i)
+    b_i = tl.where(m_e, b_i, -0x80000000)
     for i_k in range(K):
         # [BLOCK_N]
-        b_best = tl.max(b_s, 1)
-        b_e = tl.min(tl.where(b_s == b_best[:, None], o_e, BLOCK_E), 1)
+        b_best = tl.max(b_i, 1)
+        b_e = tl.min(tl.where(b_i == b_best[:, None], o_e, BLOCK_E), 1)
         tl.store(experts + o_n * K + i_k, b_e.to(tl.int64), mask=o_n < N)
         # [BLOCK_N, BLOCK_E]
-        b_s = tl.where(o_e == b_e[:, None], float("-inf"), b_s)
+        b_i = tl.where(o_e == b_e[:, None], -0x80000000, b_i)
 
 
 @triton.jit

@@ -87,6 +87,10 @@ def decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor, *, scal
     return attention(q[:, :, None], k_cache, v_cache, filled[:, None, None], scale=scale)[0][:, :, 0]
 
 
+LEAST_TOTAL = 1e-19
+"""Of a token's scores: float32 can still hold its inverse times a gradient, and that times a score."""
+
+
 class Routing(NamedTuple):
     """Where tokens go: weights and experts [N, K], and the scores [N, E] that the balance loss averages."""
 
@@ -96,7 +100,10 @@ class Routing(NamedTuple):
 
 
 def best_experts(scores: Tensor, top_k: int) -> Tensor:
-    """Experts with the `top_k` largest of scores [N, E], largest first: [N, K]; of equal ones the lower index wins."""
+    """Experts with the `top_k` largest of scores [N, E], largest first: [N, K]; of equal ones the lower index wins.
+
+    What is not a number counts as the largest.
+    """
     # topk leaves the order of ties open; a stable sort does not, so that every backend takes the same experts.
     return scores.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
 
@@ -120,10 +127,13 @@ def route(
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     scores = logits.softmax(-1) if router == "softmax" else logits.sigmoid()
-    experts = best(scores, top_k)
-    weights = scores.gather(-1, experts)
-    if normalise:
-        weights = weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+    # Scores grow with logits, but large ones may be 1 and small ones 0 alike.
+    experts = best(logits, top_k)
+    if not normalise:
+        return Routing(scores.gather(-1, experts), experts, scores)
+    # Scores over their sum, from logarithms: scores that vanish would give 0 / 0, and infinity times 0 as a gradient.
+    chosen = logits.gather(-1, experts).clamp_min(torch.finfo(logits.dtype).min)
+    weights = (chosen if router == "softmax" else functional.logsigmoid(chosen)).softmax(-1)
     return Routing(weights, experts, scores)
 
 
@@ -131,7 +141,7 @@ def balance_loss(routing: Routing) -> Tensor:
     """Auxiliary loss, 1 when experts are used evenly: E sum_e f_e P_e (Fedus et al. 2021, arXiv 2101.03961, eq. 4).
 
     f_e is the share of the N K assignments that expert e gets (no gradient), P_e its mean score, after scores are
-    made to sum to 1 per token. 0 for no tokens.
+    made to sum to 1 per token; a sum below `LEAST_TOTAL` counts as that. 0 for no tokens.
     """
     tokens, experts = routing.scores.shape
     if tokens == 0:
@@ -139,8 +149,7 @@ def balance_loss(routing: Routing) -> Tensor:
     share = torch.zeros(experts, dtype=routing.scores.dtype, device=routing.scores.device)
     flat = routing.experts.flatten()
     share = share.index_add(0, flat, torch.full_like(flat, 1 / flat.numel(), dtype=share.dtype))
-    total = routing.scores.sum(-1, keepdim=True)
-    probability = routing.scores / total.clamp_min(torch.finfo(total.dtype).tiny)
+    probability = routing.scores / routing.scores.sum(-1, keepdim=True).clamp_min(LEAST_TOTAL)
     return experts * (share * probability.mean(0)).sum()
 
 
