@@ -1,5 +1,6 @@
 """Pages of the tests keep their answers together, and most of them hold fewer."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +12,9 @@ from cegain.explorer import grids
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A folder for this run, shared by its workers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CEG_CACHE", str(tmp_path_factory.getbasetemp().parent / "cegain-cache"))
+        own = tmp_path_factory.getbasetemp()
+        shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+        patch.setenv("CEG_CACHE", str(shared / "cegain-cache"))
         yield
 
 
