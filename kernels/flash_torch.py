@@ -214,7 +214,9 @@ def _cpu_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) ->
     factor, scale = _positive(scale) if causal else (1.0, scale)
     q = q if factor == 1 else q * factor
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
-    out, lse = flash(_readable(q), _readable(k), _readable(v), 0.0, causal, scale=scale)
+    # The output is laid out like q: another stride of 1 would leave open which columns are neighbours there.
+    q = q.contiguous() if 1 in q.stride()[:3] else _readable(q)
+    out, lse = flash(q, _readable(k), _readable(v), 0.0, causal, scale=scale)
     return out, lse
 
 
