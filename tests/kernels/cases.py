@@ -26,8 +26,9 @@ from tests.kernels.interpreter import DEVICE
 
 BACKENDS = ("reference", "torch", "triton")
 OPS = ("flash_attention", "mqa_attention", "sparse_attention", "mqa_decode", "moe_feed_forward")
-ULPS = {torch.float64: 16, torch.float32: 16, torch.float16: 8, torch.bfloat16: 8}
-"""A probability computed again from a log-sum-exp carries that number's rounding; see `closeness`."""
+ULPS = {torch.float64: 64, torch.float32: 64, torch.float16: 8, torch.bfloat16: 8}
+"""A probability computed again from a log-sum-exp carries that number's rounding (see `closeness`), which grows with
+scores: they reach 50 where a column is expanded. Faults are larger by orders of magnitude."""
 
 
 def _wider(x: Tensor, axes: Sequence[int], step: int, start: int) -> Tensor:
@@ -228,7 +229,7 @@ def check(case: Case, backend: str) -> None:
 
     # The rounding of a routing weight's gradient is multiplied by what a router multiplies x by.
     ulps = ULPS[case.dtype] * max(1.0, case.router_factor)
-    assert_close(on(backend), plain, tensors, names, ulps=ulps)
+    assert_close(on(backend), plain, tensors, names, ulps=ulps, cancelling=case.dtype.itemsize == 2)
 
 
 WINDOW = [HeadPattern("window", window=4)]
@@ -342,7 +343,7 @@ def draw(seed: int) -> Case:
         }  # fmt: skip
     elif rng.random() < 0.6:
         small = [1e-33, -1e-33] if dtype == torch.float32 else []
-        options["scale"] = rng.choice([0.0, 0.0, -0.5, -1.5, 0.1, 1.0, *small])
+        options["scale"] = rng.choice([0.0, 0.0, *(x / width**0.5 for x in (-0.5, -1.0, 0.1, 1.3)), *small])
     factor = rng.choice([0.0, 1.0, 1.0, 32.0, 1024.0] if dtype == torch.float32 else [0.0, 1.0])
     every = list(LAYOUTS)
     return Case(

@@ -20,13 +20,15 @@ def results(op: Op, tensors: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
 
 
 def assert_close(
-    fast: Op, plain: Op, tensors: Sequence[Tensor], names: Sequence[str], seed: int = 0, ulps: float = 1.0
-) -> None:
+    fast: Op, plain: Op, tensors: Sequence[Tensor], names: Sequence[str], seed: int = 0, ulps: float = 1.0,
+    cancelling: bool = False,
+) -> None:  # fmt: skip
     """Outputs and gradients of `fast` err at most twice as much as those of `plain`, plus an ulp of the largest entry.
 
     Errors are the largest differences from `plain` in float64 on the same inputs. `ulps` is more than 1 where an
-    operation by its nature rounds something that the plain one does not. A result that is exactly zero because its
-    terms cancel may keep a few roundings of the type that sums are held in.
+    operation by its nature rounds something that the plain one does not; with `cancelling` they are of the largest
+    entry of all results, as what is rounded may be larger than a result in which it cancels. A result that is exactly
+    zero because its terms cancel may keep a few roundings of the type that sums are held in.
     """
     exact_inputs = [tensor.double() for tensor in tensors]
     shape = plain(*exact_inputs).shape
@@ -45,8 +47,8 @@ def assert_close(
             continue
         assert torch.isfinite(got).all(), f"{name}: not finite"
         largest = float(want.abs().max())
-        ulp = ulps * largest * torch.finfo(got.dtype).eps
-        if largest <= widest * 2.0**-45:  # zero, but for what float64 makes of it
-            ulp = 32 * widest * torch.finfo(torch.promote_types(got.dtype, torch.float32)).eps
+        ulp = ulps * (widest if cancelling else largest) * torch.finfo(got.dtype).eps
+        if not cancelling and largest <= widest * 2.0**-45:  # zero, but for what float64 makes of it
+            ulp = 64 * widest * torch.finfo(torch.promote_types(got.dtype, torch.float32)).eps
         error, allowed = float((got.double() - want).abs().max()), 2 * float((base.double() - want).abs().max()) + ulp
         assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g} (largest entry {largest:.3g})"
