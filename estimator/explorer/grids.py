@@ -130,7 +130,7 @@ def answers(
         if done is not None:
             done(i + 1, len(wanted))
     return {
-        "ends": list(ENDS), "interval": INTERVAL, "statuses": list(STATUSES),
+        "ends": list(ENDS), "statuses": list(STATUSES),
         "steps": {"ln": LN_STEPS, "share": SHARE_STEPS, "decades": DECADE_STEPS, "x": PLACE_STEPS},
         "thresholds": sorted(THRESHOLDS),
         "texts": texts.known, "stacks": {"+".join(stack): found[stack] for stack in wanted},
@@ -218,8 +218,8 @@ def _stack(fitted: _Fitted, stack: Stack) -> Document:
     where = [Setting(machines[device], machines[device], length) for device, length in settings(stack)]
     for currency in CURRENCIES[1:]:
         of_flop = None if currency == "decode" else found["flop"]
-        asked = [in_currency.InCurrency(of_flop, found[currency], setting) for setting in where[:1]]
-        asked += [asked[0].elsewhere(setting) for setting in where[1:]]
+        first = in_currency.InCurrency(of_flop, found[currency], where[0])
+        asked = [first, *(first.elsewhere(setting) for setting in where[1:])]
         curves = [_timed(a) for a in asked] if currency != "usd" else map(_in_dollars, asked, document["time"].values())
         places = (f"{setting.device.name} {setting.seq_len}" for setting in where)
         document[currency] = dict(zip(places, curves, strict=True))
