@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cegain import algorithms
-from cegain.common import mixture, verdict
+from cegain.common import verdict
 from cegain.explorer import grids, sections, stored
 from cegain.gain import answer, prior, question
 from cegain.gain.evidence import load
@@ -128,7 +128,6 @@ def page(algo: Sequence[str], flops: float) -> dict[str, Any]:
         "far_decades": verdict.FAR_DECADES,
         "class_slope": verdict.CLASS_SLOPE,
         "undetermined": verdict.UNDETERMINED,
-        "normal_90": mixture.NORMAL_90,
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from cegain import algorithms
 from cegain.checks import backtest, backtest_scores, coverage
+from cegain.common.mixture import NORMAL_90
 from cegain.common.text import finite
 from cegain.gain import combinations, contrasts, question
 from cegain.gain.contrasts import convert
@@ -172,10 +173,10 @@ def _arm(runs: StackRuns, arm: str) -> Section:
 
 def _rung(runs: StackRuns, arm: str, rung: Rung) -> Section:
     """Mean loss over seeds; its standard error by the noise that gains are read with (`seed_noise.Noise.of_arm`)."""
-    variance = runs.noise[rung.budget].of_arm(arm).variance
+    se = math.sqrt(runs.noise[rung.budget].of_arm(arm).variance / len(rung.losses))
     return {
         "rung_flops": rung.budget, "flops": rung.flops, "loss_nats_per_token": rung.loss,
-        "ln_loss_se": finite(math.sqrt(variance / len(rung.losses))), "seeds": len(rung.losses),
+        "ln_loss_se": finite(se), "loss_half_width_90": finite(NORMAL_90 * rung.loss * se), "seeds": len(rung.losses),
         "losses_by_seed": rung.losses, "learning_rates": list(rung.learning_rates),
     }  # fmt: skip
 

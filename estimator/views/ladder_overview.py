@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from cegain.common.console import empty_table
+from cegain.common.mixture import NORMAL_90
 from cegain.common.text import finite, number, wrap
 from cegain.ladders import arm_names, own_gains, seed_ladder
 from cegain.ladders.seed_ladder import GainAt, StackRuns
@@ -271,5 +272,8 @@ def document(runs: StackRuns, table: Sequence[TrainingRun], bare: StackRuns | No
     }
 
 
-def _excess_document(excess: own_gains.Excess | None) -> dict[str, float] | None:
-    return None if excess is None else {"ratio": math.exp(excess.log), "ln_ratio_se": excess.error}
+def _excess_document(excess: own_gains.Excess | None) -> dict[str, object] | None:
+    if excess is None:
+        return None
+    ends = [math.exp(excess.log + sign * NORMAL_90 * excess.error) for sign in (-1, 1)]
+    return {"ratio": math.exp(excess.log), "ln_ratio_se": excess.error, "ratio_interval_90": ends}

@@ -5,15 +5,13 @@ ceg.ladders = (() => {
   const { make, select, oneOf, table, short, picture, logAxis, look } = ceg.parts;
   const { words } = ceg;
 
-  /** @param {number} z normal quantile of a 90% interval */
-  function drawLosses(target, ladder, gain, z) {
+  function drawLosses(target, ladder, gain) {
     const arms = ladder.arms.filter((a) => a.arm === gain.treatment || a.arm === gain.baseline);
     const traces = arms.map((a, i) => ({
       ...look(i), name: ceg.chart.plain(a.arm), x: a.rungs.map((r) => r.rung_flops),
       y: a.rungs.map((r) => r.loss_nats_per_token), hoverinfo: "text",
       text: a.rungs.map((r) => `${r.loss_nats_per_token.toFixed(4)} nats, ${r.seeds} seeds`),
-      error_y: { type: "data", array: a.rungs.map((r) => z * r.loss_nats_per_token * (r.ln_loss_se ?? 0)), width: 3,
-        thickness: 1 },
+      error_y: { type: "data", array: a.rungs.map((r) => r.loss_half_width_90 ?? 0), width: 3, thickness: 1 },
     }));
     const flops = arms.flatMap((a) => a.rungs.map((r) => r.rung_flops));
     picture(target, traces, { xaxis: logAxis(flops, "training compute (FLOP)", "", words.budget),
@@ -48,11 +46,9 @@ ceg.ladders = (() => {
     return table(columns, rows, "Gains read off our ladders, with 90% intervals");
   }
 
-  function excessTable(ladder, z) {
-    const rows = ladder.gains.flatMap((g) => g.rungs.filter((r) => r.over_parts).map((r) => {
-      const { ratio, ln_ratio_se: se } = r.over_parts;
-      return [g.algorithm, r.rung_flops, ratio, words.span([ratio * Math.exp(-z * se), ratio * Math.exp(z * se)])];
-    }));
+  function excessTable(ladder) {
+    const rows = ladder.gains.flatMap((g) => g.rungs.filter((r) => r.over_parts).map(({ rung_flops: flops, over_parts: over }) => (
+      [g.algorithm, flops, over.ratio, words.span(over.ratio_interval_90)])));
     if (!rows.length) return [];
     const columns = [short("Combination"), { name: "Budget (FLOP)", number: true, text: words.budget },
       { name: "Gain / product of its parts", number: true, text: (v) => `${words.number(v)}x` }, short("90%")];
@@ -60,20 +56,17 @@ ceg.ladders = (() => {
       table(columns, rows, "Combinations against the product of their parts")];
   }
 
-  /**
-   * @param {HTMLElement} body of the section @param {object} sections of the document
-   * @param {{normal_90: number}} page of the document @returns {Function} to redraw
-   */
-  function show(body, { ladders }, { normal_90: z }) {
+  /** @param {HTMLElement} body of the section @param {object} sections of the document @returns {Function} to redraw */
+  function show(body, { ladders }) {
     const none = "No runs of our own are in this installation.";
-    return oneOf(body, ladders, none, "Stack", (ladder) => ladder.stack, (place, ladder) => showOne(place, ladder, z));
+    return oneOf(body, ladders, none, "Stack", (ladder) => ladder.stack, showOne);
   }
 
-  function showOne(place, ladder, z) {
+  function showOne(place, ladder) {
     const [losses, gains] = [make("div", { className: "plot" }), make("div", { className: "plot" })];
     let index = 0;
     const draw = () => {
-      drawLosses(losses, ladder, ladder.gains[index], z);
+      drawLosses(losses, ladder, ladder.gains[index]);
       drawGains(gains, ladder.gains[index]);
     };
     const options = ladder.gains.map((g, i) => [String(i), `${g.algorithm} against ${g.baseline}`]);
@@ -84,7 +77,7 @@ ceg.ladders = (() => {
     const intro = `A small GPT, one algorithm switched at a time, same FLOP in every arm of a rung, several seeds; stack `
       + `“${ladder.stack}”. Bars: 90%, by the scatter between seeds.`;
     place.replaceChildren(make("p", {}, intro), make("div", { className: "filter" }, label),
-      make("div", { className: "pair" }, losses, gains), make("h3", {}, "Gains by budget"), gainTable(ladder), ...excessTable(ladder, z));
+      make("div", { className: "pair" }, losses, gains), make("h3", {}, "Gains by budget"), gainTable(ladder), ...excessTable(ladder));
     draw();
     return draw;
   }

@@ -76,7 +76,7 @@ ceg.sections = (() => {
   const SHOW = {
     depend: (body) => ceg.classes.show(body, doc.sections),
     trust: (body) => ceg.trust.show(body, doc.sections),
-    ladders: (body) => ceg.ladders.show(body, doc.sections, doc.page),
+    ladders: (body) => ceg.ladders.show(body, doc.sections),
     kernels: (body) => ceg.kernels.show(body, doc.sections),
     evidence: showEvidence,
   };

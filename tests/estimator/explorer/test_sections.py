@@ -246,6 +246,12 @@ def test_ladders_are_those_of_ceg_ladder(shown: dict[str, Any]) -> None:
         (gains,) = [g for g in bare["gains"] if g["algorithm"] == algorithm]
         for short, rung in zip(gains["rungs"], full["rungs"], strict=True):
             assert short["ceg_interval_90"] == rung["ceg_interval_90"]
+    overs = [r["over_parts"] for g in bare["gains"] for r in g["rungs"] if r["over_parts"]]
+    assert overs
+    for over in overs:
+        low, high = map(math.log, over["ratio_interval_90"])
+        assert (low + high) / 2 == pytest.approx(math.log(over["ratio"]))
+        assert high - low == pytest.approx(2 * 1.644854 * over["ln_ratio_se"], rel=1e-5)
 
 
 def test_error_of_a_mean_loss_is_its_arms_noise_drawn_to_the_rungs(
@@ -264,6 +270,8 @@ def test_error_of_a_mean_loss_is_its_arms_noise_drawn_to_the_rungs(
             own = sum((x - middle) ** 2 for x in logs)
             variance = (own + pooled["sd"] ** 2 * added) / (n - 1 + added)
             assert rung["ln_loss_se"] == pytest.approx(math.sqrt(variance / n))
+            width = rung["loss_nats_per_token"] * 1.644854 * math.sqrt(variance / n)
+            assert rung["loss_half_width_90"] == pytest.approx(width, rel=1e-5)
 
 
 def test_one_seed_everywhere_has_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
