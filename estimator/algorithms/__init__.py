@@ -15,6 +15,10 @@ from typing import Any, Literal
 
 PaperClass = Literal["dependent", "independent", "unlocking", "not_studied"]
 Stack = Literal["bare", "modern"]
+Kind = Literal[
+    "normalisation", "position", "activation", "attention", "sparsity", "optimizer", "architecture", "objective",
+    "precision", "parallelism",
+]  # fmt: skip
 
 MAX_SUGGESTIONS = 3
 MIN_SIMILARITY = 0.65  # of difflib; at its default of 0.6 unrelated names come along
@@ -40,8 +44,13 @@ class Algorithm:
     sets the level of the gain."""
     paper_class: PaperClass
     """What the source paper (Sanderson et al. 2025, arXiv 2505.04075) called it, before any fit of ours."""
+    kind: Kind
+    """What is changed. How far studies disagree is shared among algorithms of one kind."""
     costs: str
     """What it changes in FLOPs, bytes and parameters."""
+    saves_only: bool = False
+    """It only takes FLOP away: no parameter and no better rule comes in their place. So at equal loss its gain in FLOP
+    is at most what it saves (`cegain.gain.capped`)."""
     aliases: tuple[str, ...] = ()
     """Other names that `--algo` takes, in the normal form of `resolve`; unique in the registry."""
     stack: Stack = "modern"

@@ -8,6 +8,7 @@ ALGORITHM = Algorithm(
     summary="Computes the same attention with far less traffic to memory, so that training takes less time.",
     replaces=("materialised_attention",),
     paper_class="independent",
+    kind="attention",
     aliases=("fa", "flash", "flash_attn", "flashattention"),
     stack="bare",
     arm={"attention": "flash"},  # this is the intervention

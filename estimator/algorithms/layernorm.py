@@ -8,6 +8,7 @@ ALGORITHM = Algorithm(
     summary="Keeps the numbers inside a model at a steady size, so that it trains stably and faster.",
     replaces=("no_norm",),
     paper_class="independent",
+    kind="normalisation",
     aliases=("ln", "layer_norm", "layer_normalisation", "layer_normalization"),
     stack="bare",
     arm={"norm": "layer"},  # this is the intervention

@@ -8,6 +8,7 @@ ALGORITHM = Algorithm(
     summary="Does most of the arithmetic with shorter numbers, which chips compute several times faster.",
     replaces=("fp32",),
     paper_class="unlocking",
+    kind="precision",
     aliases=("amp", "bf16", "fp16", "half_precision"),
     unlocking=(
         "No compute-equivalent gain: a number of operations reaches nearly the same loss in 16 bits as in"

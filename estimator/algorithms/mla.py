@@ -8,6 +8,7 @@ ALGORITHM = Algorithm(
     summary="Keeps a compressed memory of earlier words, so that long texts need less memory to continue.",
     replaces=("mha",),
     paper_class="not_studied",
+    kind="attention",
     aliases=("latent_attention", "multi_head_latent_attention"),
     costs=(
         "KV cache: one latent vector and one rotary key per token and layer, shared by all heads, instead"

@@ -8,6 +8,7 @@ ALGORITHM = Algorithm(
     summary="Splits each layer into many specialists and uses only a few of them for each word.",
     replaces=("dense",),
     paper_class="dependent",
+    kind="sparsity",
     aliases=("mixture_of_experts", "experts", "sparse_moe", "switch", "switch_transformer"),
     stack="modern",
     arm={"feed_forward": "moe", "expert_activation": "swiglu"},  # this is the intervention

@@ -8,6 +8,7 @@ ALGORITHM = Algorithm(
     summary="Trains a model to guess several words ahead, which teaches planning and can speed up writing.",
     replaces=("next_token",),
     paper_class="not_studied",
+    kind="objective",
     aliases=("mtp", "multi_token"),
     costs=(
         "FLOPs and parameters: for every token predicted beyond the next, one more head and one more pass"

@@ -8,6 +8,7 @@ ALGORITHM = Algorithm(
     summary="Spreads each training update evenly over all directions, so that fewer updates are needed.",
     replaces=("adamw",),
     paper_class="not_studied",
+    kind="optimizer",
     aliases=("muon_optimizer",),
     stack="modern",
     arm={"optimizer": "muon"},  # this is the intervention

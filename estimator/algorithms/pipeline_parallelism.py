@@ -8,6 +8,7 @@ ALGORITHM = Algorithm(
     summary="Puts successive layers of a model on successive chips, like an assembly line.",
     replaces=("single_device",),
     paper_class="unlocking",
+    kind="parallelism",
     aliases=("gpipe", "pipeline_parallel", "pp"),
     unlocking=(
         "No compute-equivalent gain: a model that needs it runs on no single device, so no baseline exists"

@@ -8,6 +8,7 @@ ALGORITHM = Algorithm(
     summary="Keeps the numbers inside a model at a steady size with a simpler rule than layer normalisation.",
     replaces=("layernorm", "no_norm", "post_layernorm"),
     paper_class="not_studied",
+    kind="normalisation",
     aliases=("rms", "rms_norm"),
     stack="bare",
     arm={"norm": "rms"},  # this is the intervention

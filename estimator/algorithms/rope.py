@@ -8,6 +8,7 @@ ALGORITHM = Algorithm(
     summary="Tells a model how far apart two words are, instead of the place of each word in the text.",
     replaces=("learned_positions", "sinusoidal_positions"),
     paper_class="independent",
+    kind="position",
     aliases=("rotary", "rotary_embedding", "rotary_position_embedding", "rotary_positions"),
     stack="bare",
     arm={"positions": "rope"},  # this is the intervention

@@ -8,6 +8,7 @@ ALGORITHM = Algorithm(
     summary="Lets each layer scale its own output up or down, at equal size.",
     replaces=("gelu", "relu"),
     paper_class="not_studied",
+    kind="activation",
     aliases=("glu", "swi_glu", "swish_glu"),
     stack="bare",
     arm={"feed_forward": "swiglu"},  # this is the intervention

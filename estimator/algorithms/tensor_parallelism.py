@@ -8,6 +8,7 @@ ALGORITHM = Algorithm(
     summary="Splits every layer over several chips, so that layers too large for one chip can run.",
     replaces=("single_device",),
     paper_class="unlocking",
+    kind="parallelism",
     aliases=("megatron", "tensor_parallel", "tp"),
     unlocking=(
         "No compute-equivalent gain: a model that needs it runs on no single device, so no baseline exists"

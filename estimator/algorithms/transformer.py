@@ -8,6 +8,7 @@ ALGORITHM = Algorithm(
     summary="Lets a model look at all earlier words at once instead of reading them one after another.",
     replaces=("lstm",),
     paper_class="dependent",
+    kind="architecture",
     aliases=("transformers", "self_attention"),
     stack="bare",
     baseline_arm={"kind": "lstm"},  # this is the intervention, undone: the stack itself is a Transformer

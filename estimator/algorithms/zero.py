@@ -8,6 +8,7 @@ ALGORITHM = Algorithm(
     summary="Stops each chip from keeping its own copy of the training state, so that larger models fit.",
     replaces=("data_parallelism",),
     paper_class="unlocking",
+    kind="parallelism",
     aliases=("fsdp", "zero3", "zero_redundancy_optimizer"),
     unlocking=(
         "No compute-equivalent gain: plain data parallelism runs out of memory on the models that need it,"

@@ -21,6 +21,8 @@ from cegain import algorithms
 from cegain.common.text import number
 from cegain.ladders import arm_names, seed_ladder, seed_noise
 from cegain.ladders.seed_ladder import GainAt, StackRuns
+from cegain.shapes import architecture, arms
+from cegain.shapes.architecture import STACKS
 from cegain.tables.problems import refusal
 from cegain.tables.published_gains import COLUMNS, PublishedGain
 
@@ -64,7 +66,7 @@ def content(path: str | os.PathLike[str]) -> bytes:
     """The derived table as a file's bytes, the same for the same runs; raises what `rows` raises."""
     buffer = io.StringIO()
     table = csv.writer(buffer, lineterminator="\n")
-    columns = [name for name in COLUMNS if name != "same_as"]  # our rows are readings of their own
+    columns = [name for name in COLUMNS if name not in ("same_as", "seq_len")]  # our rows are readings of their own
     table.writerow(columns)
     for row in rows(path):
         cells = (getattr(row, name) for name in columns)
@@ -149,10 +151,25 @@ def _row(source: str, runs: StackRuns, pair: Pair, at: GainAt, over_parts: Exces
         basis="measured",
         source=source,
         note=note,
+        experts=_experts(runs.stack, treatment),
         stack=runs.stack or "only",
         ln_ceg_se=float(f"{at.read.se:.3g}"),
         ln_excess_se=math.nan if over_parts is None else float(f"{over_parts.error:.3g}"),
     )
+
+
+def _experts(stack: str, arm: str) -> float:
+    """All experts over active ones of an arm; NaN where it has none, or is no arm of ours."""
+    known = next((name for name in STACKS if name == stack), None)
+    if known is None:
+        return math.nan
+    try:
+        shape = architecture.stack(known, **arms.arm_shape_fields(known, arm))
+    except ValueError:
+        return math.nan
+    if shape.feed_forward != "moe":
+        return math.nan
+    return (shape.n_experts + shape.n_shared_experts) / (shape.top_k + shape.n_shared_experts)
 
 
 def _rounded(value: float) -> float:

@@ -35,11 +35,13 @@ CONVERTIBLE = ("steps", "iters_mfu", "params")
 
 OWN_ROW_COLUMNS = ("stack", "ln_ceg_se", "ln_excess_se")
 """Filled in the rows of this project's own runs, and in no others."""
-OPTIONAL_COLUMNS = ("flop_factor", "same_as", *OWN_ROW_COLUMNS)
+OPTIONAL_COLUMNS = ("flop_factor", "same_as", "experts", "seq_len", *OWN_ROW_COLUMNS)
 
 FLOPS_RANGE = (1.0, 1e60)
 GAIN_RANGE = (1e-9, 1e9)
 INTERVAL_RANGE = (0.01, 0.9999)
+EXPERTS_RANGE = (1.0, 1e6)
+TOKENS_RANGE = (1.0, 1e9)
 ERROR_RANGE = (0.0, 100.0)
 """Far wider than anything real: what lies outside is a slip of the pen, and would overflow further on."""
 
@@ -56,7 +58,8 @@ class PublishedGain(NamedTuple):
     `flops` is the training compute spent *with* the algorithm (FLOP), NaN where the source does not give it;
     `ceg` is in units of `currency`; `low`..`high` holds the probability `interval` (NaN: a plain range).
     `ceg * flop_factor` is the gain in FLOP (NaN: not known). Rows of one study with the same `same_as` are several
-    readings of one law, ladder or run, and count once together (empty: the row is a reading of its own).
+    readings of one law, ladder or run, and count once together (empty: the row is a reading of its own). `experts` is
+    the size of all experts over that of those one token uses, `seq_len` in tokens (NaN: not stated).
 
     Rows of this project's own runs also have the `stack` that was trained ("only" where a table names none), the
     standard error of ln CEG, and of a combination that of ln(gain / product of its parts' gains at that rung), seeds in
@@ -79,6 +82,8 @@ class PublishedGain(NamedTuple):
     source: str
     note: str
     same_as: str = ""
+    experts: float = math.nan
+    seq_len: float = math.nan
     stack: str = ""
     ln_ceg_se: float = math.nan
     ln_excess_se: float = math.nan
@@ -196,6 +201,8 @@ _NUMBERS = {
     "high": ("a gain above 0", GAIN_RANGE),
     "interval": ("a probability above 0", INTERVAL_RANGE),
     "flop_factor": ("a factor above 0", GAIN_RANGE),
+    "experts": ("all experts over active ones, 1 or more,", EXPERTS_RANGE),
+    "seq_len": ("a number of tokens", TOKENS_RANGE),
     "ln_ceg_se": ("a standard error", ERROR_RANGE),
     "ln_excess_se": ("a standard error", ERROR_RANGE),
 }
