@@ -14,23 +14,39 @@ from cegain.common.arrays import Array
 NORMAL_90 = 1.6448536269514722
 """Half width of a standard normal's central 90%."""
 ROOT_TAU = math.sqrt(2 * math.pi)
+TINY = 1e-12
 MAX_COMPONENTS = 25
 """A sum that would have more has those of like width merged."""
 
 
 class Mixture(NamedTuple):
-    """k normals: weights [k] (sum 1), means [k], sds [k] (0 allowed: a point)."""
+    """k normals: weights [k] (sum 1), means [k], sds [k] (0 allowed: a point); what lies above `cap` is cut off."""
 
     weights: Array
     means: Array
     sds: Array
+    cap: float = math.inf
 
     def mean(self) -> float:
         """Expectation."""
+        if self.cap < math.inf:
+            return self.spelled_out().mean()
         return float(self.weights @ self.means)
+
+    def spelled_out(self) -> Mixture:
+        """The same without a cap, to be added to others: as many points of equal weight as a sum may have."""
+        if self.cap == math.inf:
+            return self
+        n = MAX_COMPONENTS
+        points = np.array(self.quantiles([(i + 0.5) / n for i in range(n)]))
+        return Mixture(np.full(n, 1 / n), points, np.zeros(n))
 
     def cdf(self, value: float) -> float:
         """P(X <= value)."""
+        if self.cap < math.inf:
+            below = self._replace(cap=math.inf)
+            kept = below.cdf(self.cap)
+            return 1.0 if value >= self.cap else below.cdf(value) / kept if kept > 0 else 0.0
         with np.errstate(divide="ignore", invalid="ignore"):
             z = np.where(self.sds > 0, (value - self.means) / self.sds, np.inf)
         z = np.where((self.sds == 0) & (value < self.means), -np.inf, z)
@@ -38,6 +54,12 @@ class Mixture(NamedTuple):
 
     def quantiles(self, probabilities: Sequence[float]) -> list[float]:
         """The values below which so much lies: Newton's steps inside a bracket that is halved where they leave it."""
+        if self.cap < math.inf:
+            below = self._replace(cap=math.inf)
+            kept = below.cdf(self.cap)
+            if kept < TINY:  # all that is expected lies above
+                return [self.cap] * len(probabilities)
+            return [min(q, self.cap) for q in below.quantiles([p * kept for p in probabilities])]
         if len(self.means) == 1:
             return [float(self.means[0] + ndtri(probability) * self.sds[0]) for probability in probabilities]
         wanted = np.asarray(probabilities, dtype=float)
@@ -77,15 +99,17 @@ class Mixture(NamedTuple):
 
     def widened(self, sd: float) -> Mixture:
         """The sum with an independent normal of mean 0."""
-        return Mixture(self.weights, self.means, np.hypot(self.sds, sd))
+        parts = self.spelled_out()
+        return Mixture(parts.weights, parts.means, np.hypot(parts.sds, sd))
 
     def shifted(self, by: float) -> Mixture:
         """The sum with a constant."""
-        return Mixture(self.weights, self.means + by, self.sds)
+        return Mixture(self.weights, self.means + by, self.sds, self.cap + by)
 
 
 def joined(first: Mixture, second: Mixture) -> Mixture:
     """Two independent readings of one quantity, weighed by precision: a normal. A point wins over everything."""
+    first, second = first.spelled_out(), second.spelled_out()
     variances = [float(m.weights @ (m.sds**2 + m.means**2)) - m.mean() ** 2 for m in (first, second)]
     if min(variances) <= 0:
         return first if variances[0] <= variances[1] else second
@@ -101,8 +125,11 @@ def point(value: float) -> Mixture:
 
 def total(parts: Iterable[Mixture]) -> Mixture:
     """Distribution of a sum of independent mixtures (components of like width merged, mean and variance kept)."""
+    parts = list(parts)
+    if len(parts) == 1:
+        return parts[0]
     result = point(0.0)
-    for part in parts:
+    for part in (p.spelled_out() for p in parts):
         weights = np.outer(result.weights, part.weights).ravel()
         means = np.add.outer(result.means, part.means).ravel()
         sds = np.hypot.outer(result.sds, part.sds).ravel()
@@ -115,7 +142,7 @@ def _merged(mixture: Mixture) -> Mixture:
         return mixture
     order = np.argsort(mixture.sds, kind="stable")
     first = [int(group[0]) for group in np.array_split(np.arange(len(order)), MAX_COMPONENTS)]
-    weights, means, sds = (values[order] for values in mixture)
+    weights, means, sds = (values[order] for values in mixture[:3])
     together = np.add.reduceat(weights, first)
     mean = np.add.reduceat(weights * means, first) / together
     second = np.add.reduceat(weights * (sds**2 + means**2), first) / together

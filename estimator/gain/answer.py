@@ -6,12 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cegain import algorithms
 from cegain.common.text import budget, finite, number, share, span, wrap
 from cegain.common.verdict import STATUSES
 from cegain.gain import contrasts
+from cegain.tables import studies
 from cegain.tables.published_gains import is_own
 
 if TYPE_CHECKING:
@@ -20,8 +21,15 @@ if TYPE_CHECKING:
     from cegain.gain.interaction import Interaction
     from cegain.speed.two_models import Speeds
 
-METHOD = "meta-regression/2"
+METHOD = "meta-regression/3"
 """Name and version of the method, written into every JSON answer."""
+
+
+class Range(NamedTuple):
+    """Another answer to the same question: median and interval (factors)."""
+
+    median: float
+    interval: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -50,11 +58,24 @@ class Estimate:
     mean_median: float | None = None
     mean_interval: tuple[float, float] | None = None
     growth_per_decade: float | None = None
+    """Average from 1e18 to 1e26 FLOP; so are `growth_interval` and the classes."""
     growth_interval: tuple[float, float] | None = None
     label: str | None = None
+    label_lacks: str = ""
+    """Why there can be no label; empty where there can."""
     classes: dict[str, float] | None = None
+    """Probabilities; like `above` None where the interval is the headline."""
+    prior_classes: dict[str, float] | None = None
+    """The same before any row was seen."""
     above: dict[float, float] | None = None
     decades: float | None = None
+    """From the nearest run."""
+    cap: float | None = None
+    """The largest gain that counting allows (factor)."""
+    without_proposers: Range | None = field(default=None, compare=False)
+    """Without studies whose authors propose the algorithm; None where there are none, or nothing is left."""
+    selected: Range | None = field(default=None, compare=False)
+    """If what is published was chosen (`sensitivity.selected`)."""
     speeds: Speeds | None = None
     """In time, dollars and per token: the two models whose speeds are compared, None where rows alone answer."""
     gain_in_flop: float | None = None
@@ -63,8 +84,8 @@ class Estimate:
     """Whether gains that were measured in the currency take part beside `speeds`."""
     interaction: Interaction | None = field(default=None, compare=False, repr=False)
     """Of a combination: ln(stack / product of parts) at `flops`; None for one part, or where all but one are exact."""
-    shares: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
-    """Share of each kind of evidence in what is known of the level (`method.shares`); empty where it was not asked."""
+    influence: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
+    """How far ln of the answer moves with each kind of evidence (`sensitivity.influences`); empty where not asked."""
 
     @property
     def equivalent_flops(self) -> float | None:
@@ -75,6 +96,8 @@ class Estimate:
         return plain(self)
 
 
+TOYS_STEER = 1e4
+"""Up to so many times the largest toy run, toys set the level of an answer (`curve.TAPER`)."""
 OWN, GIVEN = "own runs", "given by --evidence"
 SCHEMA_VERSION = 1
 
@@ -86,57 +109,58 @@ def title(estimate: Estimate) -> str:
     return f"{names}, against {against}, in {estimate.currency}"
 
 
-def plain(estimate: Estimate) -> str:
-    """The answer as text, about 15 lines of at most 110 columns."""
+def plain(estimate: Estimate, *, explain: bool = False) -> str:
+    """The answer as text, one screen of at most 110 columns; `explain` says all that stands behind it."""
     lines = [f"CEG of {title(estimate)}, at {number(estimate.flops)} FLOP", f"status: {estimate.status}"]
     if estimate.status == "no_evidence":
         lines += ["", *(f"  {part}" for part in estimate.reason.split("; ")), *_notes(estimate)]
         return "\n".join(map(wrap, lines))
+    if estimate.reason:
+        lines[-1] += f" - {estimate.reason}"
+    percent = f"{100 * estimate.interval:g}%"
+    lines += ["", *_gains(estimate, percent), "", *_meaning(estimate, percent), *_speeds(estimate)]
+    lines += [*_interaction(estimate, percent), *_class(estimate), *_evidence(estimate), *_context(estimate)]
+    if explain:
+        lines += _explained(estimate, percent)
+    return "\n".join(map(wrap, [*lines, *_notes(estimate)]))
+
+
+def _gains(estimate: Estimate, percent: str) -> list[str]:
+    """The headline, and the same question put otherwise."""
     assert estimate.median is not None
     assert estimate.predictive is not None
     assert estimate.predictive_50 is not None
     assert estimate.mean_interval is not None
     assert estimate.mean_median is not None
-    if estimate.reason:
-        lines[-1] += f" - {estimate.reason}"
-    percent = f"{100 * estimate.interval:g}%"
-    new, mean = f"{percent}: {span(estimate.predictive)}", f"{percent}: {span(estimate.mean_interval)}"
-    if estimate.status == "far_extrapolation":
-        new += f"    (median {number(estimate.median)}x)"
-        mean += f"    (median {number(estimate.mean_median)}x)"
-    else:
-        new, mean = f"{number(estimate.median)}x    {new}", f"{number(estimate.mean_median)}x    {mean}"
-    new += f"    50%: {span(estimate.predictive_50)}"
-    lines += [
-        "",
-        f"  one new study           {new}",
-        f"  average over studies    {mean}",
-        "",
-        *_meaning(estimate, percent),
-        *_speeds(estimate),
-        *_interaction(estimate, percent),
-        *_growth(estimate, percent),
-        *_evidence(estimate),
-        *_shares(estimate.shares, beside_model=estimate.speeds is not None),
-        *_notes(estimate),
+    far = estimate.status != "ok"
+
+    def line(what: str, median: float, interval: tuple[float, float], more: str = "") -> str:
+        said = f"{percent}: {span(interval)}"
+        said += f"    (median {number(median)}x)" if far else ""
+        return f"  {what:24}" + (said if far else f"{number(median)}x    {said}") + more
+
+    lines = [
+        line("one new study", estimate.median, estimate.predictive, f"    50%: {span(estimate.predictive_50)}"),
+        line("average over studies", estimate.mean_median, estimate.mean_interval),
     ]
-    return "\n".join(map(wrap, lines))
+    if estimate.without_proposers is not None:
+        lines.append(line("without its proposers", *estimate.without_proposers))
+    if estimate.selected is not None:
+        lines.append(line("if gains were selected", *estimate.selected))
+    return lines
 
 
 def _meaning(estimate: Estimate, percent: str) -> list[str]:
     assert estimate.predictive is not None
     if estimate.currency == "flop":
         assert estimate.equivalent_flops is not None
-        assert estimate.above is not None
-        ends = tuple(end * estimate.flops for end in estimate.predictive)
-        lines = [
-            f"  A run of {number(estimate.flops)} FLOP with it is worth {number(estimate.equivalent_flops)} FLOP "
-            f"without it ({percent}: {span((ends[0], ends[1]), '')})."
-        ]
-        if estimate.above:
-            shares = "; ".join(f"{budget(t)} FLOP: {share(p)}" for t, p in estimate.above.items())
-            lines.append(f"  Probability that it is worth more than {shares}.")
-        return lines
+        low, high = (end * estimate.flops for end in estimate.predictive)
+        run = f"  A run of {number(estimate.flops)} FLOP with it is worth"
+        if estimate.status != "ok":
+            return [f"{run} {span((low, high), '')} FLOP without it ({percent})."]
+        worth = f"{number(estimate.equivalent_flops)} FLOP without it ({percent}: {span((low, high), '')})"
+        above = "; ".join(f"{budget(t)}: {share(p)}" for t, p in (estimate.above or {}).items())
+        return [f"{run} {worth}" + (f"; more than {above}." if above else ".")]
     said = {
         "time": "  The same loss takes this many times the device time without it",
         "usd": "  The same loss costs this many times as much without it",
@@ -192,10 +216,10 @@ def _interaction(estimate: Estimate, percent: str) -> list[str]:
     measured: dict[str, dict[str, list[float]]] = {}
     for o in found.observations:
         measured.setdefault(o.label, {}).setdefault(o.study, []).append(math.exp(o.value))
-    for label, studies in measured.items():
+    for label, by_study in measured.items():
         told = ", ".join(
             f"{study} {number(v[0])}x" if len(v) == 1 else f"{study} {span((min(v), max(v)))} at {len(v)} budgets"
-            for study, v in studies.items()
+            for study, v in by_study.items()
         )
         lines.append(f"    {label} against its parts: {told}.")
     if found.unmeasured:
@@ -204,17 +228,20 @@ def _interaction(estimate: Estimate, percent: str) -> list[str]:
     return lines
 
 
-def _growth(estimate: Estimate, percent: str) -> list[str]:
-    if estimate.growth_per_decade is None or estimate.growth_interval is None or estimate.classes is None:
+def _class(estimate: Estimate) -> list[str]:
+    if estimate.label is None:
         return []  # speeds change with compute too
-    shares = ", ".join(f"{name} {share:.2f}" for name, share in estimate.classes.items())
-    said = {algorithms.get(name).paper_class for name in estimate.algorithms} - {"not_studied"}
-    paper = f" The source paper: {' and '.join(sorted(said))}." if said else ""
-    return [
-        f"  Growth per decade of compute, where the evidence is: {number(estimate.growth_per_decade)}x "
-        f"({percent}: {span(estimate.growth_interval)}).",
-        f"  Class, by that slope: {estimate.label} ({shares}).{paper}",
-    ]
+    text = f"  Class, by the average growth from 1e18 to 1e26 FLOP: {estimate.label}"
+    if estimate.classes is not None and estimate.prior_classes is not None:
+        shares = ", ".join(f"{name} {share:.2f}" for name, share in estimate.classes.items())
+        text += f" ({shares}; before any row {_slashed(estimate.prior_classes)})"
+    if estimate.label_lacks:
+        text += f", since {estimate.label_lacks}"
+    return [f"{text}."]
+
+
+def _slashed(shares: Mapping[str, float]) -> str:
+    return "/".join(f"{share:.2f}" for share in shares.values())
 
 
 def _evidence(estimate: Estimate) -> list[str]:
@@ -222,24 +249,59 @@ def _evidence(estimate: Estimate) -> list[str]:
     fixing = [u for u in used if u.fixes_level]
     if not fixing:  # by construction: no row behind it
         return []
-    kinds = Counter("own" if is_own(u.row) else u.row.basis for u in fixing)
     flops = contrasts.budgets(fixing)
-    silent = sum(u.row.flops != u.row.flops for u in fixing)
     reach = f", {span((flops[0], flops[-1]), '')} FLOP" if flops else ", compute not stated"
-    if flops and silent:
-        reach += f" ({silent} without stated compute)"
-    growth = len([u for q in estimate.questions for u in contrasts.tells_growth(q.used)])
-    others = f" Another {growth} row(s) tell of growth only." if growth else ""
-    lines = [
-        f"  Evidence: {len(fixing)} row(s) of {len({u.row.study for u in fixing})} study(ies){reach}: "
-        + ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
-        + f".{others}"
-    ]
+    text = f"  Evidence: {len(fixing)} row(s) of {len({u.row.study for u in fixing})} study(ies){reach}"
     if estimate.decades is not None and math.isfinite(estimate.decades):
+        near = "at" if estimate.decades < 0.05 else f"{estimate.decades:.1f} decades from"
+        text += f"; this budget is {near} the nearest run"
+    if estimate.cap is not None:
+        text += f". Counting allows at most {estimate.cap:.4g}x"
+    return [f"{text}."]
+
+
+def _context(estimate: Estimate) -> list[str]:
+    """What toy runs of our own found at their largest, where they do not set the level."""
+    own = [u.row for q in estimate.questions for u in q.used if u.fixes_level and u.contrast >= 0 and is_own(u.row)]
+    if not own or estimate.currency != "flop" or len(estimate.algorithms) > 1:
+        return []
+    if estimate.flops < TOYS_STEER * max(row.flops for row in own):
+        return []
+    largest = [
+        max((r for r in own if r.stack == s), key=lambda r: r.flops) for s in dict.fromkeys(r.stack for r in own)
+    ]
+    said = ", ".join(f"{number(r.ceg)}x at {number(r.flops)} FLOP ({r.stack})" for r in largest)
+    return [f"  Toy runs of our own, which do not set this level: {said}."]
+
+
+def _explained(estimate: Estimate, percent: str) -> list[str]:
+    """Growth, evidence by kind, own runs, influence, conversions, what else is known."""
+    lines = [""]
+    if estimate.growth_per_decade is not None and estimate.growth_interval is not None:
         lines.append(
-            "  Inside the range of its evidence."
-            if estimate.decades == 0
-            else f"  Extrapolated {estimate.decades:.1f} decades of compute away from the evidence."
+            f"  Growth per decade, average from 1e18 to 1e26 FLOP: {number(estimate.growth_per_decade)}x "
+            f"({percent}: {span(estimate.growth_interval)})."
+        )
+    said = {algorithms.get(name).paper_class for name in estimate.algorithms} - {"not_studied"}
+    if said:
+        lines.append(f"  The source paper's class: {' and '.join(sorted(said))}.")
+    fixing = [u for q in estimate.questions for u in q.used if u.contrast >= 0 and u.fixes_level]
+    kinds = Counter("own" if is_own(u.row) else u.row.basis for u in fixing)
+    silent = sum(u.row.flops != u.row.flops for u in fixing)
+    growth = len([u for q in estimate.questions for u in contrasts.tells_growth(q.used)])
+    if fixing:
+        text = "  Rows that set the level: " + ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
+        text += f" ({silent} without stated compute)" if silent else ""
+        lines.append(f"{text}." + (f" Another {growth} row(s) tell of growth only." if growth else ""))
+    if estimate.influence:
+        parts = ", ".join(f"{name} {value:+.2f}" for name, value in estimate.influence.items())
+        lines.append(f"  Influence, d ln(answer) / d ln(gains of a kind): {parts}. The rest is that of the prior.")
+    if estimate.without_proposers is not None:
+        names = sorted({u.row.study for u in fixing if studies.proposes(u.row.study, u.row.algorithm)})
+        lines.append(f"  Studies by its proposers: {', '.join(names)}.")
+    if estimate.selected is not None:
+        lines.append(
+            "  If gains were selected: a third of the studies below 1 are published, and each reports its best of five."
         )
     lines += _own(fixing)
     converted = Counter(u.row.currency for u in fixing if u.conversion.how)
@@ -251,6 +313,10 @@ def _evidence(estimate: Estimate) -> list[str]:
             + ", ".join(f"{n} row(s) from {source}" for source, n in sorted(converted.items()))
             + f". How: {', '.join(f'`ceg show {name}{currency}`' for name in names)}."
         )
+    lines += [
+        f"  {algorithms.get(name).title}: {gap}" for name in estimate.algorithms for gap in algorithms.get(name).gaps
+    ]
+    lines.append("  What would settle a class: `ceg classify`. Every row: `ceg show NAME`.")
     return lines
 
 
@@ -268,14 +334,6 @@ def _own(used: Sequence[contrasts.UsedRow]) -> list[str]:
         parts = (f"{name} " * several + ", ".join(said) for name, said in gains.items())
         lines.append(f"  Own runs ({study}; FLOP, se of ln CEG): {'; '.join(parts)}.")
     return lines
-
-
-def _shares(shared: Mapping[str, float] | None, *, beside_model: bool) -> list[str]:
-    if not shared:
-        return []
-    beside = ", beside the model of speeds" if beside_model else ""
-    parts = ", ".join(f"{name} {share(part)}" for name, part in shared.items())
-    return [f"  Information about the level here{beside}: {parts}."]
 
 
 def _notes(estimate: Estimate) -> list[str]:
@@ -319,7 +377,9 @@ def _one(e: Estimate) -> dict[str, object]:
         "growth_factor_per_decade": e.growth_per_decade,
         "growth_factor_per_decade_interval": e.growth_interval,
         "class": e.label,
+        "class_lacks": e.label_lacks,
         "class_probabilities": e.classes,
+        "class_probabilities_prior": e.prior_classes,
         "share_above_threshold_flops": None
         if e.above is None
         else {f"{t:.12g}": max(0.0, p) for t, p in e.above.items()},
@@ -331,7 +391,7 @@ def _one(e: Estimate) -> dict[str, object]:
             "studies": len({u.row.study for u in fixing}),
             "rows_by_basis": dict(sorted(Counter(u.row.basis for u in fixing).items())),
             "flops_range": [flops[0], flops[-1]] if flops else None,
-            "information_shares": dict(e.shares),
+            "influence": dict(e.influence),
             "own_rows": [
                 {
                     "algorithm": row.algorithm,
@@ -344,6 +404,9 @@ def _one(e: Estimate) -> dict[str, object]:
                 for row in (u.row for u in fixing if is_own(u.row))
             ],
         },
+        "largest_possible": e.cap,
+        "without_proposers": None if e.without_proposers is None else e.without_proposers._asdict(),
+        "if_selected": None if e.selected is None else e.selected._asdict(),
         "interaction": _interaction_document(e),
         "setting": _setting(e),
         "conversions": sorted({u.conversion.how for u in fixing if u.conversion.how}),
@@ -385,7 +448,7 @@ def _setting(e: Estimate) -> dict[str, object] | None:
 
 
 def print_table(console: Console, estimates: Sequence[Estimate]) -> None:
-    """Several budgets as a table, one row each, with the share of our own runs where they have one."""
+    """Several budgets as a table, one row each."""
     from rich.table import Table
 
     first = estimates[0]
@@ -393,24 +456,22 @@ def print_table(console: Console, estimates: Sequence[Estimate]) -> None:
     table = Table(title=title(first), title_justify="left", box=None, padding=(0, 1))
     columns = ["FLOP with it", "CEG median", "50%", f"{percent} (new study)", f"{percent} (mean)"]
     thresholds = list(next((e.above for e in estimates if e.above), {}))
-    own = [e.shares.get(OWN, 0.0) for e in estimates]
-    columns += [f">{budget(t)}" for t in thresholds] + ["own"] * any(own) + ["decades", "status"]
+    columns += [f">{budget(t)}" for t in thresholds] + ["decades", "status"]
     for name in columns:
         table.add_column(name, justify="left" if name == "status" else "right")
-    for i, e in enumerate(estimates):
+    for e in estimates:
         cells = [number(e.flops)]
         if e.median is None or e.predictive is None or e.predictive_50 is None or e.mean_interval is None:
             cells += ["-"] * (len(columns) - 2)
         else:
             cells += [f"{number(e.median)}x", *(span(i) for i in (e.predictive_50, e.predictive, e.mean_interval))]
-            cells += [share((e.above or {}).get(t, 0.0)) for t in thresholds]
-            cells += [share(own[i])] if any(own) else []
+            cells += [share(e.above[t]) if e.above and t in e.above else "-" for t in thresholds]
             far = "modelled" if e.decades is None else "unknown" if math.isnan(e.decades) else f"{e.decades:.1f}"
             cells.append(far)
         table.add_row(*cells, e.status)
     console.print(table)
-    if any(own):
-        console.print("own: share of our own runs in the information about the level (docs/method.md).")
+    if thresholds and any(e.median is not None and not e.above for e in estimates):
+        console.print("-: far from all runs, where the interval is the answer and no probability is given.")
     reasons = dict.fromkeys(e.reason for e in estimates if e.status == "no_evidence")
     for line in [*reasons, *_notes(first)]:
         console.print(wrap(line, console.width))

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from cegain import algorithms
 from cegain.common.arrays import Array
+from cegain.gain import capped
 from cegain.gain.study import X0, Rows
-from cegain.tables.published_gains import PublishedGain
+from cegain.tables import studies as study_table
+from cegain.tables.published_gains import PublishedGain, is_own
 
 ROW_SD = 0.05
 """sd of ln gain of a row without an interval: one seed, one reading. Assumed: the measured series that have
@@ -27,10 +29,28 @@ is a best case, a fitted law carries its form, an observational estimate its con
 LAW = ("derived", "observational", "extrapolated")
 """Kinds of evidence read off one fitted law: all its rows together weigh as much as one. So do the rows of a contrast
 that have a `same_as`; contrasts that have it in common weigh as much as one of them."""
-BOUND_SD = 0.3
-"""sd of ln gain of a row that states a bound only (`low` or `high` alone, equal to the gain). Assumed."""
+ONE_END_SD = 0.3
+"""sd of ln gain of a row that states one end of an interval beside the gain (`low` or `high` alone). Assumed. Where the
+end is the gain itself the row is a bound: it says that the gain is at least, or at most, so much (`bounds`)."""
+TOY_FLOPS = 5e14
+"""A study all of whose runs are smaller is one of toy runs, whoever made them."""
+EXPERTS = 16.0
+"""Experts' total over active size at which a gain of a sparse model is taken where nobody says: what large open models
+had in 2024-2025 lies between 8 and 50."""
+UNKNOWN_COVARIATE_SD = 0.3
+"""sd of ln gain of a row that does not state a covariate which moves the gain."""
 UNKNOWN_FLOPS_SD = 0.3
-"""sd of ln gain for a row whose compute is not known: two decades of the usual slope (0.15 per decade)."""
+"""sd of ln gain for a row whose compute is not known, three decades of the usual slope (0.1 per decade)."""
+
+
+def covariates_at(row: PublishedGain) -> Array:
+    """Covariates [p] of a row, as ln of their ratio to the reference; NaN where it does not state them."""
+    return np.array([math.log(getattr(row, name) / EXPERTS) for name in covariates_of(row.algorithm)])
+
+
+def covariates_where(algorithm: str, where: Mapping[str, float]) -> Array:
+    """Covariates [p] of a question, those that it does not name at their reference."""
+    return np.array([math.log(where.get(name, EXPERTS) / EXPERTS) for name in covariates_of(algorithm)])
 
 
 class UsedRow(NamedTuple):
@@ -44,21 +64,32 @@ class UsedRow(NamedTuple):
 
 
 class QuestionRows(NamedTuple):
-    """Arrays for `study` (None when no row can be used) and the account of every row of the algorithm."""
+    """Arrays for `study` (None when no row can be used) and the account of every row of the algorithm; whether the
+    arrays hold how far gains stay below their cap (`capped`), not the gains."""
 
     rows: Rows | None
     used: tuple[UsedRow, ...]
     studies: tuple[str, ...]
+    capped: bool = False
 
 
 def question(evidence: Iterable[PublishedGain], algorithm: str, baseline: str, currency: str) -> QuestionRows:
-    """Collect what `evidence` says about `algorithm` against `baseline` in `currency`."""
+    """Collect what `evidence` says about `algorithm` against `baseline` in `currency`.
+
+    Studies of one laboratory are one study.
+    """
     # Contrast by contrast and study by study, and within them in a fixed order: no digit of an answer depends on
     # the order of the file.
     groups: dict[tuple[str, ...], list[PublishedGain]] = {}
     for row in evidence:
         if row.algorithm == algorithm:
             groups.setdefault(_contrast(row), []).append(row)
+    measured = {
+        (row.study, row.baseline)
+        for rows in groups.values()
+        for row in rows
+        if row.basis == "measured" and row.flops == row.flops and convert(row, currency).factor > 0
+    }
     used: list[UsedRow] = []
     index = 0
     for key in sorted(groups):
@@ -68,12 +99,18 @@ def question(evidence: Iterable[PublishedGain], algorithm: str, baseline: str, c
             if conversion.factor != conversion.factor:
                 used.append(UsedRow(row, conversion, -1, False, conversion.how))
                 continue
+            if row.basis == "extrapolated" and (row.study, row.baseline) in measured:
+                why = "a law carried beyond runs of its study that count already"
+                used.append(UsedRow(row, conversion, -1, False, why))
+                continue
             usable = True
             used.append(UsedRow(row, conversion, index, row.baseline == baseline, ""))
         index += usable
     kept = [u for u in used if u.contrast >= 0]
     studies = tuple(dict.fromkeys(u.row.study for u in kept))
-    return QuestionRows(_arrays(kept, index) if kept else None, tuple(used), studies)
+    return QuestionRows(
+        _arrays(kept, index, currency) if kept else None, tuple(used), studies, capped.applies(algorithm, currency)
+    )
 
 
 def unused(question: QuestionRows, why: str) -> QuestionRows:
@@ -101,7 +138,17 @@ def budgets(used: Iterable[UsedRow]) -> list[float]:
 
 def _contrast(row: PublishedGain) -> tuple[str, ...]:
     kind = "law" if row.basis in LAW or row.same_as else row.basis
-    return row.study, row.treatment, row.baseline, kind, row.same_as
+    return laboratory(row), row.study, row.treatment, row.baseline, kind, row.same_as
+
+
+def laboratory(row: PublishedGain) -> str:
+    """Whose study a row is of; this project's own stacks are one."""
+    return "own" if is_own(row) else study_table.laboratory(row.study)
+
+
+def covariates_of(algorithm: str) -> tuple[str, ...]:
+    """Columns that move a gain of this algorithm."""
+    return ("experts",) if algorithms.get(algorithm).kind == "sparsity" else ()
 
 
 def _order(row: PublishedGain) -> tuple[object, ...]:
@@ -111,7 +158,7 @@ def _order(row: PublishedGain) -> tuple[object, ...]:
     return (flops, row.ceg, row.currency, row.basis, row.source, row.note, low, high, interval, factor, row[5])
 
 
-def _arrays(kept: Sequence[UsedRow], n_contrasts: int) -> Rows:
+def _arrays(kept: Sequence[UsedRow], n_contrasts: int, currency: str) -> Rows:
     contrast = np.array([u.contrast for u in kept])
     first = np.flatnonzero(np.diff(contrast, prepend=-1))
     y = np.log([u.row.ceg * u.conversion.factor for u in kept])
@@ -119,6 +166,8 @@ def _arrays(kept: Sequence[UsedRow], n_contrasts: int) -> Rows:
     basis = np.array([BASIS_SD[u.row.basis] for u in kept]) ** 2
     conversion = np.array([u.conversion.sd for u in kept]) ** 2
     variance = np.array([reading_sd(u.row) for u in kept]) ** 2
+    covariates = np.array([covariates_at(u.row) for u in kept])
+    variance = variance + UNKNOWN_COVARIATE_SD**2 * np.isnan(covariates).sum(1)
 
     shared = np.full(n_contrasts, np.inf)
     np.minimum.at(shared, contrast, basis)
@@ -140,11 +189,28 @@ def _arrays(kept: Sequence[UsedRow], n_contrasts: int) -> Rows:
             known = x[~unknown]
         # Where the known row nearest to 1e20 FLOP stands: rows far from the rest do not draw it away.
         x = np.where(unknown, known[np.argmin(np.abs(known))] if len(known) else 0.0, x)
-    names = [kept[i].row.study for i in first.tolist()]
+    if capped.applies(kept[0].row.algorithm, currency):  # what is read is how far a gain stays below its cap
+        lengths = np.array([u.row.seq_len for u in kept])
+        lengths = np.where(np.isnan(lengths), capped.SEQ_LEN, lengths)
+        y = y - capped.ln_cap(kept[0].row.algorithm, 10.0 ** (x + X0), lengths)
+    names = [laboratory(kept[i].row) for i in first.tolist()]
     study = np.array([i for i, name in enumerate(names) if i == 0 or name != names[i - 1]])
     runs = ~unknown & np.array([u.row.basis != "extrapolated" for u in kept])
     votes = _votes([kept[i] for i in first.tolist()])
-    return Rows(y, x, variance, first, study, shared + extra, fixes, runs, votes)
+    largest = np.maximum.reduceat(np.where(unknown, np.inf, x), first[study])
+    toy = largest < math.log10(TOY_FLOPS) - X0
+    bound = np.array([bound_of(u.row) for u in kept])
+    return Rows(
+        y, x, variance, first, study, shared + extra, fixes, runs, votes,
+        np.nan_to_num(covariates, nan=0.0), toy, bound,
+    )  # fmt: skip
+
+
+def bound_of(row: PublishedGain) -> int:
+    """1 where a row says that the gain is at least so much, -1 where at most, 0 where the gain was read."""
+    if not math.isnan(row.interval) or math.isnan(row.low) == math.isnan(row.high):
+        return 0
+    return int(row.low == row.ceg) - int(row.high == row.ceg)
 
 
 def _votes(contrasts: Sequence[UsedRow]) -> Array:
@@ -158,9 +224,9 @@ def _votes(contrasts: Sequence[UsedRow]) -> Array:
 
 
 def reading_sd(row: PublishedGain) -> float:
-    """sd of ln gain from the row's own interval, taken as log-normal; `ROW_SD` or `BOUND_SD` where there is none."""
+    """sd of ln gain from the row's own interval, taken as log-normal; `ROW_SD` or `ONE_END_SD` where there is none."""
     if math.isnan(row.interval):
-        return BOUND_SD if math.isnan(row.low) != math.isnan(row.high) else ROW_SD
+        return ONE_END_SD if math.isnan(row.low) != math.isnan(row.high) else ROW_SD
     from scipy.special import ndtri
 
     return max(ROW_SD, math.log(row.high / row.low) / (2 * float(ndtri(0.5 + row.interval / 2))))

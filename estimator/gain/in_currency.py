@@ -22,6 +22,7 @@ from cegain.common import mixture
 from cegain.common.mixture import Mixture
 from cegain.gain import method
 from cegain.gain.answer import Estimate
+from cegain.gain.curve import RANGE
 from cegain.speed.two_models import NoShapeError, Setting, Speeds, averaged, neighbour, speeds
 
 OTHER_SETTING_SD = 0.3
@@ -103,6 +104,20 @@ class InCurrency:
             joined=joined,
             decades=estimate.decades if in_flop is not None else None,
         )
+
+    def slope(self) -> Mixture | None:
+        """Average d ln CEG / d log10 C over `curve.RANGE`: that of the gain in FLOP and of the ratio of speeds, or that
+        of the rows where nothing is modelled; None without an answer. Gains measured in the currency do not bend it.
+        """
+        if self.in_flop is not None and self.in_flop.missing:
+            return None if self.rows.missing else method.slope_of(self.rows)
+        decades = RANGE[1] - RANGE[0]
+        try:
+            low, high = (averaged(self._timed, 10.0**x) for x in RANGE)
+        except NoShapeError:
+            return None if self.rows.missing else method.slope_of(self.rows)
+        gained = mixture.point(0.0) if self.in_flop is None else method.slope_of(self.in_flop)
+        return gained.shifted((high[0] - low[0]) / decades).widened(math.sqrt(low[1] + high[1]) / decades)
 
     def _gains_at(self, flops: float) -> tuple[Mixture, Mixture]:
         """ln CEG in FLOP, as `method.distributions`."""

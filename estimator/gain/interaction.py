@@ -4,7 +4,7 @@ The interaction of a stack is the sum over its pairs (`combinations`). Seen at x
 
     I_p,s(x) = mu + a_p(x) + u_p,s + r_p,s(x)
 
-mu, the mean of all pairs, normal(0, `MEAN_SD`); a_p, the pair's own, which forgets at `chain.FADING` per decade of
+mu, the mean of all pairs, normal(0, `MEAN_SD`); a_p, the pair's own, which forgets at `curve.FADING` per decade of
 compute, as a slope does: toys say little of a frontier run; u, the study's; r, the rung's (all combinations of a study
 there have it in common). a, u and r share one variance, sd^2, as `SHARES` says. sd is log-normal, and what the
 combinations say of it, with mu integrated out, weighs seven values (Gauss-Hermite nodes). All else is Gaussian and
@@ -24,8 +24,8 @@ from cegain.common import mixture
 from cegain.common.arrays import Array
 from cegain.common.mixture import Mixture
 from cegain.gain import combinations
-from cegain.gain.chain import FADING
 from cegain.gain.combinations import Member, Observation, Pair
+from cegain.gain.curve import FADING
 from cegain.gain.study import X0
 from cegain.tables.published_gains import PublishedGain
 

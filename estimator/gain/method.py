@@ -1,8 +1,8 @@
 """Evidence -> CEG(C) with intervals, class and status: the estimate.
 
-One algorithm is a curve in log10 C that its studies pin where they stand (`study`, `chain`), mixed over how well
-they agree (`prior.SCENARIOS`). A combination is the sum of its parts plus an interaction (`interaction`). Everything is
-closed form: the same question and evidence give the same digits.
+One algorithm is a curve in log10 C (`curve`) through what its studies say (`study`), mixed over how well they agree and
+how fast the gain changes (`prior.SCENARIOS`). A combination is the sum of its parts plus an interaction
+(`interaction`). Everything is closed form: the same question and evidence give the same digits.
 """
 
 from __future__ import annotations
@@ -11,32 +11,40 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cegain import algorithms
-from cegain.common import mixture
+from cegain.common import mixture, verdict
 from cegain.common.arrays import Array
 from cegain.common.mixture import Mixture
-from cegain.common.verdict import FAR_DECADES, FAR_WIDTH, classify
-from cegain.gain import contrasts, interaction, prior
+from cegain.common.text import number
+from cegain.common.verdict import FAR_DECADES, FAR_WIDTH
+from cegain.gain import bounds, capped, contrasts, interaction, prior
 from cegain.gain.answer import GIVEN, OWN, Estimate
-from cegain.gain.chain import Curve
+from cegain.gain.curve import RANGE, TAPER, Curve, Posterior, posterior, variogram
 from cegain.gain.interaction import Joint
-from cegain.gain.study import Spread
+from cegain.gain.study import X0, Rows, Spread, keep_rows
 from cegain.tables.published_gains import PublishedGain, is_own
 
 MAX_SLOPE_SD = 1.0
 """A slope less certain than this (ln CEG per decade) is not identified."""
+TOY_WEIGHT = 1 / 3
+"""What toy runs say of how fast a gain changes counts so much beside larger runs, and only their largest say it: gains
+change faster among toys than later. Assumed."""
+_SAME_PLACE = 1e-3
+"""Decades between two budgets that are one."""
 MAX_ROWS = 20_000
-"""Of an algorithm: with more, leaving out each kind in turn would take seconds, and no share is given."""
-_CONTENT = 0.9
+"""Of an algorithm: with more, what moves an answer would take seconds to find, and is left out."""
 
 
 class Prepared(NamedTuple):
     """Everything about a question that does not depend on the budget; no `curves` when `missing` says what is not
-    there. `joint` is how the parts of a stack interact.
+    there. `joint` is how the parts of a stack interact; `priors` [k] the weights of the scenarios of each part before
+    its rows were seen.
     """
 
     algorithms: tuple[str, ...]
@@ -47,6 +55,8 @@ class Prepared(NamedTuple):
     joint: Joint
     missing: str
     notes: tuple[str, ...]
+    priors: tuple[Array, ...] = ()
+    spread: Spread | None = None
 
 
 def prepare(
@@ -56,17 +66,17 @@ def prepare(
     *,
     currency: str,
     spread: Spread,
-    shipped: Collection[PublishedGain] | None = None,
     remarks: Sequence[str] = (),
     fitted: Mapping[tuple[str, str, str], Curve] | None = None,
+    where: Mapping[str, float] = MappingProxyType({}),
 ) -> Prepared:
     """Fit the curves of a checked question: `names` canonical, sorted and distinct, `baselines` in their order.
 
-    The shipped rows tell how well the studies of an algorithm agree (`prior.frozen_weights`); that holds for `rows`
-    only if they have some of them. `shipped` are these rows where `rows` may lack them; None: all are there. `fitted`
-    are curves of the same rows by algorithm, baseline and currency, which are not fitted again.
+    `fitted` are curves of the same rows by algorithm, baseline and currency, which are not fitted again. `where` may
+    say `experts` (all over active ones) and `seq_len` (tokens).
     """
     questions, curves, missing, notes = [], [], [], list(remarks)
+    priors = []
     for name, baseline in zip(names, baselines, strict=True):
         entry = algorithms.get(name)
         question = contrasts.question(rows, name, baseline, currency)
@@ -81,21 +91,18 @@ def prepare(
         if exact:
             notes.append(exact)
             curves.append(exact_curve())
+            priors.append(prior.prior_weights())
             question = contrasts.unused(question, exact)
         elif entry.unlocking or question.rows is None:
             missing.append(_missing(name, baseline, currency, question, spread))
         else:
-            weights = prior.frozen_weights(name, baseline, currency)
-            if shipped is not None and not any(u.row in shipped for u in question.used):
-                weights = prior.prior_weights()
-            curve = (fitted or {}).get((name, baseline, currency)) or fit_curve(question, spread, weights)
+            weights = prior.scenario_weights(name, baseline, currency)
+            priors.append(weights)
+            curve = (fitted or {}).get((name, baseline, currency)) or fit_curve(question, spread, weights, where=where)
             if curve is None:
                 missing.append(_missing(name, baseline, currency, question, spread))
             else:
                 curves.append(curve)
-                if curve.inflation > 1:
-                    usual = f"{curve.inflation:g} times the usual scatter is assumed"
-                    notes.append(f"the rows of {name} contradict each other: {usual}")
         questions.append(question)
         notes += _misspelt(question, baseline)
     joint = interaction.NONE
@@ -113,6 +120,8 @@ def prepare(
         joint,
         "; ".join(missing),
         tuple(notes),
+        tuple(priors),
+        spread,
     )
 
 
@@ -120,22 +129,88 @@ def evaluate(
     prepared: Prepared, flops: float, *, interval: float, thresholds: Iterable[float], sha256: str = "", seed: int = 0
 ) -> Estimate:
     """Answer a prepared question at one budget (FLOP)."""
-    if prepared.missing:
-        return refused(prepared, prepared.missing, flops, interval=interval, sha256=sha256, seed=seed)
+    missing = prepared.missing or toys_alone(prepared, flops)
+    if missing:
+        return refused(prepared, missing, flops, interval=interval, sha256=sha256, seed=seed)
     mean, predictive = distributions(prepared, flops)
-    slope = mixture.total([c.slope() for c in prepared.curves])
-    label, classes = classify(slope)
-    above = {t: min(1.0, max(0.0, 1.0 - predictive.cdf(math.log(t / flops)))) for t in thresholds}
+    slope = slope_of(prepared)
     answer = answered(prepared, flops, mean, predictive, interval=interval, sha256=sha256, seed=seed)
+    classes, lacks = class_of(prepared)
+    far = answer.status != "ok"  # the interval is the answer then, and probabilities would say more than is known
+    silent = far or any(curve.capped for curve in prepared.curves)
+    above = {t: min(1.0, max(0.0, 1.0 - predictive.cdf(math.log(t / flops)))) for t in thresholds}
     return dataclasses.replace(
         answer,
         growth_per_decade=math.exp(slope.quantile(0.5)),
         growth_interval=slope.factors(interval),
-        label=label,
-        classes=classes,
-        above=above if prepared.currency == "flop" else None,
+        label="undetermined" if lacks else verdict.label(classes),
+        label_lacks=lacks,
+        classes=None if silent else classes,
+        prior_classes=None if silent else prior_classes(prepared),
+        above=None if far or prepared.currency != "flop" else above,
+        cap=caps(prepared, flops),
         interaction=prepared.joint.at(flops) if prepared.joint.target else None,
     )
+
+
+def label_of(prepared: Prepared) -> str:
+    """The class, `undetermined` where none has its probability or the runs span too little."""
+    classes, lacks = class_of(prepared)
+    return "undetermined" if lacks else verdict.label(classes)
+
+
+def toys_alone(prepared: Prepared, flops: float) -> str:
+    """What is wrong where nothing but toy runs far below a budget would answer; empty where that is not so."""
+    alone = [
+        f"{name}: only toy runs, up to {number(10**curve.toys)} FLOP, none within {TAPER[1]:g} decades of the budget"
+        for name, curve in zip(prepared.algorithms, prepared.curves, strict=True)
+        if unanswered(curve, flops)
+    ]
+    return "; ".join([*alone, "needed: larger runs with and without it (--evidence)"]) if alone else ""
+
+
+def slope_of(prepared: Prepared) -> Mixture:
+    """Average d ln CEG / d log10 C over `curve.RANGE`."""
+    return mixture.total([c.slope() for c in prepared.curves])
+
+
+def class_of(prepared: Prepared) -> tuple[dict[str, float], str]:
+    """Probabilities of the classes by the average slope, and what a label lacks (`lacks_label`)."""
+    return verdict.classes_of(slope_of(prepared)), lacks_label(prepared)
+
+
+def lacks_label(prepared: Prepared) -> str:
+    """What a label lacks: nothing where the runs of each part span two decades of `curve.RANGE` and none is capped."""
+    if any(curve.capped for curve in prepared.curves):
+        return "counting caps the gain, and how it grows below a cap nothing here says"
+    spans = [curve.span(*RANGE) for curve in prepared.curves if not curve.exact]
+    if min(spans, default=math.inf) >= verdict.CLASS_DECADES:
+        return ""
+    return f"its runs cover {min(spans):.1f} of these decades, and a label takes two"
+
+
+def prior_classes(prepared: Prepared) -> dict[str, float]:
+    """Probabilities of the classes before any row is seen."""
+    assert prepared.spread is not None
+    slopes = [
+        mixture.point(0.0) if curve.exact else prior_slope(prepared.spread, weights)
+        for curve, weights in zip(prepared.curves, prepared.priors, strict=True)
+    ]
+    return verdict.classes_of(mixture.total(slopes))
+
+
+def prior_slope(spread: Spread, weights: Array) -> Mixture:
+    """Average slope over `curve.RANGE` before any row is seen; weights [k] of the scenarios."""
+    decades = RANGE[1] - RANGE[0]
+    slope_sd = prior.finite(spread).slope_sd * math.sqrt(float(variogram(np.array(decades)))) / decades
+    return Mixture(weights, np.zeros(len(weights)), prior.SLOPES * slope_sd)
+
+
+def caps(prepared: Prepared, flops: float) -> float | None:
+    """The largest gain that counting allows a single algorithm (factor); None where there is no limit."""
+    if len(prepared.curves) != 1 or prepared.curves[0].capped is None:
+        return None
+    return math.exp(prepared.curves[0].ln_cap(np.array([flops]))[0])
 
 
 def distributions(prepared: Prepared, flops: float) -> tuple[Mixture, Mixture]:
@@ -202,7 +277,7 @@ def answered(
     if math.isnan(decades):
         reason = "the compute of its evidence is not known"
     elif decades > FAR_DECADES:
-        reason = f"{decades:.1f} decades past the evidence (more than {FAR_DECADES:g})"
+        reason = f"{decades:.1f} decades from the nearest run (more than {FAR_DECADES:g})"
     elif high90 - low90 > math.log(FAR_WIDTH):
         reason = f"the 90% interval spans a factor of {math.exp(high90 - low90):.3g} (more than {FAR_WIDTH:g})"
     return dataclasses.replace(
@@ -248,36 +323,96 @@ def _missing(name: str, baseline: str, currency: str, question: contrasts.Questi
     return f"{text}; {remedy}"
 
 
-def fit_curve(question: contrasts.QuestionRows, spread: Spread, weights: Array) -> Curve | None:
+def fit_curve(
+    question: contrasts.QuestionRows,
+    spread: Spread,
+    weights: Array,
+    *,
+    frozen: bool = False,
+    where: Mapping[str, float] = MappingProxyType({}),
+) -> Curve | None:
     """The curve that the rows of one question support; None when none of them fixes its level or its slope.
 
     Args:
         question: rows of one algorithm, baseline and currency.
         spread: scatter and slope settings; `slope_sd` of inf leaves the slope to the rows alone.
-        weights: [k] of the `prior.SCENARIOS`, sum 1.
+        weights: [k] of the `prior.SCENARIOS`, sum 1, before the rows are seen; `frozen`: after them, and final.
+        where: `experts` and `seq_len` of the question; what it leaves out is at its reference.
     """
-    rows = question.rows
-    if rows is None or not rows.fixes_level.any():
+    if question.rows is None or not question.rows.fixes_level.any():
         return None
-    fitted = prior.fit_frozen(rows, spread, weights)
-    lines, weights = fitted.lines, fitted.weights
-    slope_variance = weights @ lines.covariances[:, 1, 1]
-    if not (np.isfinite(lines.covariances).all() and slope_variance < MAX_SLOPE_SD**2):
-        return None
-    new_study = fitted.scatter * math.hypot(spread.study_level, spread.contrast_level)
-    return Curve(
+    rows, heard = bounds.heard(question.rows, prior.finite(spread))
+    if not frozen:
+        weights = prior.updated(weights, _likelihoods(rows, spread))
+    large, level = _large(rows), rows.fixes_level[rows.contrast_of_row]
+    kept = prior.that_matter(weights)
+    weights, scatter = weights[kept] / weights[kept].sum(), prior.SCATTERS[kept]
+    above, below = posteriors(rows, spread, kept)
+    algorithm = question.used[0].row.algorithm
+    curve = Curve(
         weights,
-        fitted.chain,
-        np.hypot(new_study, contrasts.ROW_SD),
+        above,
+        below,
+        np.sqrt(np.square(scatter * spread.study_level) + spread.contrast_level**2 + contrasts.ROW_SD**2),
         np.log10(contrasts.budgets(question.used)),
-        fitted.inflation,
+        float(rows.x[~large & level].max()) + X0 if (~large & level).any() else -math.inf,
+        contrasts.covariates_where(algorithm, where),
+        (algorithm, where.get("seq_len", capped.SEQ_LEN)) if question.capped else None,
+        kept,
+        rows,
+        heard,
     )
+    if not math.isfinite(spread.slope_sd):
+        low, high = curve.reach[:1], curve.reach[-1:]
+        if not len(low) or high - low < _SAME_PLACE or curve.slope(low[0], high[0]).sds.max() > MAX_SLOPE_SD:
+            return None
+    return curve
+
+
+def _likelihoods(rows: Rows, spread: Spread) -> Array:
+    """ln likelihood [k] of the rows in every scenario, toys beside larger runs counting `TOY_WEIGHT`."""
+    large, level = _large(rows), rows.fixes_level[rows.contrast_of_row]
+    if large.all() or not (large & level).any():
+        return prior.log_likelihoods(rows, spread)
+    alone = prior.log_likelihoods(keep_rows(rows, large), spread)
+    beside = prior.log_likelihoods(keep_rows(rows, large | _largest(rows)), spread)
+    return (1 - TOY_WEIGHT) * alone + TOY_WEIGHT * beside
+
+
+def _large(rows: Rows) -> NDArray[np.bool_]:
+    """[n] rows of studies that are no toys."""
+    return np.asarray(~rows.toy[rows.study_of_contrast[rows.contrast_of_row]])
+
+
+def posteriors(
+    rows: Rows, spread: Spread, kept: NDArray[np.intp], readings: Array | None = None
+) -> tuple[Posterior, Posterior | None]:
+    """`Curve.above` and `Curve.below`, in the scenarios `kept`."""
+    scatter, slope = prior.SCATTERS[kept], prior.SLOPES[kept]
+    whole = posterior(rows, spread, scatter, slope, readings)
+    large, level = _large(rows), rows.fixes_level[rows.contrast_of_row]
+    if not ((large & level).any() and (~large & level).any()):
+        return whole, None
+    some = None if readings is None else readings[large]
+    return posterior(keep_rows(rows, large), spread, scatter, slope, some), whole
+
+
+def unanswered(curve: Curve, flops: float) -> bool:
+    """Whether nothing but toy runs far below a budget would answer."""
+    return curve.only_toys and math.log10(flops) - curve.toys > TAPER[1]
+
+
+def _largest(rows: Rows) -> NDArray[np.bool_]:
+    """The largest run of each contrast [n]: of toys all that tells how far a gain strays, since it changes faster among
+    them than it does later."""
+    of = rows.contrast_of_row
+    return np.asarray(rows.x == np.maximum.reduceat(rows.x, rows.contrast)[of])
 
 
 def exact_curve() -> Curve:
     """CEG = 1 at every C, for an algorithm that computes the same function with the same FLOP, or against itself."""
     empty = np.zeros((0,))
-    return Curve(empty, None, empty, empty)
+    return Curve(empty, None, None, empty, empty, -math.inf, empty)
 
 
 def kind(row: PublishedGain, shipped: Collection[PublishedGain] | None = None) -> str:
@@ -285,60 +420,3 @@ def kind(row: PublishedGain, shipped: Collection[PublishedGain] | None = None) -
     if is_own(row):
         return OWN
     return GIVEN if shipped is not None and row not in shipped else f"published {row.basis}"
-
-
-def shares(
-    rows: Sequence[PublishedGain],
-    names: Sequence[str],
-    baselines: Sequence[str],
-    budgets: Sequence[float],
-    *,
-    currency: str,
-    spread: Spread,
-    shipped: Collection[PublishedGain] | None,
-) -> list[dict[str, float]]:
-    """Which kinds of evidence an answer rests on: the share of each at every budget, largest first; sum 1, or empty.
-
-    The information about the level at a budget is 1 / (width of the 90% interval of ln CEG in the average setting)^2.
-    What an answer would lose of it without the rows of one kind, over the sum of these losses, is that kind's share.
-    Rows of other kinds keep the settings that all rows gave them. A kind that only repeats what others say loses
-    little, and has a small share; where nothing would be lost, or the answer rests on no rows, there are none.
-
-    Args:
-        rows: all evidence.
-        names, baselines, currency, spread: of the question, as in `prepare`.
-        budgets: FLOP.
-        shipped: rows that come with the package; None: all of them do.
-    """
-    parts = set(names)
-    about = [row for row in rows if parts.intersection(row.algorithm.split("+"))]
-    kinds = sorted({kind(row, shipped) for row in about})
-    empty: list[dict[str, float]] = [{} for _ in budgets]
-    if not kinds or len(about) > MAX_ROWS:
-        return empty
-
-    def information(without: str | None) -> list[float]:
-        kept = [row for row in about if kind(row, shipped) != without]
-        prepared = prepare(kept, names, baselines, currency=currency, spread=spread)
-        return [_information(prepared, budget) for budget in budgets]
-
-    whole = information(None)
-    if len(kinds) == 1:
-        return [{kinds[0]: 1.0} if total else {} for total in whole]
-    left = {name: information(name) for name in kinds}
-    found = []
-    for i, total in enumerate(whole):
-        lost = {name: max(0.0, total - left[name][i]) for name in kinds}
-        together = math.fsum(lost.values())
-        shared = {name: value / together for name, value in lost.items() if value > 0}
-        found.append(dict(sorted(shared.items(), key=lambda item: (-item[1], item[0]))))
-    return found
-
-
-def _information(prepared: Prepared, budget: float) -> float:
-    """1 / width^2; 0 without an answer, and where the answer is exact and rests on no rows."""
-    answer = evaluate(prepared, budget, interval=_CONTENT, thresholds=())
-    if answer.mean_interval is None:
-        return 0.0
-    width = math.log(answer.mean_interval[1] / answer.mean_interval[0])
-    return width**-2.0 if width > 0 else 0.0

@@ -1,9 +1,12 @@
-"""What all algorithms together say about scatter and slope: fitted once on the shipped literature, then frozen.
+"""What all algorithms together say about scatter and straying: fitted once on the shipped literature, then frozen.
 
 Few algorithms have enough studies to tell how much studies disagree or how a gain changes per decade. Those numbers
 are shared: they maximise the marginal likelihood of all algorithms' rows, times a weak prior for each that keeps a
-fold with few studies sane. The result is stored in `data/prior.json` by `ceg coverage --write`, so that a user's own
-evidence changes an answer only through what it says about the algorithm.
+fold with few studies sane. One algorithm may be calmer or wilder than the rest, and algorithms of one kind of change
+(normalisation, attention, optimizer ...) are so together: `SCENARIOS` multiply the scatter of levels and everything
+about slopes, and an algorithm's logarithms scatter about those of its kind. What the other algorithms of a kind say of
+its scenarios is stored, in `data/prior.json`, by `ceg coverage --write`; what an algorithm's own rows say is computed
+with every answer. So rows that contradict each other widen it, and a new study moves it as Bayes' rule has it.
 """
 
 from __future__ import annotations
@@ -11,128 +14,99 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cegain import algorithms
 from cegain.common.arrays import Array
-from cegain.gain import contrasts
-from cegain.gain.chain import Chain, line_at_centre, link
-from cegain.gain.study import Lines, Rows, Spread
+from cegain.gain import bounds, contrasts
+from cegain.gain.curve import posterior
+from cegain.gain.study import Rows, Spread
 from cegain.tables.files import DATA
 from cegain.tables.published_gains import Evidence, PublishedGain
 
 PRIOR_FILE = DATA / "prior.json"
 
-_GUESS = Spread(
-    study_level=0.35, study_slope=0.10, contrast_level=0.15, contrast_slope=0.03, slope_mean=0.0, slope_sd=0.10
-)
-"""Centres of the weak priors: log-normal with sd `_GUESS_LOG_SD` for the scatters, normal for the mean slope.
+_GUESS = Spread(study_level=0.35, study_slope=0.07, contrast_level=0.15, slope_sd=0.10)
+"""Centres of the weak priors, log-normal with sd `_GUESS_LOG_SD`. Slopes have no mean: gains are not taken to grow.
 Assumed before any fit: studies disagree by a factor of about 1.4, treatments within a study by 1.15."""
 _GUESS_LOG_SD = 0.5
-_SLOPE_MEAN_SD = 0.05
-_STUDY_SLOPE_RATIO = 0.7
-_CONTRAST_SLOPE_RATIO = 0.2
-"""sd of the slopes of studies, and of contrasts within a study, over the sd of the slopes of algorithms. Assumed: few
-algorithms have ladders from two studies, so the rows cannot tell an algorithm's slope from its one study's; that
-algorithms differ more than studies of one algorithm is what makes a slope worth asking for."""
+_STUDY_SLOPE_RATIO = 0.3
+"""sd of the tilts of studies over the sd of the slopes of algorithms. Assumed: few algorithms have ladders from two
+studies, so the rows cannot tell an algorithm's slope from its one study's; that algorithms differ more than studies of
+one algorithm is what makes a slope worth asking for."""
 
-_SCATTER_LOG_SD = 0.6  # one algorithm's studies may agree better or worse than usual
-_SLOPE_LOG_SD = 0.8  # most gains change slowly with compute, a few (LSTM to Transformer) fast: a heavy tail
-
-
+_SCATTER = (-1.2, 0.4, 7)
+_SLOPE = (-1.2, 0.6, 7)
+"""First ln multiplier, step and number of the scenarios."""
+_KIND_SDS = (0.4, 0.5)
+_ALGORITHM_SDS = (0.45, 0.65)
+"""sd of the ln multipliers of scatter and slopes: of kinds, and of an algorithm about its kind. Assumed: studies of one
+algorithm agree better or worse than usual; most gains change slowly with compute, a few (LSTM to Transformer) fast."""
 _NEGLIGIBLE = 1e-3  # scenarios lighter than this are left out of an answer
-_INFLATIONS = (1.0, 1.5, 2.0, 3.0, 4.5, 7.0, 10.0, 15.0)
-_CONTRADICTION = 3.0  # twice the log likelihood ratio is 6: beyond the 98% point for one degree of freedom
 
 
 class Scenario(NamedTuple):
-    """Multipliers of `Spread` for one algorithm, and their prior probability."""
+    """Multipliers of `Spread` for one algorithm."""
 
     scatter: float
     slope: float
-    weight: float
 
 
-def _normal_nodes(n: int) -> list[tuple[float, float]]:
-    """Nodes and weights of n-point Gauss-Hermite quadrature over a standard normal."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(n)
-    return list(zip(nodes.tolist(), (weights / weights.sum()).tolist(), strict=True))
+def _nodes(first: float, step: float, number: int) -> Array:
+    return np.asarray(first + step * np.arange(number))
 
 
-SCENARIOS = tuple(
-    Scenario(math.exp(_SCATTER_LOG_SD * a), math.exp(_SLOPE_LOG_SD * b), p * q)
-    for a, p in _normal_nodes(7)
-    for b, q in _normal_nodes(5)
-)
-_SCATTER = np.array([s.scatter for s in SCENARIOS])
-_SLOPE = np.array([s.slope for s in SCENARIOS])
-_WEIGHT = np.array([s.weight for s in SCENARIOS])
+def _bell(away: Array, sd: float) -> Array:
+    """Weights of a normal on nodes, along the last axis; sum 1."""
+    weights = np.exp(-0.5 * np.square(away / sd))
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
-class Posterior(NamedTuple):
-    """An algorithm's chain in each of the k `SCENARIOS`, their weights given the rows [k], and the log likelihood
-    of the rows with the scenarios averaged.
-    """
-
-    chain: Chain
-    weights: Array
-    log_likelihood: float
+def _pairs(scatter: Array, slope: Array) -> Array:
+    """Outer product over the last axes of [.., a] and [.., b], flattened to [.., a b]."""
+    return np.asarray((scatter[..., :, None] * slope[..., None, :]).reshape(*scatter.shape[:-1], -1))
 
 
-def fit_posterior(rows: Rows, spread: Spread) -> Posterior:
-    """Fit the curve of one question in every scenario; weigh the scenarios by how well they explain its rows."""
-    chain = link(rows, spread, _SCATTER, _SLOPE)
-    lines = line_at_centre(chain)
-    likelihood = _log_mean(lines.log_likelihoods, _WEIGHT)
-    if not math.isfinite(likelihood):
-        return Posterior(chain, _WEIGHT, likelihood)
-    return Posterior(chain, _WEIGHT * np.exp(lines.log_likelihoods - likelihood), likelihood)
+_LN_SCATTER, _LN_SLOPE = _nodes(*_SCATTER), _nodes(*_SLOPE)
+SCENARIOS = tuple(Scenario(math.exp(a), math.exp(b)) for a in _LN_SCATTER for b in _LN_SLOPE)
+SCATTERS = np.array([s.scatter for s in SCENARIOS])
+SLOPES = np.array([s.slope for s in SCENARIOS])
+_KINDS = _pairs(_bell(_LN_SCATTER, _KIND_SDS[0]), _bell(_LN_SLOPE, _KIND_SDS[1]))
+"""[k] probabilities of a kind's multipliers before any row is seen."""
+_WITHIN = np.einsum(
+    "ij,kl->ikjl",
+    _bell(_LN_SCATTER - _LN_SCATTER[:, None], _ALGORITHM_SDS[0]),
+    _bell(_LN_SLOPE - _LN_SLOPE[:, None], _ALGORITHM_SDS[1]),
+).reshape(len(SCENARIOS), len(SCENARIOS))
+"""[k, k] probabilities of an algorithm's multipliers (columns) given its kind's (rows)."""
 
 
-class Fitted(NamedTuple):
-    """The chain in the k scenarios that matter, its line at the centre, the scenarios' weights [k] and multipliers of
-    scatter [k], and the factor by which these were raised because the rows contradict each other (1: they do not).
-    """
-
-    chain: Chain
-    lines: Lines
-    weights: Array
-    scatter: Array
-    inflation: float
+def that_matter(weights: Array) -> NDArray[np.intp]:
+    """Indices of the scenarios that an answer takes into account."""
+    return np.flatnonzero(weights > _NEGLIGIBLE)
 
 
-def fit_frozen(rows: Rows, spread: Spread, weights: Array) -> Fitted:
-    """Fit the curve with scenario weights given beforehand, and more scatter where the rows contradict each other.
-
-    Agreement never lowers the scatter, since the weights do not move. Gross disagreement widens it: the scatter of
-    levels is multiplied by the factor of `_INFLATIONS` that makes the rows most likely, if that is more likely than
-    no factor by `_CONTRADICTION` (ln).
-    """
-    kept = weights > _NEGLIGIBLE
-    weights = weights[kept] / weights[kept].sum()
-    chosen: Fitted | None = None
-    likelihood = needed = -math.inf
-    for factor in _INFLATIONS:
-        scatter = factor * _SCATTER[kept]
-        chain = link(rows, spread, scatter, _SLOPE[kept])
-        fit = Fitted(chain, line_at_centre(chain), weights, scatter, factor)
-        previous, likelihood = likelihood, _log_mean(fit.lines.log_likelihoods, weights)
-        if chosen is None:
-            chosen, needed = fit, likelihood + _CONTRADICTION
-        elif likelihood > needed:
-            chosen, needed = fit, likelihood
-        elif likelihood < previous:
-            break  # past the peak
-    assert chosen is not None
-    return chosen
+def log_likelihoods(rows: Rows, spread: Spread) -> Array:
+    """Of the rows, without bounds, in every scenario [k]."""
+    return posterior(rows, spread, SCATTERS, SLOPES).log_likelihoods
 
 
-def _log_mean(logs: Array, weights: Array) -> float:
-    top = float(logs.max())
-    return top + math.log(float(weights @ np.exp(logs - top))) if math.isfinite(top) else -math.inf
+def updated(weights: Array, log_likelihoods: Array) -> Array:
+    """Weights [k] after the rows were seen."""
+    top = float(log_likelihoods.max())
+    if not math.isfinite(top):
+        return weights
+    after = weights * np.exp(log_likelihoods - top)
+    return np.asarray(after / after.sum())
+
+
+def finite(spread: Spread) -> Spread:
+    """The settings with the shipped prior of slopes where theirs is left out."""
+    return spread if math.isfinite(spread.slope_sd) else spread._replace(slope_sd=frozen().slope_sd)
 
 
 @functools.cache
@@ -141,23 +115,29 @@ def frozen() -> Spread:
     return Spread(**_stored()["spread"])
 
 
-def frozen_weights(algorithm: str, baseline: str, currency: str) -> Array:
-    """Weights [k] of the `SCENARIOS` that the shipped rows of a question give; the prior's where there are none.
-
-    Frozen too: if the rows of a call moved them, leaving rows out could narrow an interval.
-    """
+def scenario_weights(algorithm: str, baseline: str, currency: str) -> Array:
+    """Weights [k] of the `SCENARIOS` before an algorithm's own rows are seen: what the rest of its kind says."""
+    stored = _stored()["scenario_weights"]
     # Gains in usd are gains in time at one price.
-    key = _key(algorithm, baseline, "time" if currency == "usd" else currency)
-    return np.array(_stored()["scenario_weights"].get(key, _WEIGHT))
+    currency = "time" if currency == "usd" else currency
+    usual = baseline == algorithms.get(algorithm).replaces[0]
+    found = stored.get(key(algorithm, currency) if usual else "", stored.get(kind_key(algorithm, currency)))
+    return prior_weights() if found is None else np.array(found)
 
 
 def prior_weights() -> Array:
-    """Weights [k] of the `SCENARIOS` before any row is seen: for evidence without the shipped table."""
-    return _WEIGHT.copy()
+    """Weights [k] of the `SCENARIOS` before any row of any algorithm is seen."""
+    return np.asarray(_KINDS @ _WITHIN)
 
 
-def _key(algorithm: str, baseline: str, currency: str) -> str:
-    return f"{algorithm} against {baseline} in {currency}"
+def key(algorithm: str, currency: str) -> str:
+    """Under which the weights of an algorithm's scenarios stand, against its default baseline."""
+    return f"{algorithm} against {algorithms.get(algorithm).replaces[0]} in {currency}"
+
+
+def kind_key(algorithm: str, currency: str) -> str:
+    """The same of another algorithm of its kind, and of another baseline."""
+    return f"{algorithms.get(algorithm).kind} in {currency}"
 
 
 @functools.cache
@@ -169,16 +149,41 @@ def _stored() -> dict[str, Any]:
 def document(evidence: Evidence) -> dict[str, object]:
     """Content of `data/prior.json`: the settings fitted on `evidence`, and its hash."""
     spread = fit_spread(evidence.rows)
-    weights = {}
-    for name, currency, question in questions(evidence.rows):
-        assert question.rows is not None
-        key = _key(name, algorithms.get(name).replaces[0], currency)
-        weights[key] = [float(f"{w:.6g}") for w in fit_posterior(question.rows, spread).weights]
+    weights = {
+        name: [float(f"{w:.4g}") for w in of_name] for name, of_name in kind_weights(evidence.rows, spread).items()
+    }
     return {
         "spread": {name: float(f"{value:.6g}") for name, value in spread._asdict().items()},
         "scenario_weights": weights,
         "evidence_sha256": evidence.sha256,
     }
+
+
+def kind_weights(rows: Sequence[PublishedGain], spread: Spread) -> dict[str, Array]:
+    """Weights [k] of the scenarios that a kind's other algorithms give to each, and all of them to a new one."""
+    by_kind: dict[str, dict[str, Array]] = {}
+    for name, currency, question in questions(rows):
+        assert question.rows is not None
+        said = log_likelihoods(bounds.as_readings(question.rows, spread), spread)
+        by_kind.setdefault(kind_key(name, currency), {})[key(name, currency)] = said
+    weights = {}
+    for kind, of_algorithm in by_kind.items():
+        # [kind's multipliers] of each algorithm's rows
+        logs = {name: _log_means(said) for name, said in of_algorithm.items()}
+        weights[kind] = updated(_KINDS, sum(logs.values(), np.zeros(len(_KINDS)))) @ _WITHIN
+        if len(logs) > 1:
+            for name in logs:
+                others = sum((said for other, said in logs.items() if other != name), np.zeros(len(_KINDS)))
+                weights[name] = updated(_KINDS, others) @ _WITHIN
+        else:
+            weights[next(iter(logs))] = prior_weights()
+    return weights
+
+
+def _log_means(log_likelihoods: Array) -> Array:
+    """ln likelihood [k] of an algorithm's rows given its kind's multipliers."""
+    top = float(log_likelihoods.max())
+    return np.asarray(top + np.log(_WITHIN @ np.exp(log_likelihoods - top)))
 
 
 def questions(rows: Sequence[PublishedGain]) -> Iterator[tuple[str, str, contrasts.QuestionRows]]:
@@ -196,21 +201,35 @@ def questions(rows: Sequence[PublishedGain]) -> Iterator[tuple[str, str, contras
 def fit_spread(rows: Iterable[PublishedGain]) -> Spread:
     """Scatter and slope settings that make all algorithms' rows most likely (empirical Bayes).
 
-    Kass & Steffey 1989 (doi:10.1080/01621459.1989.10478825), with the scale of each algorithm integrated out.
+    Kass & Steffey 1989 (doi:10.1080/01621459.1989.10478825), with the scales of kinds and algorithms integrated out.
     """
     from scipy.optimize import minimize
 
-    rows_of_questions = [q.rows for _, _, q in questions(list(rows)) if q.rows is not None]
+    by_kind: dict[str, list[Rows]] = {}
+    for name, currency, question in questions(list(rows)):
+        assert question.rows is not None
+        readings = bounds.as_readings(question.rows, _GUESS)  # once: the fit reads the same rows at every step
+        by_kind.setdefault(kind_key(name, currency), []).append(readings)
     centre = np.log([_GUESS.study_level, _GUESS.contrast_level, _GUESS.slope_sd])
 
     def spread_of(p: Array) -> Spread:
-        study, contrast, slope_sd = np.exp(p[:3])
-        return Spread(study, _STUDY_SLOPE_RATIO * slope_sd, contrast, _CONTRAST_SLOPE_RATIO * slope_sd, p[3], slope_sd)
+        study, contrast, slope_sd = np.exp(p)
+        return Spread(study, _STUDY_SLOPE_RATIO * slope_sd, contrast, slope_sd)
 
     def cost(p: Array) -> float:
         spread = spread_of(p)
-        penalty = 0.5 * np.sum(((p[:3] - centre) / _GUESS_LOG_SD) ** 2) + 0.5 * (p[3] / _SLOPE_MEAN_SD) ** 2
-        return float(penalty - sum(fit_posterior(a, spread).log_likelihood for a in rows_of_questions))
+        penalty = 0.5 * np.sum(np.square((p - centre) / _GUESS_LOG_SD))
+        return float(penalty - log_likelihood(by_kind, spread))
 
-    best = minimize(cost, np.append(centre, 0.0), method="BFGS", options={"gtol": 1e-2})
+    best = minimize(cost, centre, method="BFGS", options={"gtol": 1e-2})
     return Spread(*(float(v) for v in spread_of(best.x)))
+
+
+def log_likelihood(by_kind: Mapping[str, Sequence[Rows]], spread: Spread) -> float:
+    """Of all rows, the multipliers of kinds and algorithms integrated out."""
+    total = 0.0
+    for of_kind in by_kind.values():
+        said = sum((_log_means(log_likelihoods(rows, spread)) for rows in of_kind), np.zeros(len(_KINDS)))
+        top = float(said.max())
+        total += top + math.log(float(_KINDS @ np.exp(said - top)))
+    return total

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, SupportsFloat
 import numpy  # noqa: F401
 
 from cegain import algorithms
-from cegain.gain import method, prior
-from cegain.gain.answer import Estimate
+from cegain.gain import capped, contrasts, method, prior
+from cegain.gain.answer import Estimate, Range
 from cegain.gain.evidence import load
 from cegain.tables.problems import EvidenceError
 from cegain.tables.published_gains import FLOPS_RANGE, Evidence
 
 if TYPE_CHECKING:
+    from cegain.common.mixture import Mixture
+    from cegain.gain.in_currency import InCurrency
     from cegain.speed.hardware import Device
     from cegain.speed.two_models import Setting
 
@@ -52,6 +54,7 @@ def estimate_all(
     device: str | None = None,
     baseline_device: str | None = None,
     seq_len: int | None = None,
+    experts: float | None = None,
     interval: float = 0.9,
     evidence: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     only_evidence: bool = False,
@@ -59,12 +62,12 @@ def estimate_all(
     thresholds: Iterable[float] = THRESHOLDS,
     seed: int = 0,
     problems: Sequence[str] = (),
-    with_shares: bool = True,
+    with_sensitivity: bool = True,
 ) -> tuple[Estimate, ...]:
     """Answers at several budgets (FLOP); the arguments are those of `cegain.estimate`.
 
-    `problems` that the caller found already are reported with the rest. The shares of each kind of evidence take
-    further fits, which a curve through many budgets can do without.
+    `problems` that the caller found already are reported with the rest. Influence, and the lines about proposers and
+    selection, take further fits, which a curve through many budgets can do without.
     """
     problems = list(problems)
     others = len(problems)
@@ -82,9 +85,10 @@ def estimate_all(
     if currency != "flop" and currency in CURRENCIES:
         setting = _setting(device, baseline_device, seq_len, problems)
     else:
-        given = {"device": device, "baseline_device": baseline_device, "seq_len": seq_len}
+        given = {"device": device, "baseline_device": baseline_device}
         for option in [name for name, value in given.items() if value is not None]:
             problems.append(f"{option}: it goes with the currency time, usd or decode (found {currency}). Name one.")
+    where = _where(names, currency, seq_len, experts, problems) if names_known else {}
     paths = [evidence] if isinstance(evidence, str | os.PathLike) else list(evidence)
     if only_evidence and not paths:
         problems.append("only_evidence: leaves no evidence without a table of your own. Add --evidence PATH.")
@@ -96,27 +100,22 @@ def estimate_all(
             except EvidenceError as error:
                 problems += map(str, error.problems)
         against = _baselines(names, baseline, tables, problems) if names_known else []
+        _exclusive(names, against, problems)
         if problems:
             raise QuestionError(problems)
         order = sorted(range(len(names)), key=lambda i: names[i])
         parts, replaced = [names[i] for i in order], [against[i] for i in order]
         spread = prior.frozen()
         if not slope_prior:
-            spread = spread._replace(slope_sd=math.inf, slope_mean=0.0)
+            spread = spread._replace(slope_sd=math.inf)
         ours = frozenset(load().rows) if paths else None
 
         def prepared_in(counted: str) -> method.Prepared:
-            known = ours if only_evidence else None
             return method.prepare(
-                tables.rows, parts, replaced, currency=counted, spread=spread, shipped=known, remarks=tables.remarks
+                tables.rows, parts, replaced, currency=counted, spread=spread, remarks=tables.remarks, where=where
             )
 
         prepared = prepared_in(currency)
-        by_kind: list[dict[str, float]] = [{}] * len(budgets)
-        if with_shares:
-            by_kind = method.shares(
-                tables.rows, parts, replaced, budgets, currency=currency, spread=spread, shipped=ours
-            )
         if setting is not None:
             from cegain.gain import in_currency
 
@@ -128,7 +127,107 @@ def estimate_all(
                 method.evaluate(prepared, budget, interval=interval, thresholds=limits, sha256=tables.sha256, seed=seed)
                 for budget in budgets
             ]
-    return tuple(dataclasses.replace(answer, shares=kinds) for answer, kinds in zip(answers, by_kind, strict=True))
+        if not with_sensitivity or prepared.missing:
+            return tuple(answers)
+        from cegain.gain import sensitivity
+
+        kinds = sensitivity.influences(prepared, budgets, ours)
+        independent: list[Range | None] = [None] * len(budgets)
+        chosen = independent
+        if currency == "flop":
+            independent = sensitivity.without_proposers(tables.rows, prepared, budgets, interval, where)
+            chosen = sensitivity.selected(prepared, budgets, interval)
+    return tuple(
+        dataclasses.replace(answer, influence=of_kind, without_proposers=other, selected=selected)
+        if answer.median is not None
+        else answer
+        for answer, of_kind, other, selected in zip(answers, kinds, independent, chosen, strict=True)
+    )
+
+
+class Asked:
+    """A checked question in any currency on the default device, for what compares many: its answers, slope and label.
+
+    Args:
+        tables: evidence.
+        names: canonical, sorted.
+        baselines: of each.
+        currency: one of `CURRENCIES`.
+    """
+
+    def __init__(self, tables: Evidence, names: Sequence[str], baselines: Sequence[str], currency: str) -> None:
+        self.sha256 = tables.sha256
+
+        def prepared_in(counted: str) -> method.Prepared:
+            return method.prepare(tables.rows, names, baselines, currency=counted, spread=prior.frozen())
+
+        self.prepared = prepared_in(currency)
+        self.modelled: InCurrency | None = None
+        if currency != "flop":
+            from cegain.gain import in_currency
+
+            setting = _setting(None, None, None, [])
+            assert setting is not None
+            in_flop = None if currency == "decode" else prepared_in("flop")
+            self.modelled = in_currency.InCurrency(in_flop, self.prepared, setting)
+
+    def answer(self, flops: float) -> Estimate:
+        """At a budget (FLOP), 90% intervals."""
+        if self.modelled is not None:
+            return self.modelled.answer(flops, interval=0.9, sha256=self.sha256)
+        return method.evaluate(self.prepared, flops, interval=0.9, thresholds=(), sha256=self.sha256)
+
+    def slope(self) -> Mixture | None:
+        """Average d ln CEG / d log10 C from 1e18 to 1e26 FLOP; None without an answer."""
+        if self.modelled is not None:
+            return self.modelled.slope()
+        return None if self.prepared.missing else method.slope_of(self.prepared)
+
+    def lacks_label(self) -> str:
+        """`method.lacks_label` of the gain in FLOP behind it, and of the rows where nothing is modelled."""
+        rests_on = self.prepared
+        if self.modelled is not None and self.modelled.in_flop is not None and not self.modelled.in_flop.missing:
+            rests_on = self.modelled.in_flop
+        if rests_on.currency == "decode":
+            return ""  # all of it is modelled, at every budget
+        return method.lacks_label(rests_on)
+
+
+def _where(
+    names: Sequence[str], currency: str, seq_len: int | None, experts: float | None, problems: list[str]
+) -> dict[str, float]:
+    """What the question says of covariates; problems are added where nothing depends on them."""
+    where: dict[str, float] = {}
+    if seq_len is not None:
+        where["seq_len"] = seq_len
+        if currency == "flop" and not any(capped.applies(name, currency) for name in names):
+            rule = "it goes with the currency time, usd or decode, or in flop with an attention pattern or shared heads"
+            problems.append(f"seq_len: {rule} (found flop and {', '.join(names)}). Leave it out.")
+        elif seq_len < 1 and currency == "flop":
+            problems.append(f"seq_len: a whole number of at least 1 is needed (found {seq_len}). Try 2048.")
+    if experts is not None:
+        where["experts"] = experts
+        if not any(contrasts.covariates_of(name) for name in names):
+            problems.append(f"experts: it goes with an algorithm of experts, such as moe (found {', '.join(names)}).")
+        elif not 1 <= experts <= 1e6:
+            problems.append(
+                f"experts: all experts over active ones is 1 to 1e6 (found {experts:g}). Try 8: 64 experts, 8 active."
+            )
+    return where
+
+
+def _exclusive(names: Sequence[str], against: Sequence[str], problems: list[str]) -> None:
+    """Two algorithms that replace the same thing cannot stand in one stack."""
+    by_baseline: dict[str, list[str]] = {}
+    for name, baseline in zip(names, against, strict=False):
+        if name != baseline:
+            by_baseline.setdefault(baseline, []).append(name)
+    for baseline, replacing in by_baseline.items():
+        if len(replacing) > 1:
+            problems.append(
+                f"algo: one model has one of what replaces {baseline} (found {' and '.join(sorted(replacing))}). "
+                "Leave all but one out."
+            )
 
 
 def _setting(

@@ -1,17 +1,14 @@
-"""What each study says about a straight line in log10 C: exact Gaussian inference in 2 x 2 blocks.
+"""What the rows of studies say about a curve: exact Gaussian inference, linear in the number of rows.
 
-Where a study stands, ln CEG of its algorithm is `level + slope * x`, x = log10 C - X0 (`chain` joins studies that
-stand apart). A study sees the line shifted and tilted by a study effect, a contrast within a study (one treatment
-against one baseline) by a contrast effect, a row by noise:
+A question has D unknowns theta: ln CEG on the grid of the rows' budgets, and the coefficients of covariates. A row
+reads one of them, shifted and tilted by its study effect, shifted by its contrast effect (a contrast is one treatment
+against one baseline within a study), with noise:
 
-    y = (level + study + contrast) + (slope + study' + contrast') * x + noise
+    y = theta[cell] + covariates . theta[G:] + study + tilt * (x - centre of the study) + contrast + noise
 
-Every effect is Gaussian, and the effects form a tree: rows -> contrasts -> studies -> algorithm. Each node therefore
-sends its parent the information (precision matrix and score) that it holds about the line, with its own effect
-integrated out, and the cost is linear in the number of rows. Effects tilt about the centre of the node's own
-rows, so the spread of studies is the same wherever they measured; what grows with distance is the uncertainty of
-the line itself. This is the random-effects meta-regression of the textbooks (e.g. Higgins, Thompson, Spiegelhalter
-2009, doi:10.1111/j.1467-985X.2008.00552.x), written for two nested levels.
+All effects are Gaussian. They are integrated out contrast by contrast and study by study, and what is left is one
+quadratic form in theta (`Messages`). This is the random-effects meta-regression of the textbooks (e.g. Higgins,
+Thompson, Spiegelhalter 2009, doi:10.1111/j.1467-985X.2008.00552.x), written for two nested levels and any curve.
 """
 
 from __future__ import annotations
@@ -24,11 +21,13 @@ from numpy.typing import NDArray
 from cegain.common.arrays import Array
 
 X0 = 20.0
-"""Origin of x: levels are stored at 1e20 FLOP, and rows of unknown compute stand there when no other row has any."""
-LEVEL_SD = 100.0
-"""Prior sd of the level in ln CEG: flat for every purpose, proper so that likelihoods can be compared."""
+"""Origin of x = log10 FLOP - X0; rows of unknown compute stand there when no other row has any."""
 OTHER_BASELINE_SD = 100.0
-"""Level sd of a contrast against another baseline: it tells about the slope only."""
+"""Level sd of a contrast against another baseline: it tells how a gain changes, and nothing of its level."""
+_AT_ONCE = 1000
+"""Contrasts of a study that are taken together: dense matrices of more would not stay in the cache."""
+_CHUNK = 2_000_000
+"""Numbers held at once while effects are integrated out; bounds the memory of long tables."""
 
 
 class Rows(NamedTuple):
@@ -38,7 +37,9 @@ class Rows(NamedTuple):
     contrast: [c] first row of each contrast; study: [s] first contrast of each study (rows stand in this order);
     contrast_variance: [c] added to the contrast's level (kind of evidence, conversion); fixes_level: [c] bool;
     runs: [n] bool, rows that stand at the compute of somebody's runs: it is stated, and no law was carried to it;
-    votes: [c] what each contrast counts, 1 / n where n of them are readings of one law, ladder or run.
+    votes: [c] what each contrast counts, 1 / n where n of them are readings of one law, ladder or run;
+    covariates: [n, p] what else moves a gain, as ln of its ratio to the reference; toy: [s] bool, studies of toy runs;
+    bound: [n] 1 where the gain is at least y, -1 where at most, 0 where it is read.
     """
 
     y: Array
@@ -50,149 +51,150 @@ class Rows(NamedTuple):
     fixes_level: NDArray[np.bool_]
     runs: NDArray[np.bool_]
     votes: Array
+    covariates: Array
+    toy: NDArray[np.bool_]
+    bound: NDArray[np.intp]
+
+    @property
+    def contrast_of_row(self) -> NDArray[np.intp]:
+        """[n] contrast of each row."""
+        return np.repeat(np.arange(len(self.contrast)), np.diff(self.contrast, append=len(self.x)))
+
+    @property
+    def study_of_contrast(self) -> NDArray[np.intp]:
+        """[c] study of each contrast."""
+        return np.repeat(np.arange(len(self.study)), np.diff(self.study, append=len(self.contrast)))
 
 
 class Spread(NamedTuple):
-    """How far studies and contrasts scatter about an algorithm's line (sd, ln CEG; slopes per decade)."""
+    """How far studies and contrasts scatter about a curve, and how its slope strays: sds of ln CEG, and per decade."""
 
     study_level: float
     study_slope: float
     contrast_level: float
-    contrast_slope: float
-    slope_mean: float
-    slope_sd: float  # inf: no shared prior of the slope
-
-
-class Lines(NamedTuple):
-    """Posteriors of (level, slope) in k scenarios: means [k, 2], covariances [k, 2, 2] (inf where the rows fix no
-    line), and log marginal likelihoods of the rows [k].
-    """
-
-    means: Array
-    covariances: Array
-    log_likelihoods: Array
+    slope_sd: float
 
 
 class Messages(NamedTuple):
-    """What nodes say about the line, exp(-theta' J theta / 2 + j' theta + c): J [..., 2, 2], j [..., 2], c [...]."""
+    """exp(-theta' J theta / 2 + j' theta + c) in k scenarios: J [k, D, D], j [k, D, m] for m sets of readings, c [k] of
+    the first set."""
 
     precision: Array
     score: Array
     constant: Array
 
 
-def posterior(messages: Messages, slope_mean: float, slope_sd: Array) -> Lines:
-    """Posterior of an algorithm's line in every scenario.
-
-    Args:
-        messages: [k, ...] what all rows say about (level, slope).
-        slope_mean, slope_sd: of the slope's prior; the sd [k] is inf where there is none.
-    """
-    prior = np.zeros((len(slope_sd), 2))  # precisions
-    prior[:, 0] = LEVEL_SD**-2.0
-    prior[:, 1] = slope_sd**-2.0
-    precision = messages.precision.copy()
-    precision[:, [0, 1], [0, 1]] += prior
-    score = messages.score.copy()
-    score[:, 1] += prior[:, 1] * slope_mean
-    # A flat slope has no normaliser; leaving it out shifts all scenarios alike.
-    constant = (
-        messages.constant + 0.5 * np.log(np.where(prior > 0, prior, 1.0)).sum(1) - 0.5 * prior[:, 1] * slope_mean**2
-    )
-    covariances, determinants = invert(precision)
-    fixed = determinants > 0
-    covariances = np.where(fixed[:, None, None], covariances, np.inf)
-    means = np.zeros_like(score)
-    means[fixed] = np.einsum("kij,kj->ki", covariances[fixed], score[fixed])
-    fit = 0.5 * (score * means).sum(1)
-    log_determinants = np.log(np.where(fixed, determinants, 1.0))
-    return Lines(means, covariances, np.where(fixed, constant + fit - 0.5 * log_determinants, -np.inf))
+def keep_rows(rows: Rows, kept: NDArray[np.bool_]) -> Rows:
+    """The rows with a mask [n]; contrasts and studies that are left empty go."""
+    contrast_of, study_of = rows.contrast_of_row, rows.study_of_contrast
+    contrasts, first = np.unique(contrast_of[kept], return_index=True)
+    studies, first_contrast = np.unique(study_of[contrasts], return_index=True)
+    return Rows(
+        rows.y[kept], rows.x[kept], rows.variance[kept], first, first_contrast, rows.contrast_variance[contrasts],
+        rows.fixes_level[contrasts], rows.runs[kept], rows.votes[contrasts], rows.covariates[kept],
+        rows.toy[studies], rows.bound[kept],
+    )  # fmt: skip
 
 
-def study_messages(rows: Rows, spread: Spread, scatter: Array, slope: Array) -> Messages:
-    """What each of s studies says about the line in each of k scenarios, its effects integrated out: [k, s, ...].
+def messages(
+    rows: Rows, cells: NDArray[np.intp], spread: Spread, scatter: Array, slope: Array, readings: Array | None = None
+) -> Messages:
+    """What all rows say about theta in each of k scenarios.
 
     Args:
         rows: the gains.
+        cells: [n] the point of the grid at which each row stands.
         spread: scatter and slope settings.
-        scatter: [k] multipliers of the levels' scatter, of studies and of contrasts.
-        slope: [k] multipliers of the slopes' scatter, of studies and of contrasts.
+        scatter: [k] multipliers of how far the levels of studies scatter; that treatments of one study agree says
+            nothing of how studies do.
+        slope: [k] multipliers of the tilts' scatter.
+        readings: [n, m] other values of y, for what moves with them; None: `rows.y` alone.
     """
-    levels, slopes = np.square(scatter)[:, None], np.square(slope)[:, None]
-    level = levels * spread.contrast_level**2 + rows.contrast_variance
-    level = level + np.where(rows.fixes_level, 0.0, OTHER_BASELINE_SD**2)
-    contrasts = _integrate_effect(_row_messages(rows), level, slopes * spread.contrast_slope**2)
-    votes = Messages(rows.votes[:, None, None], rows.votes[:, None], rows.votes)
-    studies = Messages(*(np.add.reduceat(p * v, rows.study, axis=1) for p, v in zip(contrasts, votes, strict=True)))
-    return _integrate_effect(studies, levels * spread.study_level**2, slopes * spread.study_slope**2)
+    y = rows.y[:, None] if readings is None else readings
+    size = int(cells.max()) + 1 + rows.covariates.shape[1]
+    contrast_of = rows.contrast_of_row
+    level = spread.contrast_level**2 + rows.contrast_variance + np.where(rows.fixes_level, 0.0, OTHER_BASELINE_SD**2)
+    study_level = np.square(scatter * spread.study_level)
+    tilt = np.square(slope * spread.study_slope)
+    total = Messages(
+        np.zeros((len(scatter), size, size)), np.zeros((len(scatter), size, y.shape[1])), np.zeros(len(scatter))
+    )
+    first_rows = rows.contrast[rows.study]
+    sizes = np.diff(np.append(first_rows, len(rows.x)))
+    lone = first_rows[sizes == 1]
+    step = max(1, _CHUNK // (len(scatter) * size))
+    for start in range(0, len(lone), step):
+        part = lone[start : start + step]
+        weights = 1 / (rows.variance[part] + level[contrast_of[part]] + study_level[:, None])
+        design = _design(rows, cells, part, size)
+        weighted = design.T[None] * weights[:, None, :]
+        total.precision[:] += weighted @ design
+        total.score[:] += weighted @ y[part]
+        total.constant[:] -= 0.5 * (np.log(2 * np.pi / weights) + weights * y[part, 0] ** 2).sum(1)
+    for s in np.flatnonzero(sizes > 1).tolist():
+        contrasts = slice(rows.study[s], rows.study[s + 1] if s + 1 < len(rows.study) else len(rows.contrast))
+        said = _contrasts_say(rows, cells, y, contrasts, level, size)
+        _add_study(total, said, study_level, tilt)
+    return total
 
 
-def row_weights(rows: Rows, spread: Spread, towards: Array) -> Array:
-    """How far each row's y [n] moves an estimate that moves by `towards` [s, 2] with the studies' scores.
+def _design(rows: Rows, cells: NDArray[np.intp], part: slice | NDArray[np.intp], size: int) -> Array:
+    """[m, D] how the rows `part` read theta."""
+    at = cells[part]
+    design = np.zeros((len(at), size))
+    design[np.arange(len(at)), at] = 1.0
+    if rows.covariates.shape[1]:
+        design[:, size - rows.covariates.shape[1] :] = rows.covariates[part]
+    return design
 
-    Scatter is as in `spread`.
+
+def _contrasts_say(
+    rows: Rows, cells: NDArray[np.intp], y: Array, contrasts: slice, level: Array, size: int
+) -> tuple[Array, Array, float]:
+    """What the contrasts of one study say together about (theta, level and tilt of the study), their own levels
+    integrated out (Woodbury for one effect): precision [D + 2, D + 2], score [D + 2, m], constant. All scenarios share
+    it.
     """
-    rows_say = _row_messages(rows)
-    level = spread.contrast_level**2 + rows.contrast_variance
-    level = level + np.where(rows.fixes_level, 0.0, OTHER_BASELINE_SD**2)
-    shrink_contrast, _, _ = _shrinkage(rows_say.precision, level, np.array(spread.contrast_slope**2))
-    shrink_contrast = shrink_contrast * rows.votes[:, None, None]
-    precision = np.add.reduceat(shrink_contrast @ rows_say.precision, rows.study, axis=0)
-    shrink_study, _, _ = _shrinkage(precision, np.array(spread.study_level**2), np.array(spread.study_slope**2))
-    sizes = np.diff(rows.contrast, append=len(rows.y))
-    per_study = np.diff(rows.study, append=len(rows.contrast))
-    towards = np.repeat((towards[:, None, :] @ shrink_study)[:, 0, :], per_study, axis=0)
-    towards = np.repeat((towards[:, None, :] @ shrink_contrast)[:, 0, :], sizes, axis=0)
-    return (towards[:, 0] + towards[:, 1] * rows.x) / rows.variance
+    ends = np.append(rows.contrast, len(rows.x))
+    x = rows.x[ends[contrasts.start] : ends[contrasts.stop]]
+    fixing = np.repeat(rows.fixes_level[contrasts], np.diff(ends[contrasts.start : contrasts.stop + 1]))
+    centre = float(x[fixing].mean()) if fixing.any() else float(x.mean())
+    precision, score, constant = np.zeros((size + 2, size + 2)), np.zeros((size + 2, y.shape[1])), 0.0
+    for start in range(contrasts.start, contrasts.stop, _AT_ONCE):
+        some = slice(start, min(start + _AT_ONCE, contrasts.stop))
+        mine = slice(ends[some.start], ends[some.stop])
+        first = rows.contrast[some] - mine.start
+        w, dx, vote, levels = 1.0 / rows.variance[mine], rows.x[mine] - centre, rows.votes[some], level[some]
+        votes = np.repeat(vote, np.diff(np.append(first, len(w))))
+        design = _design(rows, cells, mine, size)
+        design = np.concatenate([design, np.ones((len(w), 1)), dx[:, None]], axis=1)
+        weighted = w[:, None] * design
+        sums, t = np.add.reduceat(weighted, first), np.add.reduceat(w[:, None] * y[mine], first)
+        s = np.add.reduceat(w, first)
+        shrink = vote / (1.0 / levels + s)
+        weighted *= votes[:, None]
+        precision += weighted.T @ design - (sums.T * shrink) @ sums
+        score += weighted.T @ y[mine] - (sums.T * shrink) @ t
+        squares = (w * votes) @ y[mine, 0] ** 2 + votes @ np.log(2 * np.pi * rows.variance[mine])
+        constant -= 0.5 * float(squares - shrink @ t[:, 0] ** 2 + np.log1p(levels * s) @ vote)
+    return precision, score, constant
 
 
-def _row_messages(rows: Rows) -> Messages:
-    """Rows summed by contrast: each is one Gaussian measurement of level + slope * x."""
-    w, x, y = 1.0 / rows.variance, rows.x, rows.y
-
-    def total(values: Array) -> Array:
-        return np.add.reduceat(values, rows.contrast)
-
-    cross = total(w * x)
-    precision = np.stack([total(w), cross, cross, total(w * x * x)], axis=-1).reshape(-1, 2, 2)
-    score = np.stack([total(w * y), total(w * x * y)], axis=-1)
-    return Messages(precision, score, -0.5 * total(w * y * y + np.log(2 * np.pi * rows.variance)))
-
-
-def _integrate_effect(messages: Messages, level: Array, slope: Array) -> Messages:
-    """Integrate out one random effect per node (see `_shrinkage` for its variances).
-
-    J -> B^-1 J, j -> B^-1 j, c -> c - ln|B| / 2 + j' T B^-1 j / 2.
+def _add_study(total: Messages, said: tuple[Array, Array, float], study_level: Array, tilt: Array) -> None:
+    """Add a study to the total, its level and tilt integrated out: J -> J - C T (I + J_u T)^-1 C', with J_u [2, 2] of
+    the effects, C [D, 2], and T the effects' variances [k].
     """
-    J, j, c = messages
-    inverse, determinant, T = _shrinkage(J, level, slope)
-    score = (inverse @ j[..., None])[..., 0]
-    constant = c - 0.5 * np.log(determinant) + 0.5 * (j * (T @ score[..., None])[..., 0]).sum(-1)
-    precision = inverse @ J
-    return Messages((precision + precision.swapaxes(-1, -2)) / 2, score, constant)
-
-
-def _shrinkage(J: Array, level: Array, slope: Array) -> tuple[Array, Array, Array]:
-    """B^-1, |B| and T for B = I + J T, where T is the covariance of a node's effect.
-
-    The effect shifts the line by a level (variance `level`, broadcast over the nodes) at the node's own centre and
-    tilts it about that centre (variance `slope`).
-    """
-    centre = J[..., 0, 1] / J[..., 0, 0]
-    T = np.empty((*np.broadcast_shapes(level.shape, centre.shape), 2, 2))
-    T[..., 0, 0] = level + slope * centre**2
-    T[..., 0, 1] = T[..., 1, 0] = -slope * centre
-    T[..., 1, 1] = slope
-    inverse, determinant = invert(np.eye(2) + J @ T)
-    return inverse, determinant, T
-
-
-def invert(matrix: Array) -> tuple[Array, Array]:
-    """Inverse and determinant of 2 x 2 matrices [..., 2, 2]; a singular one has determinant 0, and no warning."""
-    a, b, c, d = matrix[..., 0, 0], matrix[..., 0, 1], matrix[..., 1, 0], matrix[..., 1, 1]
-    determinant = a * d - b * c
-    # Rounding leaves a singular matrix with a determinant of the size of its last digits.
-    determinant = np.where(np.abs(determinant) > 1e-13 * np.abs(a * d), determinant, 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        inverse = np.stack([d, -b, -c, a], axis=-1).reshape(matrix.shape) / determinant[..., None, None]
-    return inverse, determinant
+    precision, score, constant = said
+    size = total.precision.shape[1]
+    (a, b), (_, d) = precision[size:, size:].tolist()
+    determinant = (1 + a * study_level) * (1 + d * tilt) - b * b * study_level * tilt
+    M = np.empty((len(study_level), 2, 2))
+    M[:, 0, 0], M[:, 1, 1] = study_level * (1 + d * tilt), tilt * (1 + a * study_level)
+    M[:, 0, 1] = M[:, 1, 0] = -b * study_level * tilt
+    M /= determinant[:, None, None]
+    cross, j_u = precision[:size, size:], score[size:]
+    both = cross @ M
+    total.precision[:] += precision[:size, :size] - both @ cross.T
+    total.score[:] += score[:size] - both @ j_u
+    u = j_u[:, 0]
+    total.constant[:] += constant + 0.5 * (M @ u @ u) - 0.5 * np.log(determinant)

@@ -382,7 +382,7 @@ def compute_optimal_shape(flops: float, stack: Stack = "bare", **fields: Any) ->
     n, _ = compute_optimal(flops)
     # 12 d_model^2 parameters per block, d_model / ASPECT_RATIO blocks, tables as wide as d_model
     probe = _of_stack(stack, **{name: fields[name] for name in ("vocab_size", "seq_len") if name in fields})
-    width = _width_for(n, parameters(probe).embedding / probe.d_model)
+    width = optimal_width(n, parameters(probe).embedding / probe.d_model)
     head_dim = 128 if width >= 2048 else 64
     step = 4 * head_dim if width >= 4 * head_dim else head_dim
     d_model = step * max(1, round(width / step))
@@ -398,7 +398,7 @@ def compute_optimal_shape(flops: float, stack: Stack = "bare", **fields: Any) ->
     return _of_stack(stack, **{**size, **fields})
 
 
-def _width_for(n_params: float, table_rows: float) -> float:
+def optimal_width(n_params: float, table_rows: float) -> float:
     """d_model at which 12 d_model^3 / ASPECT_RATIO + table_rows * d_model is n_params, by bisection."""
     low, high = 0.0, math.cbrt(n_params * ASPECT_RATIO / 12)
     for _ in range(60):

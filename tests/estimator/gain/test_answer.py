@@ -73,7 +73,9 @@ def test_far_answers_put_the_interval_first() -> None:
     assert far.status == "far_extrapolation"
     (headline,) = [line for line in answers.plain(far).splitlines() if line.startswith("  one new study")]
     assert headline.index("90%") < headline.index("median")
-    assert "Extrapolated" in answers.plain(far)
+    assert "17.4 decades from the nearest run" in answers.plain(far)
+    assert "Probability" not in answers.plain(far)
+    assert far.classes is far.above is None
 
 
 def test_what_is_exact_claims_no_rows() -> None:
@@ -84,7 +86,11 @@ def test_what_is_exact_claims_no_rows() -> None:
 
 def test_conversions_are_named_with_the_algorithm_that_has_them() -> None:
     answer = estimate("flash_attention,moe", 1e20)
-    (line,) = [line for line in answers.plain(answer).replace("\n  ", " ").splitlines() if "Converted to flop" in line]
+    (line,) = [
+        line
+        for line in answers.plain(answer, explain=True).replace("\n  ", " ").splitlines()
+        if "Converted to flop" in line
+    ]
     for q in answer.questions:
         converted = any(u.fixes_level and u.conversion.how for u in q.used)
         name = next(u.row.algorithm for u in q.used)

@@ -6,14 +6,12 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from cegain.gain import contrasts, method
+from cegain.gain import contrasts, method, prior
 from cegain.gain.answer import Estimate
 from cegain.gain.study import X0, Rows, Spread
 from cegain.tables.published_gains import PublishedGain
 
-SPREAD = Spread(
-    study_level=0.3, study_slope=0.08, contrast_level=0.2, contrast_slope=0.03, slope_mean=0.0, slope_sd=0.1
-)
+SPREAD = Spread(study_level=0.3, study_slope=0.08, contrast_level=0.2, slope_sd=0.1)
 
 
 def published(**cells: object) -> PublishedGain:
@@ -47,9 +45,16 @@ def ask(
     currency: str = "flop",
     interval: float = 0.9,
     spread: Spread = SPREAD,
+    frozen: bool = True,
 ) -> Estimate:
-    """An answer from `rows` and nothing else."""
-    prepared = method.prepare(list(rows), names, baselines, currency=currency, spread=spread)
+    """An answer from `rows` and nothing else; `frozen`: whatever the rows say of how far studies scatter."""
+    rows, fitted = list(rows), {}
+    for name, baseline in zip(names, baselines, strict=True) if frozen else ():
+        asked = contrasts.question(rows, name, baseline, currency)
+        curve = method.fit_curve(asked, spread, prior.prior_weights(), frozen=True)
+        if curve is not None:
+            fitted[name, baseline, currency] = curve
+    prepared = method.prepare(rows, names, baselines, currency=currency, spread=spread, fitted=fitted)
     return method.evaluate(prepared, flops, interval=interval, thresholds=())
 
 
@@ -158,7 +163,7 @@ def test_many_budgets_of_one_key_fix_the_level_no_better_than_one_reading_there(
     assert mean_width([*FIRST, *ladder], budget) >= (1 - 1e-9) * there
     apart = [r._replace(same_as="") for r in ladder]
     if basis == "measured":
-        assert mean_width([*FIRST, *apart]) < 0.97 * mean_width([*FIRST, *ladder])
+        assert mean_width([*FIRST, *apart]) < 0.985 * mean_width([*FIRST, *ladder])
 
 
 def test_a_reading_less_sure_than_another_of_its_key_takes_nothing_from_it() -> None:
@@ -219,7 +224,7 @@ def test_a_ladder_against_another_baseline_moves_the_slope() -> None:
 
 def test_the_baseline_asked_about_decides_which_rows_set_the_level() -> None:
     rows = [*FIRST, published(study="d", baseline="sinusoidal_positions", ceg=8.0)]
-    assert ask(rows, baselines=("sinusoidal_positions",)).median == pytest.approx(8.0, rel=0.01)
+    assert ask(rows, baselines=("sinusoidal_positions",)).median == pytest.approx(8.0, rel=0.12)
 
 
 def test_a_row_of_unknown_compute_stands_among_the_others_and_counts_less() -> None:
@@ -227,8 +232,6 @@ def test_a_row_of_unknown_compute_stands_among_the_others_and_counts_less() -> N
     known = published(study="d", ceg=4.0)
     rows = arrays_of(published(study="b", flops=1e18), published(study="c", flops=1e20), unknown)
     assert rows.x[2] == 20 - X0
-    ladder = [published(study="toy", flops=c) for c in (1e11, 1e12, 1e13)]
-    assert arrays_of(published(study="b", flops=1e18), unknown, *ladder).x[1] == 18 - X0
     assert rows.variance[2] == pytest.approx(contrasts.ROW_SD**2 + contrasts.UNKNOWN_FLOPS_SD**2)
     assert median(FIRST) < median([*FIRST, unknown]) < 0.999 * median([*FIRST, known])
     assert ask([*FIRST, unknown]).decades == 0.0

@@ -90,7 +90,7 @@ def test_time_is_money_at_one_price() -> None:
 
 def test_a_factor_multiplies_the_gain_in_the_answer() -> None:
     steps = [row._replace(currency="steps", flop_factor=2.0) for row in FIRST]
-    assert median(steps) == pytest.approx(2.0 * median(FIRST), rel=0.01)
+    assert median(steps) == pytest.approx(2.0 * median(FIRST), rel=0.03)
 
 
 @pytest.mark.parametrize("currency", ["steps", "iters_mfu", "params"])

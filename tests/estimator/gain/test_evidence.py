@@ -199,7 +199,7 @@ def test_a_row_starts_where_its_first_line_is(save: Save) -> None:
 def test_rows_of_another_length_are_named(save: Save) -> None:
     lines = table({}, {"study": "s2"}).splitlines()
     found = problems(save("\n".join([lines[0], lines[1] + ",more", lines[2].rsplit(",", 3)[0]])))
-    assert [(p.where[-6:], p.value) for p in found] == [("line 2", "16"), ("line 3", "12")]
+    assert [(p.where[-6:], p.value) for p in found] == [("line 2", "18"), ("line 3", "14")]
 
 
 def test_an_open_quote_swallows_no_rows(save: Save) -> None:
@@ -310,7 +310,7 @@ def test_an_apostrophe_that_kept_a_spreadsheet_from_a_formula_is_taken_off(tmp_p
         path = tmp_path / "mine.csv"
         row = ["moe", "t", "dense", "s", "1e18", "useful", "2", "", "", "", "flop", "", "measured", "source"]
         with path.open("w", newline="", encoding="utf-8") as stream:
-            csv.writer(stream).writerows([COLUMNS, *([*row, cell] for cell in cells)])
+            csv.writer(stream).writerows([COLUMNS, *([*row, cell, "", ""] for cell in cells)])
         return [row.note for row in read_published_gains(path)]
 
     assert notes([f"'{formula}"]) == [formula]

@@ -199,6 +199,6 @@ def test_json_holds_setting_and_breakdown() -> None:
     assert setting["with"]["heads"] == setting["without"]["heads"]
     assert sum(setting["with"]["parts_seconds"].values()) == pytest.approx(setting["with"]["seconds"])
     assert setting["factor"] > 1
-    beside = "Information about the level here, beside the model of speeds: "
-    assert beside in CliRunner().invoke(estimate_command, arguments).output
-    assert beside not in CliRunner().invoke(estimate_command, ["--algo", "mqa", "--flops", "1e23"]).output
+    said = CliRunner().invoke(estimate_command, [*arguments, "--explain"]).output
+    assert "Influence, d ln(answer) / d ln(gains of a kind): published measured" in said
+    assert "Influence" not in CliRunner().invoke(estimate_command, arguments).output

@@ -14,31 +14,44 @@ import pytest
 
 from cegain import algorithms, estimate
 from cegain.common import mixture, verdict
-from cegain.gain import chain, contrasts, method, prior
+from cegain.common.arrays import Array
+from cegain.gain import contrasts, method, prior
 from cegain.gain.answer import Estimate
+from cegain.gain.curve import LEVEL_AT, LEVEL_SD, variogram
 from cegain.gain.evidence import load
-from cegain.gain.study import Rows
 from cegain.tables.published_gains import COLUMNS, PublishedGain, is_own
 from tests.estimator.gain.test_contrasts import FIRST, SPREAD, ask, published, width
 
 SHIPPED = load().rows
 FIELDS = [f.name for f in dataclasses.fields(Estimate) if f.name != "questions"]
-NO_PRIOR = SPREAD._replace(slope_sd=math.inf, slope_mean=0.0)
+NO_PRIOR = SPREAD._replace(slope_sd=math.inf)
 
 
 def ask_shipped(
     rows: Sequence[PublishedGain], name: str, flops: float, currency: str = "flop", interval: float = 0.9
 ) -> Estimate:
-    """As `estimate` answers, from `rows` instead of the shipped table."""
-    return ask(
-        rows,
-        flops,
-        names=(name,),
-        baselines=(algorithms.get(name).replaces[0],),
-        currency=currency,
-        interval=interval,
-        spread=prior.frozen(),
-    )
+    """As `estimate` answers, from `rows` instead of the shipped table, with the scenarios' weights that the shipped
+    rows give."""
+    baseline = algorithms.get(name).replaces[0]
+    asked = contrasts.question(rows, name, baseline, currency)
+    weights = shipped_weights(name, currency)
+    curve = None if weights is None else method.fit_curve(asked, prior.frozen(), weights, frozen=True)
+    fitted = {} if curve is None else {(name, baseline, currency): curve}
+    prepared = method.prepare(rows, (name,), (baseline,), currency=currency, spread=prior.frozen(), fitted=fitted)
+    return method.evaluate(prepared, flops, interval=interval, thresholds=())
+
+
+@functools.cache
+def shipped_weights(name: str, currency: str) -> Array | None:
+    """Of the scenarios after the shipped rows; None where these give no curve."""
+    baseline = algorithms.get(name).replaces[0]
+    asked = contrasts.question(SHIPPED, name, baseline, currency)
+    curve = method.fit_curve(asked, prior.frozen(), prior.scenario_weights(name, baseline, currency))
+    if curve is None:
+        return None
+    weights = np.zeros(len(prior.SCENARIOS))
+    weights[curve.scenarios] = curve.weights
+    return weights
 
 
 ANSWERED = [
@@ -102,18 +115,28 @@ def test_predictive_holds_the_mean_interval(name: str, currency: str) -> None:
             assert answer.predictive is not None
             assert answer.mean_interval is not None
             assert answer.predictive[0] <= answer.mean_interval[0]
-            assert answer.mean_interval[1] <= answer.predictive[1]
+            # Below a cap scatter can only move the upper end down.
+            assert answer.mean_interval[1] <= answer.predictive[1] or (answer.cap or 0) >= answer.mean_interval[1]
 
 
 @pytest.mark.parametrize(("name", "currency"), ANSWERED)
 def test_class_probabilities_sum_to_one_and_decide_the_label(name: str, currency: str) -> None:
+    baseline = algorithms.get(name).replaces[0]
+    prepared = method.prepare(SHIPPED, [name], [baseline], currency=currency, spread=prior.frozen())
+    classes, lacks = method.class_of(prepared)
+    for shares in (classes, method.prior_classes(prepared)):
+        assert set(shares) == {"dependent", "independent", "fading"}
+        assert sum(shares.values()) == pytest.approx(1.0, abs=1e-12)
+        assert all(0 <= p <= 1 for p in shares.values())
+    best = max(classes, key=lambda key: classes[key])
     answer = ask_shipped(SHIPPED, name, 1e22, currency)
-    assert answer.classes is not None
-    assert set(answer.classes) == {"dependent", "independent", "fading"}
-    assert sum(answer.classes.values()) == pytest.approx(1.0, abs=1e-12)
-    assert all(0 <= p <= 1 for p in answer.classes.values())
-    best = max(answer.classes, key=lambda key: (answer.classes or {})[key])
-    assert answer.label == (best if answer.classes[best] >= 0.7 else "undetermined")
+    assert answer.label == (best if classes[best] >= 0.7 and not lacks else "undetermined")
+    reach = prepared.curves[0].reach
+    inside = reach[(reach >= 18) & (reach <= 26)]
+    if not prepared.curves[0].exact:
+        assert bool(lacks) == (not len(inside) or np.ptp(inside) < 2.0 or answer.cap is not None)
+    # Where the interval is the headline, no probability is told.
+    assert (answer.classes is None) == ((answer.above is None and currency == "flop") or answer.status != "ok")
 
 
 @pytest.mark.parametrize(
@@ -252,7 +275,7 @@ def ten_rows(
 ) -> list[PublishedGain]:
     """One new MoE study that finds what `rows` expect, in `treatments` different treatments."""
     curve = method.fit_curve(
-        contrasts.question(rows, "moe", "dense", "flop"), prior.frozen(), prior.frozen_weights("moe", "dense", "flop")
+        contrasts.question(rows, "moe", "dense", "flop"), prior.frozen(), prior.scenario_weights("moe", "dense", "flop")
     )
     assert curve is not None
     noises = noise * np.random.default_rng(0).normal(size=len(budgets))
@@ -288,7 +311,7 @@ def test_one_consistent_study_narrows_the_mean_and_hardly_the_predictive(
     for noise in (0.0, 0.03):
         mean, predictive = changes(SHIPPED, ten_rows(SHIPPED, LAYOUTS[layout], treatments, noise), flops)
         assert mean < 0
-        assert abs(predictive) < 0.10
+        assert abs(predictive) < 0.15
 
 
 @pytest.mark.parametrize("left_out", sorted({row.study for row in SHIPPED if row.algorithm == "moe"}))
@@ -297,11 +320,11 @@ def test_and_does_so_whichever_study_was_never_published(left_out: str) -> None:
     rows = [row for row in SHIPPED if row.study != left_out]
     mean, predictive = changes(rows, ten_rows(rows, LAYOUTS["1e20 to 1e23"], 10, 0.0), 1e24)
     assert mean < 0
-    assert abs(predictive) < 0.10
+    assert abs(predictive) < 0.15
 
 
 def test_adding_any_row_narrows_and_taking_any_row_away_widens() -> None:
-    """How far studies scatter is frozen, so a row that counts can only inform, whatever it says."""
+    """With settings frozen, a row that counts can only inform, whatever it says."""
     rows = [published(study=f"s{i}", ceg=c) for i, c in enumerate((1.0, 1.4, 2.0, 6.0))]
     for i, row in enumerate(rows):
         rest = rows[:i] + rows[i + 1 :]
@@ -335,18 +358,28 @@ def test_a_steep_ladder_ten_decades_away_hardly_moves_the_answer(centre: float, 
     assert 0.99 < width(among.mean_interval) / width(without.mean_interval) < 1.35
 
 
-@pytest.mark.parametrize(("studies", "median"), [(1, 4.4), (9, 16.0)])
-def test_where_nothing_else_stands_it_is_the_answer_and_far(studies: int, median: float) -> None:
-    alone = ask(ladder(1e14, 1.0, studies), 1e24)
-    assert alone.median == pytest.approx(median, rel=0.05)
+@pytest.mark.parametrize("studies", [1, 9])
+def test_toys_alone_answer_nearby_and_not_far_above(studies: int) -> None:
+    rows = ladder(1e13, 0.3, studies)
+    assert ask(rows, 1e15).median is not None
+    refused = ask(rows, 1e24)
+    assert refused.status == "no_evidence"
+    assert "only toy runs, up to 3.2e13 FLOP" in refused.reason
+
+
+@pytest.mark.parametrize("studies", [1, 9])
+def test_larger_runs_alone_are_the_answer_and_far(studies: int) -> None:
+    alone = ask(ladder(1e16, 1.0, studies), 1e24)
+    assert alone.median is not None
+    assert 2 < alone.median < 30
     assert alone.status == "far_extrapolation"
-    assert "9.5 decades" in alone.reason
-    assert width(alone.mean_interval) > math.log(12)
+    assert "7.5 decades" in alone.reason
+    assert width(alone.mean_interval) > math.log(10)
 
 
 @pytest.mark.parametrize(("name", "baseline"), [("rope", "learned_positions"), ("moe", "dense"), ("muon", "adamw")])
 def test_agreeing_toy_ladders_are_not_so_many_votes_at_the_frontier(name: str, baseline: str) -> None:
-    """They narrow the answer where they stand several times over, and at 1e24 FLOP by a few percent."""
+    """They narrow the answer where they stand several times over, and at 1e24 FLOP not at all."""
     literature = [row for row in SHIPPED if not is_own(row)]
     here = ask_shipped(literature, name, 1e12).median
     assert here is not None
@@ -354,7 +387,7 @@ def test_agreeing_toy_ladders_are_not_so_many_votes_at_the_frontier(name: str, b
         row._replace(algorithm=name, baseline=baseline, ceg=row.ceg / 1.5 * here)
         for row in ladder(1e12, 0.0, studies=9)
     ]
-    for flops, least, most in ((1e12, 0.15, 0.45), (1e24, 0.93, 1.0)):
+    for flops, least, most in ((1e12, 0.1, 0.45), (1e24, 0.999, 1.001)):
         before, after = (
             width(ask_shipped(rows, name, flops).mean_interval) for rows in (literature, [*literature, *toys])
         )
@@ -368,9 +401,10 @@ def test_past_the_evidence_intervals_widen_with_every_step(name: str, currency: 
         budgets = [edge * 10.0 ** (way * d) for d in (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)]
         answers = [ask_shipped(SHIPPED, name, c, currency) for c in budgets]
         for field in ("mean_interval", "predictive"):
-            widths = [width(getattr(a, field)) for a in answers]
-            assert widths == sorted(widths)
-            assert widths[-1] > widths[0] or answers[0].predictive == (1.0, 1.0)
+            widths = np.array([width(getattr(a, field)) for a in answers])
+            # A bound alone leaves the level to its prior, which is surest at 1e21 FLOP.
+            assert (np.diff(widths) >= -2e-3 * widths[:-1]).all() or answers[0].cap is not None
+            assert widths[-1] > widths[0] or answers[0].predictive == (1.0, 1.0) or answers[0].cap is not None
 
 
 # Evidence taken away
@@ -422,39 +456,27 @@ def test_taking_the_rows_near_the_target_away_widens(name: str, field: str) -> N
 def test_intervals_hold_what_they_promise_when_the_model_is_true() -> None:
     """Draw scatter, curve, studies and a new study from the model; the intervals must hold their share of draws.
 
-    Asked at the last study: the curve is drawn from there to the left. 1500 draws: a binomial sd of 0.8 points at 90%,
-    of 1.3 at 50%.
+    1500 draws: a binomial sd of 0.8 points at 90%, of 1.3 at 50%.
     """
     rng = np.random.default_rng(11)
-    scenarios = prior.SCENARIOS
-    chances = [s.weight for s in scenarios]
+    chances = prior.prior_weights()
     inside = {"predictive": {0.5: 0, 0.9: 0}, "mean": {0.5: 0, 0.9: 0}}
     n = 1500
-    x = np.array([-2.0, -1.0, 0.0, 0.0, 1.0, 2.0])
-    steps = -np.diff(x[::-1])
-    strays = chain.wander(steps)
-    sd = contrasts.ROW_SD
+    x = np.array([-2.0, -1.0, 0.0, 0.5, 1.0, 2.0, 4.0])  # the last is asked about
+    away = x - LEVEL_AT
+    strays = (variogram(away)[:, None] + variogram(away) - variogram(x[:, None] - x)) / 2
     for _ in range(n):
-        chosen = scenarios[rng.choice(len(scenarios), p=chances)]
-        truth, slope = rng.normal(0, 1.0), rng.normal(SPREAD.slope_mean, chosen.slope * SPREAD.slope_sd)
-        curve_at, wander = [truth], 0.0
-        for step, stray in zip(steps, strays, strict=True):
-            grown, wandered = rng.multivariate_normal(np.zeros(2), stray, method="svd")
-            curve_at.append(curve_at[-1] - (slope * step + wander * chain.carried(step) + grown))
-            wander = wander * math.exp(-chain.FADING * step) + wandered
+        chosen = prior.SCENARIOS[rng.choice(len(chances), p=chances)]
+        levels = (LEVEL_SD * max(1.0, chosen.slope)) ** 2
+        covariance = levels + (chosen.slope * SPREAD.slope_sd) ** 2 * strays
+        truth = rng.multivariate_normal(np.zeros(7), covariance, method="svd")
         study_sd = chosen.scatter * math.hypot(SPREAD.study_level, SPREAD.contrast_level)
-        y = np.array(curve_at[::-1]) + rng.normal(0, study_sd, 6) + rng.normal(0, sd, 6)
-        rows = Rows(
-            y, x, np.full(6, sd**2), np.arange(6), np.arange(6), np.zeros(6), np.ones(6, bool), np.ones(6, bool),
-            np.ones(6),
-        )  # fmt: skip
-        posterior = prior.fit_posterior(rows, SPREAD)
-        scatter = np.array([s.scatter for s in scenarios])
-        new = np.hypot(scatter * math.hypot(SPREAD.study_level, SPREAD.contrast_level), sd)
-        curve = chain.Curve(posterior.weights, posterior.chain, new, x + 20)
-        found = truth + rng.normal(0, study_sd) + rng.normal(0, sd)
-        for kind, value in (("predictive", found), ("mean", truth)):
-            below = getattr(curve, kind)(1e22).cdf(value)
+        y = truth + rng.normal(0, study_sd, 7) + rng.normal(0, contrasts.ROW_SD, 7)
+        rows = [published(study=f"s{i}", flops=10 ** (x[i] + 20), ceg=math.exp(y[i])) for i in range(6)]
+        curve = method.fit_curve(contrasts.question(rows, "rope", "learned_positions", "flop"), SPREAD, chances)
+        assert curve is not None
+        for kind, value in (("predictive", y[6]), ("mean", truth[6])):
+            below = getattr(curve, kind)(1e24).cdf(value)
             for content, counts in inside[kind].items():
                 inside[kind][content] = counts + (abs(below - 0.5) <= content / 2)
     for counted in inside.values():
