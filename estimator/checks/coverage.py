@@ -19,13 +19,14 @@ from scipy.special import ndtri
 
 from cegain import algorithms
 from cegain.common.scores import binomial_range, interval_score, rounded
-from cegain.common.text import span
-from cegain.gain import chain, contrasts, method, prior
+from cegain.common.text import span, wrap
+from cegain.gain import contrasts, method, prior
+from cegain.gain.curve import Curve
 from cegain.gain.study import X0
 from cegain.tables.files import DATA
 from cegain.tables.problems import refusal
 from cegain.tables.provenance import version
-from cegain.tables.published_gains import Evidence, PublishedGain
+from cegain.tables.published_gains import Evidence, PublishedGain, is_own
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +36,8 @@ COVERAGE_FILE = DATA / "coverage.json"
 """The check on the shipped literature, made by `ceg coverage --write`: it takes too long to be made anew for a page."""
 SCHEMA = "ceg.coverage"
 ENOUGH_STUDIES = 10
+CUTS = tuple(10.0**x for x in range(13, 24))
+"""FLOP above which the upward check hides everything, in turn."""
 _STORED = ("schema", "interval_probability", "summary", "studies", "rows")
 """Keys without which a stored document cannot be shown."""
 
@@ -77,11 +80,13 @@ class Summary(NamedTuple):
 
 
 class Report(NamedTuple):
-    """All scores, the studies that could not be scored, and the probability of the intervals."""
+    """All scores, the studies that could not be scored, the probability of the intervals, and the scores of the upward
+    check, empty where it was not made."""
 
     scores: tuple[Score, ...]
     unscored: tuple[str, ...]
     content: float
+    upward: tuple[Score, ...] = ()
 
 
 def studies(rows: Iterable[PublishedGain]) -> list[str]:
@@ -104,11 +109,14 @@ def leave_one_study_out(
         study_scores: list[Score] = []
         spread = None
         for name, currency, left in _questions(of_study):
-            spread = spread or prior.fit_spread(others)
+            if spread is None:
+                spread = prior.fit_spread(others)
+                weights = prior.kind_weights(others, spread)
             question = contrasts.question(others, name, algorithms.get(name).replaces[0], currency)
             if question.rows is None:
                 continue
-            curve = method.fit_curve(question, spread, prior.fit_posterior(question.rows, spread).weights)
+            known = weights.get(prior.key(name, currency), weights.get(prior.kind_key(name, currency)))
+            curve = method.fit_curve(question, spread, prior.prior_weights() if known is None else known)
             if curve is not None:
                 rival = _rival(others, currency, content)
                 study_scores += _score((study, name, currency), left, curve, rival, content)
@@ -116,6 +124,39 @@ def leave_one_study_out(
         if not study_scores:
             unscored.append(study)
     return Report(tuple(scores), tuple(unscored), content)
+
+
+def hide_above(rows: Sequence[PublishedGain], cuts: Iterable[float] | None = None, content: float = 0.9) -> Report:
+    """The upward check: hide everything above a compute, predict what was published there, for every cut in `CUTS`.
+
+    Settings are fitted on what is left, too, and rows of unknown compute are left out. Gains that no answer would be
+    given for (toys alone, far below) are not scored.
+
+    Args:
+        rows: published ones are scored; this project's own runs are evidence like any other.
+        cuts: FLOP, `CUTS` by default.
+        content: probability of the intervals.
+    """
+    scores: list[Score] = []
+    known = [row for row in rows if row.flops == row.flops]
+    published = [row for row in known if not is_own(row)]
+    for cut in CUTS if cuts is None else cuts:
+        hidden = [row for row in published if row.flops > cut]
+        left = [row for row in known if row.flops <= cut]
+        spread = prior.fit_spread([row for row in published if row.flops <= cut])
+        weights = prior.kind_weights([row for row in published if row.flops <= cut], spread)
+        for name, currency, question in _questions(hidden):
+            seen = contrasts.question(left, name, algorithms.get(name).replaces[0], currency)
+            known_weights = weights.get(prior.key(name, currency), weights.get(prior.kind_key(name, currency)))
+            curve = method.fit_curve(seen, spread, prior.prior_weights() if known_weights is None else known_weights)
+            if curve is None:
+                continue
+            told = question._replace(used=tuple(u for u in question.used if not method.unanswered(curve, u.row.flops)))
+            rival = _rival(left, currency, content)
+            for study in dict.fromkeys(u.row.study for u in told.used):
+                of_study = told._replace(used=tuple(u for u in told.used if u.row.study == study))
+                scores += _score((study, name, currency), of_study, curve, rival, content)
+    return Report(tuple(scores), tuple(sorted(set(studies(published)) - {s.study for s in scores})), content)
 
 
 def _questions(rows: Sequence[PublishedGain]) -> Iterator[tuple[str, str, contrasts.QuestionRows]]:
@@ -152,23 +193,20 @@ def summarise(scores: Sequence[Score], content: float = 0.9) -> Summary:
 
 
 def _score(
-    key: tuple[str, str, str],
-    left: contrasts.QuestionRows,
-    curve: chain.Curve,
-    rival: tuple[float, float],
-    content: float,
+    key: tuple[str, str, str], left: contrasts.QuestionRows, curve: Curve, rival: tuple[float, float], content: float
 ) -> list[Score]:
     """Scores of the rows that were left out, under their study, algorithm and currency."""
-    assert left.rows is not None
     scores = []
-    for i, used in enumerate(u for u in left.used if u.contrast >= 0):
+    for used in (u for u in left.used if u.contrast >= 0):
         if not used.fixes_level:
             continue
         flops = used.row.flops
         if math.isnan(flops):
             flops = 10.0 ** float(np.median(curve.reach)) if len(curve.reach) else 10.0**X0
-        interval = curve.predictive(flops).central(content)
-        scores.append(Score(*key, float(left.rows.y[i]), *interval, *rival))
+        there = curve.elsewhere(np.nan_to_num(contrasts.covariates_at(used.row)), used.row.seq_len)
+        interval = there.predictive(flops).central(content)
+        gain = math.log(used.row.ceg * used.conversion.factor)
+        scores.append(Score(*key, gain, *interval, *rival))
     return scores
 
 
@@ -263,6 +301,7 @@ def summaries(report: Report) -> dict[str, Summary]:
     groups = {"all": list(report.scores)}
     for currency in ("flop", "time"):
         groups[currency] = [s for s in report.scores if s.currency == currency]
+    groups["upward"] = list(report.upward)
     return {name: summarise(scores, report.content) for name, scores in groups.items() if scores}
 
 
@@ -275,12 +314,25 @@ def print_report(console: Console, report: Report) -> None:
     console.print(table)
     for name, summary in summaries(report).items():
         text = summary_text(summary, report.content, "studies", "one normal for all other studies")
-        console.print(f"\n{name}: {text}")
+        label = "upward, everything above a compute hidden in turn" if name == "upward" else name
+        console.print(f"\n{label}: {text}")
         if summary.studies < ENOUGH_STUDIES:
             console.print(
                 f"  Only {summary.studies} studies scored, fewer than {ENOUGH_STUDIES}: too few to trust a coverage."
             )
+    outside = [f"{study} ({', '.join(names)})" for study, names in _outside(report.scores).items()]
+    console.print()
+    console.print(wrap(f"With a row outside: {'; '.join(outside) or 'none'}.", console.width))
     console.print(f"\nNo other study to predict them from: {', '.join(report.unscored) or 'none'}.")
+
+
+def _outside(scores: Sequence[Score]) -> dict[str, list[str]]:
+    """Algorithms by study of which some row lies outside its interval."""
+    found: dict[str, list[str]] = {}
+    for score in scores:
+        if not score.inside and score.algorithm not in found.setdefault(score.study, []):
+            found[score.study].append(score.algorithm)
+    return found
 
 
 def score_table(names: Sequence[str], measured: str, title: str | None = None) -> Table:

@@ -18,6 +18,7 @@ from cegain.commands.options import (
     console,
     evidence_options,
     load_evidence,
+    number,
     output_path,
     print_json,
     question_options,
@@ -64,9 +65,10 @@ def ceg() -> None:
 @click.option(
     "--threshold", multiple=True, metavar="C", help="A further budget to compare with (1e25 and 1e26 always)."
 )
+@click.option("--explain", is_flag=True, help="All that stands behind the answer.")
 @click.option("--json", "as_json", is_flag=True, help="The answer as JSON on stdout, and nothing else there.")
 @single("--plot", metavar="FILE", help="Also draw CEG against scale (.svg, .pdf, .png).")
-def estimate_command(as_json: bool, plot: str | None, **options: Any) -> None:
+def estimate_command(as_json: bool, explain: bool, plot: str | None, **options: Any) -> None:
     """How much more compute would one need WITHOUT the algorithm to reach the same loss?
 
     \b
@@ -75,7 +77,7 @@ def estimate_command(as_json: bool, plot: str | None, **options: Any) -> None:
     """
     problems: list[str] = []
     picture = output_path("--plot", plot, problems, IMAGE_TYPES)
-    estimates = answer(options, problems, shares=True)
+    estimates = answer(options, problems, sensitivity=True)
     if picture is not None:
         from cegain.pictures import curves as drawing
 
@@ -87,7 +89,7 @@ def estimate_command(as_json: bool, plot: str | None, **options: Any) -> None:
     if as_json:
         print_json(document(estimates))
     elif len(estimates) == 1:
-        click.echo(plain(estimates[0]))
+        click.echo(plain(estimates[0], explain=explain))
     else:
         print_table(console(), estimates)
 
@@ -141,13 +143,15 @@ def paper_command(as_json: bool) -> None:
 
 @ceg.command("coverage")
 @click.option("--stacks", is_flag=True, help="Leave one measured combination out instead, and predict it.")
+@single("--simulated", metavar="N", help="N made-up literatures of each kind instead, selected ones among them.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.option(
     "--write", "store", is_flag=True, help="Store the settings fitted on all studies, and this check (for maintainers)."
 )
 @evidence_options
-def coverage_command(stacks: bool, as_json: bool, store: bool, **options: Any) -> None:
-    """Leave one study out and predict its rows: are the intervals honest on the literature?"""
+def coverage_command(stacks: bool, simulated: str | None, as_json: bool, store: bool, **options: Any) -> None:
+    """Are the intervals honest on the literature? Leave one study out and predict it; hide what stands above a compute
+    and predict that."""
     from rich.console import Console
     from rich.progress import track
 
@@ -157,8 +161,11 @@ def coverage_command(stacks: bool, as_json: bool, store: bool, **options: Any) -
     problems = []
     if store and options["evidence"]:
         problems.append("--write: settings are fitted on the shipped tables only. Leave --evidence out.")
-    if store and stacks:
-        problems.append("--write: settings are fitted on single algorithms. Leave --stacks out.")
+    if store and (stacks or simulated is not None):
+        problems.append("--write: settings are fitted on single algorithms of the tables. Leave the other option out.")
+    draws = number("--simulated", simulated, problems, "1000", int)
+    if draws is not None and draws < 1:
+        problems.append(f"--simulated: a whole number of at least 1 is needed (found {simulated}). Try 1000.")
     tables = load_evidence(options["evidence"], options["only_evidence"], problems)
     if stacks:
         from cegain.checks import stack_coverage
@@ -166,10 +173,20 @@ def coverage_command(stacks: bool, as_json: bool, store: bool, **options: Any) -
         of_stacks = stack_coverage.leave_one_combination_out(tables.rows)
         show(as_json, stack_coverage.document, stack_coverage.print_report, of_stacks)
         return
-    tables = published(tables)
+    if draws is not None:
+        from cegain.checks import simulated as made_up
+
+        processes = track(
+            made_up.run(draws), "drawing", total=len(made_up.PROCESSES), console=Console(stderr=True), transient=True
+        )
+        show(as_json, made_up.document, made_up.print_report, list(processes))
+        return
+    everything, tables = tables, published(tables)
     studies = coverage.studies(tables.rows)
     steps = track(studies, "leaving out", console=Console(stderr=True), transient=True)
     report = coverage.leave_one_study_out(tables.rows, steps)
+    cuts = track(coverage.CUTS, "hiding above", console=Console(stderr=True), transient=True)
+    report = report._replace(upward=coverage.hide_above(everything.rows, cuts).scores)
     if store:
         documents = {prior.PRIOR_FILE: prior.document(tables), coverage.COVERAGE_FILE: coverage.stored(tables, report)}
         for path, content in documents.items():

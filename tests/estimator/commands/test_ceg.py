@@ -263,12 +263,12 @@ def test_markup_in_a_table_prints_as_text(tmp_path: Path) -> None:
         assert word in shown.stdout
 
 
-def test_show_gives_every_row_with_weights_that_sum_to_one(tmp_path: Path) -> None:
+def test_show_gives_every_row_with_its_influence(tmp_path: Path) -> None:
     document = json.loads(run("show", "moe", "--json").stdout)
     assert len(document["rows"]) == sum(row.algorithm == "moe" for row in load().rows)
     mine = table(tmp_path / "mine.csv", {}, {"study": "b"}, {"study": "c", "currency": "time"})
     rows = json.loads(run("show", "moe", "--evidence", mine, "--only-evidence", "--json").stdout)["rows"]
-    assert sum(row["weight"] for row in rows) == pytest.approx(1, abs=1e-3)
+    assert 0.9 < sum(row["weight"] for row in rows) < 1  # the rest is the prior's
     assert [bool(row["not_used"]) for row in rows] == [row["currency"] == "time" for row in rows]
 
 
