@@ -55,6 +55,7 @@ def estimate(  # type: ignore[misc]  # the options are spelled out once, here
     device: str | None = None,
     baseline_device: str | None = None,
     seq_len: int | None = None,
+    experts: float | None = None,
     interval: float = 0.9,
     evidence: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     only_evidence: bool = False,
@@ -82,7 +83,8 @@ def estimate(  # type: ignore[misc]  # the options are spelled out once, here
         baseline: what the algorithm replaces, if not its default (one per algorithm).
         device: in other currencies than flop, where the model with the algorithm runs ("h100").
         baseline_device: where the other model runs; None: on the same device.
-        seq_len: in other currencies than flop, tokens of a sequence; None: 2048.
+        seq_len: tokens of a sequence (None: 2048), in other currencies than flop, and in flop of attention.
+        experts: of mixtures, all experts over active ones; None: 16.
         interval: probability content of `predictive` and `mean_interval`.
         evidence: further tables of gains (files or folders), read beside the shipped one.
         only_evidence: leave the shipped table out.
@@ -96,11 +98,11 @@ def estimate(  # type: ignore[misc]  # the options are spelled out once, here
     one = isinstance(flops, SupportsFloat | str) and not getattr(flops, "ndim", 0)
     ask = functools.partial(
         _ask, algo=algo, currency=currency, baseline=baseline, device=device, baseline_device=baseline_device,
-        seq_len=seq_len, interval=interval, evidence=evidence, only_evidence=only_evidence, slope_prior=slope_prior,
-        thresholds=tuple(thresholds), seed=seed,
+        seq_len=seq_len, experts=experts, interval=interval, evidence=evidence, only_evidence=only_evidence,
+        slope_prior=slope_prior, thresholds=tuple(thresholds), seed=seed,
     )  # fmt: skip
     answers = ask([flops] if one else list(flops))  # type: ignore[arg-type]
-    again = functools.partial(ask, with_shares=False)
+    again = functools.partial(ask, with_sensitivity=False)
     results = tuple(
         Estimate(**{f.name: getattr(a, f.name) for f in dataclasses.fields(a)}, again=again) for a in answers
     )

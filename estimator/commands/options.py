@@ -302,7 +302,8 @@ def question_options(command: Callable[..., None], required: bool = True) -> Cal
         click.option("--no-prior", is_flag=True, help="Without the slope prior shared between algorithms."),
         single("--seed", default="0", metavar="N", help="Recorded; the method draws nothing."),
         single("--interval", default="0.9", metavar="P", help="Probability of the intervals (0.9)."),
-        single("--seq-len", metavar="T", help="In time, usd, decode: tokens of a sequence (2048)."),
+        single("--experts", metavar="N", help="Of mixtures: all experts over active ones (16)."),
+        single("--seq-len", metavar="T", help="Tokens of a sequence (2048): time, usd, decode; in flop of attention."),
         single("--baseline-device", metavar="NAME", help="Where the other model runs, if elsewhere."),
         single("--device", metavar="NAME", help="In time, usd, decode: where it runs (h100); see `ceg steptime`."),
         single("--baseline", metavar="NAME", help="What it replaces, if not its default."),
@@ -315,7 +316,7 @@ def question_options(command: Callable[..., None], required: bool = True) -> Cal
 
 
 def answer(
-    options: dict[str, Any], problems: list[str], algo: str | None = None, shares: bool = False
+    options: dict[str, Any], problems: list[str], algo: str | None = None, sensitivity: bool = False
 ) -> tuple[Estimate, ...]:
     """Answer the question that the shared options put, reporting `problems` found elsewhere with its own."""
     from cegain.gain import question
@@ -324,6 +325,7 @@ def answer(
     seed = number("--seed", options["seed"], problems, "0", int)
     thresholds = [number("--threshold", t, problems, "1e26") for t in options.get("threshold", ())]
     seq_len = number("--seq-len", options["seq_len"], problems, "2048", int)
+    experts = number("--experts", options["experts"], problems, "16")
     try:
         return question.estimate_all(
             algo or options["algo"],
@@ -333,6 +335,7 @@ def answer(
             device=options["device"],
             baseline_device=options["baseline_device"],
             seq_len=seq_len,
+            experts=experts,
             interval=0.9 if interval is None else interval,
             evidence=options["evidence"],
             only_evidence=options["only_evidence"],
@@ -340,7 +343,7 @@ def answer(
             thresholds=[*question.THRESHOLDS, *(t for t in thresholds if t is not None)],
             seed=seed or 0,
             problems=problems,
-            with_shares=shares,
+            with_sensitivity=sensitivity,
         )
     except question.QuestionError as error:
         raise BadInput(error.problems) from None

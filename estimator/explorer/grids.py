@@ -20,7 +20,7 @@ from cegain.common.mixture import Mixture
 from cegain.common.verdict import STATUSES
 from cegain.gain import in_currency, method
 from cegain.gain.answer import Estimate
-from cegain.gain.chain import Curve
+from cegain.gain.curve import RANGE, Curve
 from cegain.gain.question import CURRENCIES, THRESHOLDS
 from cegain.gain.study import Spread
 from cegain.shapes import architecture
@@ -164,7 +164,9 @@ class _Remembered(Curve):
             self.means[flops] = super().mean(flops)
         return self.means[flops]
 
-    def slope(self) -> Mixture:
+    def slope(self, low: float = RANGE[0], high: float = RANGE[1]) -> Mixture:
+        if (low, high) != RANGE:
+            return super().slope(low, high)
         if not self.slopes:
             self.slopes.append(super().slope())
         return self.slopes[0]
@@ -180,10 +182,10 @@ class _Fitted:
 
     def prepared(self, stack: Stack, currency: str) -> method.Prepared:
         if (stack, currency) not in self.known:
-            tables, shipped, spread = self.asked
+            tables, _, spread = self.asked
             against = [algorithms.get(name).replaces[0] for name in stack]
             found = method.prepare(
-                tables.rows, stack, against, currency=currency, spread=spread, shipped=shipped, remarks=tables.remarks,
+                tables.rows, stack, against, currency=currency, spread=spread, remarks=tables.remarks,
                 fitted=self.curves,
             )  # fmt: skip
             members = [(name, baseline, currency) for name, baseline in zip(stack, against, strict=True)]
@@ -288,7 +290,9 @@ def _curve(even: Sequence[float], answer: Callable[[float], Estimate]) -> Docume
     if grown is not None:
         assert grown.growth_interval is not None
         document["growth"] = [grown.growth_per_decade, *grown.growth_interval]
-        document["class"], document["classes"] = grown.label, grown.classes
+        document["class"], document["lacks"] = grown.label, grown.label_lacks
+        # One posterior for all budgets: probabilities differ in where they are told, not in what they are.
+        document["classes"] = next((e.classes for e in estimates if e.classes is not None), None)
     if any(e.speeds is not None for e in estimates):
         # Those of the budgets that were timed; the others are averages over these.
         document["models"] = [

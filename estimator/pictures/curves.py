@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 
 from cegain import algorithms
 from cegain.common.arrays import Array
-from cegain.common.verdict import FAR_DECADES
+from cegain.common.verdict import FAR_DECADES, NEAR_DECADES
 from cegain.gain.answer import Estimate
 from cegain.gain.contrasts import convert
 from cegain.pictures import style
@@ -46,7 +46,7 @@ _KINDS = {
     "extrapolated": ("v", RED),
 }
 _MODELLED = "modelled"  # no evidence to be far from
-_INSIDE, _BEYOND, _FAR = "inside the evidence", "extrapolated", f"more than {FAR_DECADES:g} decades out"
+_INSIDE, _BEYOND, _FAR = "near a run", "extrapolated", f"more than {FAR_DECADES:g} decades out"
 # How a stretch of the curve looks: line style, line width, alpha of the 90% band, of the 50% band on top of it.
 _STRETCHES: dict[str, tuple[Any, float, float, float]] = {
     _MODELLED: ("-", 2.2, 0.22, 0.30),
@@ -148,7 +148,7 @@ def _look_of(decades: float | None) -> str:
     """How a budget looks: `decades` is None where nothing but models answers, NaN where the distance is unknown."""
     if decades is None:
         return _MODELLED
-    return _FAR if not decades <= FAR_DECADES else _BEYOND if decades else _INSIDE
+    return _FAR if not decades <= FAR_DECADES else _BEYOND if decades > NEAR_DECADES else _INSIDE
 
 
 def _paler(a: str, b: str) -> bool:

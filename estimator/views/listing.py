@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from cegain import algorithms
-from cegain.common import verdict
 from cegain.common.console import empty_table
 from cegain.common.text import finite, number, span, wrap
-from cegain.gain import chain, contrasts, method, prior
+from cegain.gain import contrasts, method, prior, sensitivity
 from cegain.tables.published_gains import Evidence, is_own
 
 if TYPE_CHECKING:
@@ -45,15 +44,10 @@ def overview(evidence: Evidence) -> list[Overview]:
             question = contrasts.unused(question, "exact by construction")
         fixing = [u for u in question.used if u.fixes_level]
         flops = contrasts.budgets(fixing)
-        label = ""
-        if entry.unlocking:
-            label = "unlocking"
-        elif entry.exact_in_flop:
-            label = "independent"
-        else:
-            curve = method.fit_curve(question, prior.frozen(), prior.frozen_weights(name, entry.replaces[0], "flop"))
-            if curve is not None:
-                label, _ = verdict.classify(curve.slope())
+        label = "unlocking"
+        if not entry.unlocking:
+            asked = method.prepare(evidence.rows, [name], [entry.replaces[0]], currency="flop", spread=prior.frozen())
+            label = "" if asked.missing else method.label_of(asked)
         lines.append(
             Overview(
                 name, entry.title, entry.replaces[0], entry.paper_class, label,
@@ -97,8 +91,12 @@ def print_overview(console: Console, evidence: Evidence) -> None:
             console.print(wrap(f"  {line.name}: {gap}", console.width))
 
 
+WEIGHED_AT = 1e24
+"""FLOP of the answer whose rows are weighed."""
+
+
 class Line(NamedTuple):
-    """One row of `ceg show`: `weight` of its ln gain in the level at the middle of the core of the evidence (sum 1)."""
+    """One row of `ceg show`: `weight`, how far ln CEG at `WEIGHED_AT` moves with its ln gain."""
 
     used: contrasts.UsedRow
     weight: float
@@ -108,8 +106,10 @@ def weighed_rows(evidence: Evidence, name: str, currency: str) -> list[Line]:
     """Every row of an algorithm, with its weight; a row that is not used has weight 0."""
     question = contrasts.question(evidence.rows, name, algorithms.get(name).replaces[0], currency)
     weights: Iterable[float] = ()
-    if question.rows is not None and question.rows.fixes_level.any():
-        weights = chain.row_weights(question.rows, prior.frozen())
+    baseline = algorithms.get(name).replaces[0]
+    curve = method.fit_curve(question, prior.frozen(), prior.scenario_weights(name, baseline, currency))
+    if curve is not None:
+        weights = sensitivity.row_influences(question, curve, prior.frozen(), WEIGHED_AT)
     remaining = iter(weights)
     return [Line(u, float(next(remaining, 0.0)) if u.contrast >= 0 else 0.0) for u in question.used]
 
@@ -180,8 +180,8 @@ def print_rows(console: Console, evidence: Evidence, name: str, currency: str) -
             say(f"         note: {row.note}")
     if any(line.weight for line in lines):
         say("")
-        say("First column: how far ln CEG moves with the row's, at the middle of the evidence. Negative: through the")
-        say("growth that the row implies. The rows that set the level sum to about 1.")
+        say(f"First column: how far ln CEG at {WEIGHED_AT:g} FLOP moves with the row's. Negative: through growth that")
+        say("the row implies. What the rows leave to 1 is the prior's.")
     elif not lines:
         say("")
         say("No rows.")

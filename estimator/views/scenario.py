@@ -4,7 +4,7 @@ no scale?
 Two paces, and neither is a forecast: each says what follows from assumptions that are printed and can be changed.
 
 registry: algorithms arrive at random, so many a year, each as good as one of the registry drawn at random, its gain
-in FLOP at the frozen budget (`chain.Curve.mean`, the average setting) and its class probabilities. What does not help
+in FLOP at the frozen budget (`curve.Curve.mean`, the average setting) and its class probabilities. What does not help
 is not adopted. A gain is drawn once per future, for all that are like its algorithm: what is not known of it does not
 average out over arrivals. How often a kind of algorithm comes up is as uncertain as so few algorithms leave it (a
 Bayesian bootstrap: Rubin 1981, doi:10.1214/aos/1176345338), and so is the rate where it is the registry's own (Gamma,
@@ -121,7 +121,7 @@ def population(tables: Evidence, freeze: float, names: Sequence[str] | None = No
         prepared = method.prepare(tables.rows, [name], [baseline], currency="flop", spread=prior.frozen())
         if not prepared.missing:
             curve = prepared.curves[0]
-            classes = verdict.classify(curve.slope())[1]
+            classes = verdict.classes_of(curve.slope())
             members.append(Member(name, curve.mean(freeze), classes, curve.decades(freeze)))
     return members
 

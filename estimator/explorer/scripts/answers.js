@@ -150,6 +150,7 @@ ceg.answers = (() => {
       const { data } = curve;
       const median = curve.gain("median", at, run);
       const grown = median !== null && data.timed[run.nearest] === "0" ? data.growth ?? null : null;
+      const sure = doc.statuses[data.status[run.nearest]] === "ok"; // else the interval is the answer
       const above = (data.above ?? []).map((steps, i) => [doc.thresholds[i], curve.between(`above ${i}`, steps, doc.steps.share, at, run, true)]);
       return {
         flops: asked.flops,
@@ -163,8 +164,9 @@ ceg.answers = (() => {
         growth_factor_per_decade: grown?.[0] ?? null,
         growth_factor_per_decade_interval: grown?.slice(1) ?? null,
         class: grown ? data.class : null,
-        class_probabilities: grown ? data.classes : null,
-        share_above_threshold_flops: above.length && median !== null ? above : null,
+        class_lacks: grown ? data.lacks : "",
+        class_probabilities: grown && sure ? data.classes : null,
+        share_above_threshold_flops: above.length && median !== null && sure ? above : null,
         extrapolation_decades: median === null ? null : curve.between("decades", data.decades, doc.steps.decades, at, run, true),
         interaction: interaction(curve, at, run),
         setting: setting(curve, run.nearest, asked),

@@ -16,7 +16,7 @@ ceg.chart = (() => {
   // How a stretch of the curve looks; from near to far.
   const STRETCHES = [
     { name: "modelled", dash: "solid", width: 3, pale: 0.2, dark: 0.28 },
-    { name: "inside the evidence", dash: "solid", width: 3, pale: 0.2, dark: 0.28 },
+    { name: "near a run", dash: "solid", width: 3, pale: 0.2, dark: 0.28 },
     { name: "extrapolated", dash: "8px,5px", width: 2.2, pale: 0.12, dark: 0.17 },
     { name: "far out", dash: "2px,4px", width: 2, pale: 0.06, dark: 0.08 },
   ];
@@ -49,10 +49,12 @@ ceg.chart = (() => {
     return `rgba(${r},${g},${b},${alpha})`;
   }
 
+  const NEAR_DECADES = 0.5; // as cegain.common.verdict has it
+
   /** Runs of budgets that look alike, each reaching to the first budget of the next, so that no gap is left. */
   function stretches(curve, farDecades) {
     const look = (a) => (a.modelled ? "modelled" : a.decades === null || !(a.decades <= farDecades) ? "far out"
-      : a.decades > 0 ? "extrapolated" : "inside the evidence");
+      : a.decades > NEAR_DECADES ? "extrapolated" : "near a run");
     const looks = curve.map((a) => STRETCHES.findIndex((s) => s.name === look(a)));
     const parts = [];
     for (let start = 0, i = 1; i <= looks.length; i++) {

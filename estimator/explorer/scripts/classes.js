@@ -37,11 +37,13 @@ ceg.classes = (() => {
   function show(body, { classes }) {
     const rows = classes.algorithms;
     const studied = rows.filter((r) => r.paper_class !== "not_studied");
-    const count = (verdict) => studied.filter((r) => r.verdict === verdict).length;
+    const count = (verdict) => studied.filter((r) => r.verdict === verdict && !r.by_construction).length;
+    const given = studied.filter((r) => r.by_construction).length;
     const rest = count("no answer") ? `, ${count("no answer")} without an answer of ours` : "";
     const said = `A class is read off how the gain in FLOP grows with compute. The source paper (${classes.paper}) `
-      + `classes ${studied.length} algorithms: ${count("same")} the same here, ${count("differs")} differ, `
-      + `${count("open")} open, since none of our probabilities reaches ${classes.undetermined_below}${rest}. `
+      + `classes ${studied.length} algorithms. ${given} had nothing to find out: they unlock, or gain 1 by construction. `
+      + `Of the others ${count("same")} the same here, ${count("differs")} differ, ${count("open")} open, since no `
+      + `probability reaches ${classes.undetermined_below} or runs span under two decades of 1e18 to 1e26 FLOP${rest}. `
       + "In brackets: 90%; far: far from the evidence, read the interval. Probabilities and growth are of the average "
       + "setting, gains of a new study.";
     body.append(make("p", {}, said), classTable(rows));

@@ -35,11 +35,15 @@ ceg.facts = (() => {
 
   /** The three probabilities as a bar; shading and order tell them apart, and the labels below say them. */
   function classes(answer, asked) {
-    if (!answer.class_probabilities) return [];
-    const { bar, keys } = shares(answer.class_probabilities);
+    if (!answer.class) return [];
     const head = `Does the gain depend on compute? ${words.capital(answer.class)}`;
+    const lacks = answer.class_lacks ? [make("p", { className: "hint" }, `No label: ${answer.class_lacks}.`)] : [];
+    if (!answer.class_probabilities) {
+      return [make("h3", {}, head), ...lacks, make("p", { className: "hint" }, "Far from all runs no probability is given.")];
+    }
+    const { bar, keys } = shares(answer.class_probabilities);
     const paper = asked.paperClasses.length ? `The source paper: ${words.listed(asked.paperClasses)}.` : "";
-    return [make("h3", {}, head), bar, keys, ...(paper ? [make("p", { className: "hint" }, paper)] : [])];
+    return [make("h3", {}, head), bar, keys, ...lacks, ...(paper ? [make("p", { className: "hint" }, paper)] : [])];
   }
 
   function interaction(answer) {

@@ -111,8 +111,8 @@ ceg.words = (() => {
       return asked.joined ? "Modelled, then joined with published gains." : "Modelled: no published gain takes part.";
     }
     if (decades === null || decades > asked.farDecades) return "";
-    if (decades === 0) return "Inside the range of its evidence.";
-    return `Extrapolated ${decades.toFixed(1)} decades of compute away from the evidence.`;
+    if (decades < 0.05) return "At the nearest run of its evidence.";
+    return `${decades.toFixed(1)} decades of compute away from the nearest run.`;
   }
 
   /** @param {string} text @returns {string} */

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from cegain.common.verdict import NEAR_DECADES
 from cegain.gain.answer import Estimate
 from cegain.gain.question import estimate_all
 from cegain.pictures.curves import draw, grid
@@ -29,7 +30,7 @@ def curve(name: str, *, low: float = 1e17, high: float = 1e26, n: int = 6, **opt
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
     """Every kind of evidence once, some with intervals, one without its compute."""
-    lines = [",".join(c for c in COLUMNS if c not in ("same_as", *OWN_ROW_COLUMNS))]
+    lines = [",".join(c for c in COLUMNS if c not in ("same_as", "experts", "seq_len", *OWN_ROW_COLUMNS))]
     for i, basis in enumerate(("measured", "observational", "derived", "claimed", "extrapolated")):
         lines.append(f"moe,t,dense,s{i},1e{18 + i},useful,{2 + i},1.5,9,0.9,flop,,{basis},src,")
     lines.append("moe,t,dense,s9,,unknown,3,,,,flop,,measured,src,")
@@ -115,7 +116,7 @@ def test_every_kind_of_evidence_and_stretch_is_in_the_legend(
     labels = [t.get_text() for t in legend.get_texts()]
     kinds = ("measured", "observational", "derived", "claimed", "extrapolated")
     assert labels[-5:] == [f"{kind} row" for kind in kinds]
-    assert labels[:-5] == ["curve, inside the evidence", "curve, extrapolated", "curve, more than 3 decades out"]
+    assert labels[:-5] == ["curve, near a run", "curve, extrapolated", "curve, more than 3 decades out"]
     below = " ".join(t.get_text() for t in figure.texts)
     assert "Source: ceg " in below
     assert "evidence " in below
@@ -137,8 +138,12 @@ def test_the_curve_has_no_gap_and_changes_where_the_evidence_ends(
     assert stretches[-1][-1] == points[-1].flops
     for left, right in pairwise(stretches):
         assert left[-1] == right[0]
-    inside = max(stretches, key=lambda xs: sum(e.decades == 0 for e in points if e.flops in xs))
-    assert all(e.decades == 0 for e in points if e.flops in inside)
+
+    def near(e: Estimate) -> bool:
+        return e.decades is not None and e.decades <= NEAR_DECADES
+
+    inside = max(stretches, key=lambda xs: sum(map(near, (e for e in points if e.flops in xs))))
+    assert all(near(e) for e in points if e.flops in inside[:-1])
 
 
 def test_what_is_modelled_without_evidence_is_not_drawn_as_far_from_it(drawn: Callable[[list[Curve]], Figure]) -> None:

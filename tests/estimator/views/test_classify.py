@@ -8,8 +8,7 @@ import pytest
 from matplotlib.path import Path as Polygon
 
 from cegain.gain import contrasts, evidence, method, prior
-from cegain.gain.chain import Curve, joint
-from cegain.gain.study import X0
+from cegain.gain.curve import Curve
 from cegain.pictures.classes import ellipse
 from cegain.tables import published_gains
 from cegain.views import classify
@@ -26,7 +25,7 @@ def verdicts() -> dict[str, classify.Verdict]:
 
 def curve_of(name: str, baseline: str) -> Curve:
     asked = contrasts.question(evidence.load().rows, name, baseline, "flop")
-    curve = method.fit_curve(asked, prior.frozen(), prior.frozen_weights(name, baseline, "flop"))
+    curve = method.fit_curve(asked, prior.frozen(), prior.scenario_weights(name, baseline, "flop"))
     assert curve is not None
     return curve
 
@@ -38,8 +37,7 @@ def test_joint_moments_are_those_of_a_sample(name: str, baseline: str) -> None:
     """Scenario by scenario, with each scenario's correlation, and marginals as an answer has them."""
     curve, low, high = curve_of(name, baseline), 1e18, 1e24
     mean, covariance = curve.together(low, high)
-    assert curve.studies is not None
-    _, apart = joint(curve.studies, math.log10(low) - X0, math.log10(high) - X0)
+    _, apart = curve._scenarios(np.array([low, high]))
     ends = curve.mean(low), curve.mean(high)
     rng = np.random.default_rng(0)
     drawn = []
@@ -54,7 +52,7 @@ def test_joint_moments_are_those_of_a_sample(name: str, baseline: str) -> None:
     assert np.all(np.abs(np.cov(sample.T) - covariance) < 0.03 * np.outer(sds, sds))
     for content in (0.5, 0.9):  # the mixture has heavier tails than the ellipse's normal
         assert Polygon(ellipse(mean, covariance, content)).contains_points(sample).mean() == pytest.approx(
-            content, abs=0.08
+            content, abs=0.1
         )
 
 
@@ -83,8 +81,8 @@ def test_every_algorithm_has_a_verdict_and_disagreement_a_reason(verdicts: dict[
     for v in verdicts.values():
         if v.verdict in (classify.OPEN, classify.DIFFERS, classify.NO_CLASS):
             assert v.why
-        if v.low.classes is not None:
-            assert sum(v.low.classes.values()) == pytest.approx(1)
+        if v.classes is not None:
+            assert sum(v.classes.values()) == pytest.approx(1)
     exact = verdicts["flash_attention"]
     assert exact.covariance is not None
     assert not exact.covariance.any()
@@ -112,7 +110,7 @@ def test_the_verdict_and_its_reason_follow_the_data() -> None:
 def test_the_ladders_that_would_settle_a_class_do() -> None:
     rows = steep("s", 0.05)[:2]
     curve = method.fit_curve(
-        contrasts.question(rows, *ROPE, "flop"), prior.frozen(), prior.frozen_weights(*ROPE, "flop")
+        contrasts.question(rows, *ROPE, "flop"), prior.frozen(), prior.scenario_weights(*ROPE, "flop")
     )
     assert curve is not None
     found = classify.settles(contrasts.question(rows, *ROPE, "flop"), curve, "rope")
@@ -125,6 +123,7 @@ def test_the_ladders_that_would_settle_a_class_do() -> None:
     answer = method.evaluate(prepared, 1e20, interval=0.9, thresholds=())
     assert answer.label == found.label
     assert answer.classes is not None
+    assert not answer.label_lacks
     assert answer.classes[found.label] == pytest.approx(found.probability, abs=1e-6)
 
 
