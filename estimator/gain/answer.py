@@ -159,8 +159,8 @@ def _meaning(estimate: Estimate, percent: str) -> list[str]:
         if estimate.status != "ok":
             return [f"{run} {span((low, high), '')} FLOP without it ({percent})."]
         worth = f"{number(estimate.equivalent_flops)} FLOP without it ({percent}: {span((low, high), '')})"
-        above = "; ".join(f"{budget(t)}: {share(p)}" for t, p in (estimate.above or {}).items())
-        return [f"{run} {worth}" + (f"; more than {above}." if above else ".")]
+        above = ", ".join(f"{budget(t)}: {share(p)}" for t, p in (estimate.above or {}).items())
+        return [f"{run} {worth}" + (f"; over {above}." if above else ".")]
     said = {
         "time": "  The same loss takes this many times the device time without it",
         "usd": "  The same loss costs this many times as much without it",
@@ -231,10 +231,10 @@ def _interaction(estimate: Estimate, percent: str) -> list[str]:
 def _class(estimate: Estimate) -> list[str]:
     if estimate.label is None:
         return []  # speeds change with compute too
-    text = f"  Class, by the average growth from 1e18 to 1e26 FLOP: {estimate.label}"
+    text = f"  Class, 1e18-1e26 FLOP: {estimate.label}"
     if estimate.classes is not None and estimate.prior_classes is not None:
         shares = ", ".join(f"{name} {share:.2f}" for name, share in estimate.classes.items())
-        text += f" ({shares}; before any row {_slashed(estimate.prior_classes)})"
+        text += f" ({shares}; prior {_slashed(estimate.prior_classes)})"
     if estimate.label_lacks:
         text += f", since {estimate.label_lacks}"
     return [f"{text}."]
@@ -252,7 +252,8 @@ def _evidence(estimate: Estimate) -> list[str]:
     flops = contrasts.budgets(fixing)
     reach = f", {span((flops[0], flops[-1]), '')} FLOP" if flops else ", compute not stated"
     text = f"  Evidence: {len(fixing)} row(s) of {len({u.row.study for u in fixing})} study(ies){reach}"
-    if estimate.decades is not None and math.isfinite(estimate.decades):
+    modelled = estimate.speeds is not None and all(algorithms.get(n).exact_in_flop for n in estimate.algorithms)
+    if estimate.decades is not None and math.isfinite(estimate.decades) and not modelled:
         near = "at" if estimate.decades < 0.05 else f"{estimate.decades:.1f} decades from"
         text += f"; this budget is {near} the nearest run"
     if estimate.cap is not None:

@@ -182,7 +182,7 @@ def class_of(prepared: Prepared) -> tuple[dict[str, float], str]:
 def lacks_label(prepared: Prepared) -> str:
     """What a label lacks: nothing where the runs of each part span two decades of `curve.RANGE` and none is capped."""
     if any(curve.capped for curve in prepared.curves):
-        return "counting caps the gain, and how it grows below a cap nothing here says"
+        return "counting caps the gain"
     spans = [curve.span(*RANGE) for curve in prepared.curves if not curve.exact]
     if min(spans, default=math.inf) >= verdict.CLASS_DECADES:
         return ""
@@ -296,8 +296,9 @@ def answered(
 def _misspelt(question: contrasts.QuestionRows, baseline: str) -> list[str]:
     """Notes on rows whose baseline looks like the one asked about, but is another."""
     others = {u.row.baseline for u in question.used if u.contrast >= 0 and not u.fixes_level}
+    others = {other for other in others if not other.startswith(f"{baseline}_")}  # a variant, named so on purpose
     near = difflib.get_close_matches(baseline, others, cutoff=0.85)
-    return [f"rows against {name!r} set no level: did you mean {baseline!r}?" for name in near]
+    return [f"rows against {name!r} set no level: did you mean {baseline!r}" for name in near]
 
 
 def _missing(name: str, baseline: str, currency: str, question: contrasts.QuestionRows, spread: Spread) -> str:

@@ -47,7 +47,7 @@ def ellipse(mean: Array, covariance: Array, content: float, n: int = _EDGES) -> 
 def draw(verdicts: Sequence[Verdict], ending: str) -> bytes:
     """Draw all algorithms that have an answer."""
     shown = [v for v in verdicts if v.mean is not None]
-    near = [v for v in shown if v.mean is not None and float(np.abs(v.mean).max()) < math.log(_NEAR)]
+    near = [v for v in shown if _reaches(v) < math.log(_NEAR)]
     groups = [shown, near] if near and len(near) < len(shown) else [shown]
     with style.picture(5.9 * len(groups), 6.9) as page:
         _legend(page, shown)
@@ -67,6 +67,13 @@ def draw(verdicts: Sequence[Verdict], ending: str) -> bytes:
         if len(groups) > 1:
             _label(panels[1], near)
         return style.encode(page, ending)
+
+
+def _reaches(v: Verdict) -> float:
+    """How far from a gain of 1 (ln) two standard deviations of either gain reach."""
+    assert v.mean is not None
+    assert v.covariance is not None
+    return float((np.abs(v.mean) + 2 * np.sqrt(np.diag(v.covariance))).max())
 
 
 def _panel(axes: Axes, shown: Sequence[Verdict], within: Sequence[Verdict]) -> None:

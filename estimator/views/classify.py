@@ -46,8 +46,8 @@ class Verdict(NamedTuple):
 
     claim: the paper's Table II, if it has the algorithm; classes: probabilities by the average slope from 1e18 to 1e26
     FLOP, None without an answer; lacks: why there is no label, empty where there can be one; low and high: our answers
-    at the two budgets; mean [2] and covariance [2, 2] of ln CEG at both in the average setting, None without an answer
-    and in other currencies than flop; why: sentences from the data.
+    at the two budgets; mean [2] and covariance [2, 2] of ln CEG at both in the average setting, None without an answer,
+    where the gain is capped, and in other currencies than flop; why: sentences from the data.
     """
 
     name: str
@@ -105,7 +105,8 @@ def _verdict(tables: Evidence, name: str, claim: Claim | None, budgets: tuple[fl
         prior_classes = method.prior_classes(prepared) if prepared.curves and not capped else None
         growth = (math.exp(slope.quantile(0.5)), *slope.factors(0.9))
     if prepared.curves and currency == "flop":
-        mean, covariance = prepared.curves[0].together(*budgets)
+        if not prepared.curves[0].capped:  # the moments of a curve that is cut off are not those of its answers
+            mean, covariance = prepared.curves[0].together(*budgets)
         if not prepared.curves[0].exact and (lacks or verdict.label(classes or {"": 0.0}) == "undetermined"):
             settled = settles(prepared.questions[0], prepared.curves[0], name)
     found = Verdict(

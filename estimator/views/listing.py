@@ -10,6 +10,7 @@ from cegain import algorithms
 from cegain.common.console import empty_table
 from cegain.common.text import finite, number, span, wrap
 from cegain.gain import contrasts, method, prior, sensitivity
+from cegain.tables import studies
 from cegain.tables.published_gains import Evidence, is_own
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def rows_document(evidence: Evidence, name: str, currency: str) -> dict[str, obj
                 "conversion": line.used.conversion.how if line.used.contrast >= 0 else "",
                 "not_used": line.used.why,
                 "own": is_own(line.used.row),
+                "by_proposers": studies.proposes(line.used.row.study, line.used.row.algorithm),
             }
         )
     return {
@@ -166,7 +168,8 @@ def print_rows(console: Console, evidence: Evidence, name: str, currency: str) -
             f"{number(row.ceg)}x in {row.currency}, {place}"
         )
         kind = f"{row.basis} in our own runs" if is_own(row) else row.basis
-        say(f"         {kind}, study {row.study}. Source: {row.source}")
+        whose = ", by its proposers" * studies.proposes(row.study, row.algorithm)
+        say(f"         {kind}, study {row.study}{whose}. Source: {row.source}")
         if row.same_as:
             say(f"         counts once with all rows of the key {row.same_as}")
         if used.contrast < 0:
