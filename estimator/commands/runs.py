@@ -53,11 +53,13 @@ def print_remarks(table: ladder.RunTable) -> None:
 def fit_command(runs: str, at: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Scaling law of one arm, or the gain between two, from a table of runs.
 
-    RUNS.csv has the columns variant,N,D,C,loss (parameters, tokens, FLOP, nats per token), others are ignored.
+    RUNS is a table as people have it (docs/runs.md): variant,N,D,C,loss (parameters, tokens, FLOP, nats per token) by
+    these or other known names; other columns are ignored.
 
     \b
-    ceg fit runs.csv --variant gpt
-    ceg fit runs.csv --baseline lstm --variant gpt --at 1e20,1e22
+    ceg fit runs.csv --variant gpt                                         # the scaling law of one arm
+    ceg fit wandb_export.csv --baseline lstm --variant gpt --at 1e20,1e22  # the gain of one over the other
+    ceg import sweep.jsonl --columns C=total_gflops*1e9,variant=arch -o runs.csv   # units and names of your own
     """
     from cegain.ladders import fit_report, ladder
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from cegain.common.arrays import Array
 from cegain.common.text import as_number
-from cegain.tables import csv_file
+from cegain.tables import csv_file, run_import
 from cegain.tables.problems import EvidenceError, Problem, refusal
 
 TOLERANCE = 0.10
@@ -113,6 +113,19 @@ def read_runs(path: str | os.PathLike[str], loss_column: str = "loss") -> RunTab
         EvidenceError: unreadable, empty, not text, missing columns, or any bad row (all of them).
     """
     file = Path(path)
+    try:
+        return _in_our_columns(file, loss_column)
+    except EvidenceError as error:
+        if not _other_table(file, loss_column):
+            raise
+        try:
+            return _as_people_have_it(file, loss_column)
+        except EvidenceError as other:
+            raise (other if _foreign(file) else error) from None
+
+
+def _in_our_columns(file: Path, loss_column: str) -> RunTable:
+    """A CSV table with the columns that the commands name."""
     problems: list[Problem] = []
     text = csv_file.text_of(file, "a table of runs", ("variant", "N", "D", "C", "loss"))
     header, lines = csv_file.read(file, text, problems)
@@ -157,19 +170,61 @@ def read_runs(path: str | os.PathLike[str], loss_column: str = "loss") -> RunTab
         raise EvidenceError(problems)
     variant = tuple(cells[header.index(names["variant"])] for _, cells in rows)
     C, loss = np.array(values["C"]), np.array(values["loss"])
-    keys = list(zip(variant, values["N"], values["D"], values["C"], values["loss"], strict=True))
-    first = [i for i, key in enumerate(keys) if key not in keys[:i]] if len(set(keys)) < len(keys) else None
-    if first is not None:
-        remarks.append(f"{len(keys) - len(first)} duplicated row(s) count once")
-    kept = np.arange(len(keys)) if first is None else np.array(first)
+    # A NaN is equal to itself only, and stands for tokens that no row has.
+    tokens = values["D"] if names["D"] in header else [0.0] * len(rows)
+    places: dict[tuple[str, float, float, float, float], int] = {}
+    for i, run in enumerate(zip(variant, values["N"], tokens, values["C"], values["loss"], strict=True)):
+        places.setdefault(run, i)
+    kept = np.array(list(places.values()))
+    if len(kept) < len(rows):
+        remarks.append(f"{len(rows) - len(kept)} duplicated row(s) count once")
+    N, D = np.array(values["N"]), np.array(values["D"])
+    if not own and names["D"] in header:
+        run_import.agree(file, N, D, C, [f"line {line}" for line, _ in rows], units_only=True)
     return RunTable(
         tuple(variant[i] for i in kept),
-        np.array(values["N"])[kept],
-        np.array(values["D"])[kept],
+        N[kept],
+        D[kept],
         C[kept],
         loss[kept],
         {name: tuple(rows[i][1][j] for i in kept) for j, name in enumerate(header)},
         tuple(remarks),
+        file.stem,
+    )
+
+
+def _header(file: Path) -> list[str]:
+    """The first line's cells if they are split by commas; nothing of what is no text."""
+    try:
+        with file.open(encoding="utf-8-sig") as stream:
+            return [name.strip() for name in stream.readline(100_000).split(",")]
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def _foreign(file: Path) -> bool:
+    """Whether a table has fewer than two of the columns that the commands name."""
+    return len({"variant", "N", "D", "C", "loss"}.intersection(_header(file))) < 2
+
+
+def _other_table(file: Path, loss_column: str) -> bool:
+    """Whether a file that is not in our columns may still be somebody's table of runs."""
+    if not file.is_file() or set(OWN_COLUMNS.values()) <= set(_header(file)):
+        return False
+    return loss_column == "loss" or loss_column in _header(file)
+
+
+def _as_people_have_it(file: Path, loss_column: str) -> RunTable:
+    """Any table of runs that `run_import` understands; what was understood is a remark."""
+    found = run_import.read(file, columns={} if loss_column == "loss" else {"loss": loss_column})
+    return RunTable(
+        tuple(found.variant),
+        found.N,
+        found.D,
+        found.C,
+        found.loss,
+        {name: tuple(cells[i] for i in found.rows) for name, cells in found.columns.items()},
+        (f"read as {', '.join(found.understood)}", *found.remarks),
         file.stem,
     )
 

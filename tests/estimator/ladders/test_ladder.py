@@ -19,7 +19,7 @@ def write(tmp_path: Path, text: str | bytes) -> Path:
 
 def test_accepts_bom_crlf_unsorted_duplicates_and_other_columns(tmp_path: Path) -> None:
     text = (
-        "\ufeffnote,variant,N,D,C,loss\r\nx,a,2e6,4e7,1e18,3.0\r\n\r\ny,a,1e6,2e7,1e17,3.5\r\ny,a,1e6,2e7,1e17,3.5\r\n"
+        "\ufeffnote,variant,N,D,C,loss\r\nx,a,2e8,4e9,5e18,3.0\r\n\r\ny,a,1e8,2e9,1e18,3.5\r\ny,a,1e8,2e9,1e18,3.5\r\n"
     )
     runs = ladder.read_runs(write(tmp_path, text))
     assert runs.variant == ("a", "a")
@@ -53,9 +53,9 @@ def test_names_every_bad_cell_at_once(tmp_path: Path) -> None:
     [
         (b"", "empty file"),
         (b"\x00\x01", "binary"),
-        (b"\xff\xfe\xfa", "0xff in line 1"),
+        (b"\xff\xfe\xfa", "broken UTF-16"),
         (HEADER.encode(), "none"),
-        (b"variant;N;D;C;loss\n1;2;3;4;5\n", "Separate cells by commas"),
+        (b"variant;N;D;C;loss\n1;2;3;4e9;5\n", "C is near 6 N D"),
         (b"variant,N,D,C,Loss\na,1,1,1,1\n", "no loss"),
     ],
 )
@@ -82,12 +82,12 @@ def test_reads_the_projects_own_table_and_leaves_diverged_runs_out(tmp_path: Pat
 
 
 def test_another_loss_column(tmp_path: Path) -> None:
-    path = write(tmp_path, "variant,N,D,C,loss,loss_b\na,1,1,1e17,9,3\n")
+    path = write(tmp_path, "variant,N,D,C,loss,loss_b\na,3e7,6e8,1e17,9,3\n")
     assert ladder.read_runs(path, "loss_b").loss.tolist() == [3.0]
 
 
 def test_arms_are_variants_or_patterns_on_columns(tmp_path: Path) -> None:
-    rows = "m|1,1,1,1e17,3,20.0\nm|2,1,1,1e17,3,20.0\nn,1,1,1e17,3,5.0\n"
+    rows = "m|1,3e7,6e8,1e17,3,20.0\nm|2,3e7,6e8,1e17,3,20.0\nn,3e7,6e8,1e17,3,5.0\n"
     runs = ladder.read_runs(write(tmp_path, "variant,N,D,C,loss,M\n" + rows))
     assert ladder.select(runs, "m|1").tolist() == [True, False, False]
     assert ladder.select(runs, "m*").tolist() == [True, True, False]
