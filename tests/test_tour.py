@@ -26,7 +26,7 @@ WRITTEN = {
     "runs/failures.jsonl", "steps.txt", "summary.json", "tests.txt",
 }  # fmt: skip
 """Files that commands write, and that are not part of the repository."""
-EXAMPLES = {"ceg.html", "ceg.svg", "x.svg"}
+EXAMPLES = {"ceg.html", "ceg.svg", "x.svg", "trainer_state.json"}
 """Names in commands that a reader may choose."""
 OTHERS = {"ceg", "evidence", "nats", "torch"}
 """What stands before the dot in names that are no modules of ours: schemas, keys of JSON, other packages."""
