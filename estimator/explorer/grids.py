@@ -220,12 +220,27 @@ def _stack(fitted: _Fitted, stack: Stack) -> Document:
     where = [Setting(machines[device], machines[device], length) for device, length in settings(stack)]
     for currency in CURRENCIES[1:]:
         of_flop = None if currency == "decode" else found["flop"]
-        first = in_currency.InCurrency(of_flop, found[currency], where[0])
-        asked = [first, *(first.elsewhere(setting) for setting in where[1:])]
+        asked = _asked(of_flop, found[currency], where)
         curves = [_timed(a) for a in asked] if currency != "usd" else map(_in_dollars, asked, document["time"].values())
         places = (f"{setting.device.name} {setting.seq_len}" for setting in where)
         document[currency] = dict(zip(places, curves, strict=True))
     return document
+
+
+def _asked(
+    of_flop: method.Prepared | None, rows: method.Prepared, where: Sequence[Setting]
+) -> list[in_currency.InCurrency]:
+    """A question at every setting; what the settings share is computed once."""
+    if of_flop is None or not any(curve.capped for curve in of_flop.curves):
+        first = in_currency.InCurrency(of_flop, rows, where[0])
+        return [first, *(first.elsewhere(setting) for setting in where[1:])]
+    # A cap is of a length, and so is the gain in FLOP below it.
+    at_length: dict[int, in_currency.InCurrency] = {}
+    for setting in where:
+        curves = (Curve(*curve).elsewhere(curve.covariates, setting.seq_len) for curve in of_flop.curves)
+        there = of_flop._replace(curves=tuple(curves))
+        at_length.setdefault(setting.seq_len, in_currency.InCurrency(there, rows, setting))
+    return [at_length[setting.seq_len].elsewhere(setting) for setting in where]
 
 
 def _timed(asked: in_currency.InCurrency) -> Document:

@@ -346,7 +346,7 @@ def test_saved_evidence_runs_in_no_spreadsheet_and_goes_back_as_it_was(shown: An
     notes = ["=1+1", "+1", "-1", "@SUM(A1)", "'tis", 'a, "quoted" =1']
     with table.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow([name for name in COLUMNS if name not in ("same_as", *OWN_ROW_COLUMNS)])
+        writer.writerow([name for name in COLUMNS if name not in ("same_as", "experts", "seq_len", *OWN_ROW_COLUMNS)])
         for i, note in enumerate(notes):
             cells = f"moe,ours,dense,=study {i},1e2{i},useful,{2 + i}.5,,,,flop,,measured,@source".split(",")
             writer.writerow([*cells, note])
