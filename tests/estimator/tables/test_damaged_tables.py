@@ -82,22 +82,24 @@ class Case(NamedTuple):
 def case(number: int, folder: Path, long: bool = False) -> Case:
     """The case of a number: its files are written into `folder`, which is empty."""
     rng = random.Random(f"damaged tables {number}")
+    kind = rng.choices(("import", "fit", "one arm", "plot", "backtest", "evidence", "line"), (60, 10, 8, 3, 5, 7, 7))[0]
     rows = clean_rows(rng, rng.choice(LONG_ROWS) if long else rng.choice(ROWS))
-    plain = rng.random() < 0.6
-    names = {key: known[0] if plain else rng.choice(known) for key, known in NAMES.items() if rows and key in rows[0]}
+    known = rng.random() < (0.6 if kind == "import" else 0.9)
+    names = {key: some[0] if known else rng.choice(some) for key, some in NAMES.items() if rows and key in rows[0]}
     rows = [{names[key]: value for key, value in row.items()} for row in rows]
-    for _ in range(rng.choice((0, 0, 0, 1, 1, 2, 4))):
+    intact = kind not in ("import", "line") and rng.random() < 0.5
+    for _ in range(0 if intact else rng.choice((0, 0, 0, 1, 1, 2, 4))):
         rows = rng.choice(ROW_CHANGES)(rng, rows)
-    content, ending = rng.choice(WRITERS)(rng, rows)
-    for _ in range(rng.choice((0, 0, 0, 0, 1, 3))):
+    content, ending = _as_csv(rng, rows, ",") if intact else rng.choice(WRITERS)(rng, rows)
+    for _ in range(0 if intact else rng.choice((0, 0, 0, 0, 1, 3))):
         content = rng.choice(BYTE_CHANGES)(rng, content)
-    if rng.random() < 0.15:
+    if not intact and rng.random() < 0.15:
         content, ending = gzip.compress(content, mtime=0), f"{ending}.gz"
         if rng.random() < 0.5:
             content = rng.choice((_flipped, _cut))(rng, content)
     table = folder / rng.choice((f"runs{ending}", f"my runs é{ending}", "runs", "runs.dat", "runs.csv"))
     table.write_bytes(content)
-    return _command(rng, table, list(names.values()))
+    return _command(rng, kind, table, list(names.values()))
 
 
 def clean_rows(rng: random.Random, rows: int) -> list[Row]:
@@ -187,8 +189,8 @@ ROW_CHANGES = (
 )
 
 
-def _as_csv(rng: random.Random, rows: list[Row]) -> tuple[bytes, str]:
-    stream, separator = io.StringIO(), rng.choice(",,,,;;\t\t| :")
+def _as_csv(rng: random.Random, rows: list[Row], separator: str = "") -> tuple[bytes, str]:
+    stream, separator = io.StringIO(), separator or rng.choice(",,,,;;\t\t| :")
     quoting = rng.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC))
     writer = csv.writer(
         stream, delimiter=separator, quoting=quoting, lineterminator=rng.choice(("\n", "\n", "\r\n", "\r"))
@@ -288,7 +290,7 @@ def _repeated(rng: random.Random, content: bytes) -> bytes:
 BYTE_CHANGES: tuple[Change, ...] = (_flipped, _cut, _headless, _inserted, _prefixed, _repeated)
 
 
-def _command(rng: random.Random, table: Path, names: list[str]) -> Case:
+def _command(rng: random.Random, kind: str, table: Path, names: list[str]) -> Case:
     folder = table.parent
     elsewhere = (str(folder), str(folder / "none.csv"), "", "-", "x" * 300, str(table) + "/x")
     source = str(table) if rng.random() < 0.96 else rng.choice(elsewhere)
@@ -300,7 +302,6 @@ def _command(rng: random.Random, table: Path, names: list[str]) -> Case:
     ]
     amount = rng.choice(AMOUNTS if rng.random() < 0.85 else ODD_AMOUNTS)
     outputs: dict[Path, bytes | None] = {}
-    kind = rng.choices(("import", "fit", "one arm", "plot", "backtest", "evidence", "line"), (60, 10, 8, 3, 5, 7, 7))[0]
     if kind == "fit":
         words = ["fit", source, *pair, "--at", amount]
     elif kind == "one arm":
