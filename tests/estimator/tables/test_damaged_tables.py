@@ -448,7 +448,7 @@ def test_long_tables(tmp_path: Path) -> None:
 def test_cases_are_of_many_kinds_and_repeat(tmp_path: Path) -> None:
     """Some tables are read, some refused, and a number gives the same bytes again."""
     codes: Counter[int] = Counter()
-    for number in range(40):
+    for number in range(60):
         for name in ("first", "again"):
             (tmp_path / f"{name}{number}").mkdir()
         first, again = (case(number, tmp_path / f"{name}{number}") for name in ("first", "again"))
