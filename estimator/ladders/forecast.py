@@ -139,7 +139,10 @@ class Posterior:
         fit = np.einsum("ki,ki->k", residual, self._scores)
         likelihood = -0.5 * (log_determinant + np.log(self._precision) + fit)
         # A sum of two terms is the same in either order, so that swapping arms changes no digit.
-        self.log_likelihood = likelihood + (smoothness(baseline, nodes.noise) + smoothness(treatment, nodes.noise))
+        likelihood = likelihood + (smoothness(baseline, nodes.noise) + smoothness(treatment, nodes.noise))
+        # Reads that hardly differ leave a covariance that rounding makes no covariance; such nodes say nothing.
+        fits = np.isfinite(likelihood) & (np.linalg.slogdet(covariance)[0] > 0) & (self._precision > 0)
+        self.log_likelihood = np.where(fits, likelihood, -np.inf) if fits.any() else np.zeros(len(likelihood))
         self.roughness = self._mean_noise(self.weights()) / self._mean_noise(np.exp(nodes.log_prior))
         self.stretch = max(1.0, VERY_FEW_READS / n) * max(1.0, self.roughness / ROUGH)
 

@@ -209,7 +209,11 @@ def _foreign(file: Path) -> bool:
 
 def _other_table(file: Path, loss_column: str) -> bool:
     """Whether a file that is not in our columns may still be somebody's table of runs."""
-    if not file.is_file() or set(OWN_COLUMNS.values()) <= set(_header(file)):
+    try:
+        there = file.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+    if not there or set(OWN_COLUMNS.values()) <= set(_header(file)):
         return False
     return loss_column == "loss" or loss_column in _header(file)
 

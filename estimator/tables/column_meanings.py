@@ -12,13 +12,16 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from cegain.common.arrays import Array
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "N": (
         "n", "nparamsactive", "activeparams", "activeparameters", "paramsactive", "numactiveparams", "params",
         "nparams",
-        "numparams", "parameters", "numparameters", "nparameters", "paramcount", "modelparams", "modelparameters",
+        "numparams", "parametercount", "parameters", "numparameters", "nparameters", "paramcount", "modelparams",
+        "modelparameters",
         "modelsize", "totalparams", "paramstotal", "nparamstotal", "totalparameters", "numscalingparams", "size",
     ),
     "D": (
@@ -40,7 +43,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         "config", "model", "modelname", "corpus", "experiment",
     ),
     "seed": ("seed", "randomseed", "trainseed"),
-    "step": ("step", "globalstep", "iteration", "iter", "checkpoint"),
+    "step": ("step", "globalstep", "currentstep", "currentsteps", "iteration", "iter", "checkpoint"),
     "state": ("state", "status"),
     "run": ("run", "runid", "runname", "name", "id"),
 }  # fmt: skip
@@ -91,6 +94,10 @@ def _with_unit(text: str) -> Meaning | None:
     return _known(flop[1] + flop[3], LETTERS[flop[2]]) if flop else None
 
 
+_LONGEST = 500
+"""Letters of a formula; nobody writes a longer one by hand."""
+
+
 class Formula:
     """Arithmetic on columns: + - * / and numbers, nothing else.
 
@@ -107,16 +114,20 @@ class Formula:
         self.names: dict[str, str] = {}
         whole = text.strip()
         if whole in columns:  # a name is a formula, however odd its letters
-            whole = f"{{{whole}}}"
+            self.names["column_0"] = whole
+            self.tree: ast.expr = ast.Name("column_0")
+            return
+        if len(whole) > _LONGEST:
+            raise ValueError(f"a formula is at most {_LONGEST} letters long (found {len(whole)})")
         try:
             self.tree = ast.parse(_BRACED.sub(self._placed, whole), mode="eval").body
-        except SyntaxError:
-            raise ValueError(f"columns, numbers and + - * / are needed (found {text!r})") from None
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            raise ValueError(f"columns, numbers and + - * / are needed (found {text[:100]!r})") from None
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Name):
                 self.names.setdefault(node.id, node.id)
             elif not isinstance(node, ast.BinOp | ast.UnaryOp | ast.Constant | ast.operator | ast.unaryop | ast.Load):
-                raise ValueError(f"columns, numbers and + - * / are needed (found {text!r})")
+                raise ValueError(f"columns, numbers and + - * / are needed (found {text[:100]!r})")
         self._check(self.tree)
 
     def _placed(self, braced: re.Match[str]) -> str:
@@ -152,4 +163,4 @@ class Formula:
         if isinstance(node, ast.Name):
             return numbers[self.names[node.id]]
         assert isinstance(node, ast.Constant)
-        return node.value  # type: ignore[return-value]
+        return np.asarray(node.value, dtype=np.float64)  # divided by 0 it is infinite, and no error

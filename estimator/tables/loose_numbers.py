@@ -70,7 +70,8 @@ def number(cell: str, *, thousands: bool = True) -> float:
         elif _DECIMAL.fullmatch(text):
             text = text.replace(",", ".")
     if power := _POWER.fullmatch(text):
-        return float(power[1] or 1) * 10.0 ** int(power[2])
+        value = float(power[1] or 1) * float(f"1e{power[2]}")
+        return value if math.isfinite(value) else math.nan
     try:
         value = float(text)
     except ValueError:

@@ -113,6 +113,11 @@ def read(
         raise EvidenceError(problems)
     runs = _runs(path, table, chosen, values, keep)._replace(understood=tuple(understood))
     runs = _loss_in_nats(path, runs, unit, bytes_per_token, "bits_per_byte" in chosen and "loss" not in chosen)
+    if "variant" not in (columns or {}) and _names_sizes(runs):
+        runs = runs._replace(variant=[path.stem] * len(runs.variant))
+        remarks.append(
+            "each label has one size of its own: labels are sizes, and all runs one arm (--columns variant=...)"
+        )
     runs, more = _filled(path, runs)
     agree(path, runs.N, runs.D, runs.C, runs.places)
     runs, said = _one_row_a_run(table, chosen, runs, keep, last)
@@ -150,6 +155,8 @@ def _chosen(path: Path, table: table_files.Table, given: Mapping[str, str]) -> t
     for field, names in ranked.items():
         if field == "variant":
             names = [entry for entry in names if _tells_arms(table.columns[entry[1]])]
+            several = [entry for entry in names if len(set(table.columns[entry[1]])) > 1]
+            names = several or names  # a name that is the same in all rows tells no arms apart
         if names:
             _, name, factor = min(names)
             found[field] = _Column(Formula(name, table.columns), factor)
@@ -291,6 +298,8 @@ def _filled(path: Path, runs: Runs) -> tuple[Runs, list[str]]:
     has = {field: bool(np.isfinite(getattr(runs, field)).all()) for field in COUNTS}
     if has["N"] and has["D"] and not np.isfinite(runs.C).any():
         return runs._replace(C=6 * runs.N * runs.D), ["no column of compute: C is 6 N D"]
+    if has["C"] and has["N"] and not np.isfinite(runs.D).any():
+        return runs._replace(D=runs.C / (6 * runs.N)), ["no column of tokens: D is C / (6 N)"]
     if has["C"] and has["D"] and not np.isfinite(runs.N).any():
         return runs._replace(N=runs.C / (6 * runs.D)), ["no column of parameters: N is C / (6 D)"]
     problems = []
@@ -308,6 +317,16 @@ def _filled(path: Path, runs: Runs) -> tuple[Runs, list[str]]:
     if problems:
         raise EvidenceError(problems)
     return runs, []
+
+
+def _names_sizes(runs: Runs) -> bool:
+    """Whether the labels of three arms or more only name sizes: each has one N, and no two the same."""
+    sizes: dict[str, set[float]] = {}
+    for variant, n in zip(runs.variant, runs.N.tolist(), strict=True):
+        sizes.setdefault(variant, set()).add(n)
+    if len(sizes) < MANY or not np.isfinite(runs.N).all() or any(len(of) > 1 for of in sizes.values()):
+        return False
+    return len(set.union(*sizes.values())) == len(sizes)
 
 
 def _ratio(N: Array, D: Array, C: Array) -> Array:
@@ -329,6 +348,8 @@ def agree(path: Path, N: Array, D: Array, C: Array, places: Sequence[str], *, un
     if units_only and not (known and np.ptp(ratio) < math.log10(NEAR)):
         return
     near, spread = float(np.median(ratio)), float(np.ptp(ratio))
+    if not math.isfinite(near) or not math.isfinite(spread):
+        raise refusal(path, "counts are numbers that computers hold", "6 N D or C overflows", "Check N, D and C.")
     if known and abs(near) > math.log10(NEAR):
         thousands = round(near / 3) * 3
         if abs(near - thousands) < 0.7 and thousands:
@@ -394,7 +415,9 @@ def _one_row_a_run(
     steps = numbers(table.columns[chosen["step"].formula.text])[kept]
     names = [table.columns[chosen["run"].formula.text][i] for i in kept] if "run" in chosen else [""] * len(kept)
     groups: dict[tuple[str, str, float, str], list[int]] = {}
-    for i, key in enumerate(zip(names, runs.variant, runs.N.tolist(), runs.seed, strict=True)):
+    # What was filled in tells no runs apart: a rounded C gives every row of one run another N.
+    sizes = runs.N.tolist() if "N" in chosen else [0.0] * len(kept)
+    for i, key in enumerate(zip(names, runs.variant, sizes, runs.seed, strict=True)):
         groups.setdefault(key, []).append(i)
     long = [rows for rows in groups.values() if len({steps[i] for i in rows}) >= MANY]
     if sum(map(len, long)) < len(kept) / 2:

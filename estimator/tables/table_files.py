@@ -17,6 +17,8 @@ from cegain.tables.problems import EvidenceError, Problem, refusal
 
 SEPARATORS = (",", ";", "\t", "|")
 NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+NO_NEST = "Give one object per run."
+MOST_COLUMNS = 10_000
 MOST_PROBLEMS = 5
 """Rows of a wrong length that are named one by one."""
 
@@ -77,6 +79,10 @@ def _csv(path: Path, text: str) -> Table:
 
     head = text.lstrip("\r\n").split("\n", 1)[0]
     separator = max(SEPARATORS, key=head.count)
+    if head.count(separator) > MOST_COLUMNS:
+        raise refusal(
+            path, f"a table has at most {MOST_COLUMNS} columns", f"{head.count(separator)}", "Give runs as rows."
+        )
     try:
         frame = pd.read_csv(
             io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True, header=None
@@ -113,6 +119,10 @@ def _json(path: Path, text: str) -> Table:
         whole = json.loads(text)
     except ValueError:
         return _json_lines(path, text)
+    except RecursionError:
+        raise refusal(
+            path, "a table in JSON is objects with names", "objects within objects without end", NO_NEST
+        ) from None
     if isinstance(whole, Mapping) and isinstance(whole.get("log_history"), list):
         rows = [row for row in whole["log_history"] if isinstance(row, Mapping) and "eval_loss" in row]
         return _records(path, rows or whole["log_history"], "record", 1, "a trainer's state: its evaluations")
@@ -131,6 +141,10 @@ def _json_lines(path: Path, text: str) -> Table:
             continue
         try:
             rows.append(json.loads(line))
+        except RecursionError:
+            problems.append(
+                Problem(f"{path}, line {i}", "each line is one JSON object", "objects without end", NO_NEST)
+            )
         except ValueError as error:
             rule, remedy = "each line is one JSON object", "Write it again, or give CSV."
             problems.append(Problem(f"{path}, line {i}", rule, str(error), remedy))
