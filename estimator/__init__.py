@@ -16,16 +16,19 @@ if TYPE_CHECKING:
     from cegain.api.runs import forecast as forecast
     from cegain.api.runs import speedup as speedup
     from cegain.api.steps import step_time as step_time
+    from cegain.run_tables.run_import import ReadOptions as ReadOptions
 
 _WHERE = {
     "estimate": "answers", "fit": "runs", "forecast": "runs", "backtest": "runs", "speedup": "runs",
     "step_time": "steps",
 }  # fmt: skip
-__all__ = ["backtest", "estimate", "fit", "forecast", "speedup", "step_time"]
+__all__ = ["ReadOptions", "backtest", "estimate", "fit", "forecast", "speedup", "step_time"]
 
 
 def __getattr__(name: str) -> object:
     # A function is loaded when it is used: `import cegain` must not pay for scipy.
     if name in _WHERE:
         return getattr(importlib.import_module(f"cegain.api.{_WHERE[name]}"), name)
+    if name == "ReadOptions":
+        return importlib.import_module("cegain.run_tables.run_import").ReadOptions
     raise AttributeError(name)

@@ -27,9 +27,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "common": (),
     "paper": (),
     "tables": PLAIN,
+    "run_tables": (*PLAIN, "tables"),
     "shapes": (*PLAIN, "kernels.costs", "kernels.patterns"),
     "speed": (*PLAIN, "tables", "shapes", "kernels.costs", "kernels.patterns"),
-    "ladders": (*PLAIN, "tables", "shapes"),
+    "ladders": (*PLAIN, "tables", "run_tables", "shapes"),
     "gain": (*PLAIN, "tables", "shapes", "speed", "ladders"),
     "checks": (*PLAIN, "tables", "ladders", "gain"),
     "views": (*PLAIN, "paper", "tables", "ladders", "gain"),
@@ -43,15 +44,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "training.sweeps": ("common", "tables", "shapes", "speed", "training.models", "training.text", "training.run"),
     "benchmarks": ("common", "tables", "shapes", "speed", "ladders", "kernels", "kernels.costs", "kernels.patterns"),
     "commands": (
-        *PLAIN, "paper", "tables", "shapes", "speed", "ladders", "gain", "checks", "views", "pictures", "explorer",
-        "kernels.patterns",
+        *PLAIN, "paper", "tables", "run_tables", "shapes", "speed", "ladders", "gain", "checks", "views", "pictures",
+        "explorer", "kernels.patterns",
     ),
     "training.commands": (
         "common", "tables", "shapes", "speed", "pictures", "commands", "training.models", "training.text",
         "training.run", "training.sweeps",
     ),
-    "api": (*PLAIN, "tables", "speed", "ladders", "gain", "checks", "pictures", "commands"),
-    "cegain": ("api",),
+    "api": (*PLAIN, "tables", "run_tables", "speed", "ladders", "gain", "checks", "pictures", "commands"),
+    "cegain": ("api", "run_tables"),
 }  # fmt: skip
 """Room -> what its files may import besides their neighbours. A row names rooms of rows above it only."""
 EXCEPTIONS = {

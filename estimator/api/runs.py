@@ -18,6 +18,7 @@ from cegain.gain.question import QuestionError
 from cegain.ladders import fit_report, ladder, one_pair
 from cegain.ladders import forecast as forecasts
 from cegain.ladders.ladder import Ladder, RunTable
+from cegain.run_tables.run_import import AS_IT_IS, ReadOptions
 from cegain.tables.problems import EvidenceError
 
 Runs = Any
@@ -132,6 +133,7 @@ def fit(
     drop_highest: int = 0,
     bootstrap: int = 1000,
     loss_column: str = "loss",
+    read: ReadOptions = AS_IT_IS,
     loss_noise: float | None = None,
     seed: int = 0,
 ) -> Law | Gain:
@@ -154,7 +156,8 @@ def fit(
         max_flops: use runs up to this budget (FLOP) only.
         drop_highest: leave out so many of the highest losses.
         bootstrap: resamples behind the intervals of a law.
-        loss_column: the column that holds the loss (nats per token).
+        loss_column: the column that holds the loss.
+        read: what its names do not tell: `cegain.ReadOptions(columns={"C": "gflops*1e9"}, repeats="sweep")`.
         loss_noise: seed noise of ln loss, where it is known.
         seed: of the resamples.
 
@@ -164,14 +167,14 @@ def fit(
     budgets = [float(c) for c in ([at] if isinstance(at, int | float) else at)]
     problems = [f"at: budgets above 0 FLOP are needed (found {c}). Try 1e22." for c in budgets if not 0 < c < math.inf]
     try:
-        table = fit_report.restrict(_table(runs, loss_column), max_flops, drop_highest)
+        table = fit_report.restrict(_table(runs, _how(read, loss_column)), max_flops, drop_highest)
         arm = variant if variant is not None else _only_arm(table, baseline, problems)
         if problems or arm is None:
             raise QuestionError(problems)
         if baseline is None:
             return Law(fit_report.one_arm(table, arm, bootstrap, seed), tuple(budgets))
-        arms = ladder.ladder(table, baseline), ladder.ladder(table, arm)
-        return Gain(fit_report.two_arms(table, baseline, arm, budgets, loss_noise), arms)
+        gain = fit_report.two_arms(table, baseline, arm, budgets, loss_noise)
+        return Gain(gain, gain.arms)
     except EvidenceError as error:
         raise QuestionError([*problems, *map(str, error.problems)]) from None
 
@@ -183,6 +186,7 @@ def forecast(
     at: float | Sequence[float] = (),
     *,
     loss_column: str = "loss",
+    read: ReadOptions = AS_IT_IS,
     loss_noise: float | None = None,
 ) -> Gain:
     """The gain of `variant` over `baseline` at budgets inside and past the runs.
@@ -200,13 +204,14 @@ def forecast(
         variant: the arm with the algorithm.
         baseline: the arm without it.
         at: budgets (FLOP); by default some past the last run.
-        loss_column: the column that holds the loss (nats per token).
+        loss_column: the column that holds the loss.
+        read: what its names do not tell: `cegain.ReadOptions(columns={"C": "gflops*1e9"}, repeats="sweep")`.
         loss_noise: seed noise of ln loss, where it is known.
 
     Raises:
         QuestionError: everything wrong with the table and the question.
     """
-    gain = fit(runs, variant, baseline, at=at, loss_column=loss_column, loss_noise=loss_noise)
+    gain = fit(runs, variant, baseline, at=at, loss_column=loss_column, read=read, loss_noise=loss_noise)
     assert isinstance(gain, Gain)
     return gain
 
@@ -217,6 +222,7 @@ def backtest(
     pairs: str | os.PathLike[str] | None = None,
     cuts: Sequence[float] = held_out.CUTS,
     loss_column: str = "loss",
+    read: ReadOptions = AS_IT_IS,
     jobs: int = 1,
 ) -> Backtest:
     """Hide the runs above the largest budget / cut, predict the gains there, and score the predictions.
@@ -233,7 +239,8 @@ def backtest(
         runs: a table of runs (path or DataFrame), or several.
         pairs: a file of arms to compare (columns set, baseline, treatment); None: every two arms of a table.
         cuts: factors above 1.
-        loss_column: the column that holds the loss (nats per token).
+        loss_column: the column that holds the loss.
+        read: what its names do not tell: `cegain.ReadOptions(columns={"C": "gflops*1e9"}, repeats="sweep")`.
         jobs: processes.
 
     Raises:
@@ -243,7 +250,7 @@ def backtest(
     tables: list[RunTable] = []
     for each in [runs] if isinstance(runs, str | os.PathLike) or hasattr(runs, "to_csv") else runs:
         try:
-            tables.append(_table(each, loss_column))
+            tables.append(_table(each, _how(read, loss_column)))
         except EvidenceError as error:
             problems += map(str, error.problems)
     try:
@@ -289,14 +296,18 @@ def speedup(baseline_loss: float, loss: float, flops: float, **assumed: float) -
     return Speedup(**vars(pair))
 
 
-def _table(runs: Runs, loss_column: str) -> RunTable:
+def _how(read: ReadOptions, loss_column: str) -> ReadOptions:
+    return read if loss_column == "loss" else read._replace(columns={**read.columns, "loss": loss_column})
+
+
+def _table(runs: Runs, how: ReadOptions) -> RunTable:
     """Read a table; a DataFrame goes through a file, so that the same rules hold for it."""
     if not hasattr(runs, "to_csv"):
-        return ladder.read_runs(runs, loss_column)
+        return ladder.read_runs(runs, how)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "DataFrame.csv"
         runs.to_csv(path, index=False)
-        return ladder.read_runs(path, loss_column)
+        return ladder.read_runs(path, how)
 
 
 def _only_arm(table: RunTable, baseline: str | None, problems: list[str]) -> str | None:

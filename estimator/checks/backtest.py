@@ -220,7 +220,7 @@ def _cells(
     pair, runs = job
     cells: list[Cell] = []
     skipped: list[Skipped] = []
-    whole = {arm: ladder.ladder(runs, arm) for arm in (pair.baseline, pair.treatment)}
+    whole = dict(zip((pair.baseline, pair.treatment), ladder.pair(runs, pair.baseline, pair.treatment), strict=True))
     for cut in cuts:
         limits = {arm: math.exp(full.x[-1]) / cut for arm, full in whole.items()}
         visible = {arm: full.below(limits[arm]) for arm, full in whole.items()}

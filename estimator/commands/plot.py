@@ -25,6 +25,7 @@ from cegain.commands.options import (
     single,
     write,
 )
+from cegain.commands.table_options import NAMES, read_options, table_options
 from cegain.tables.problems import EvidenceError
 
 # Options of `ceg plot --pattern`: default, and the most that a picture can show.
@@ -32,11 +33,14 @@ _PATTERN_OPTIONS: dict[str, tuple[str | None, int | None]] = {
     "tokens": ("128", 4096), "heads": ("2", 64), "block": ("16", 4096),
     "window": (None, None), "global_tokens": (None, None), "stride": (None, None), "summary": (None, None),
 }  # fmt: skip
-_DEFAULTS = {"currency": "flop", "interval": "0.9", "seed": "0"}
+_DEFAULTS = {"currency": "flop", "interval": "0.9", "seed": "0", "flops_convention": "auto"}
 """Options that have a value without being given."""
 _KINDS = ("gallery", "pattern", "runs", "kernels", "roofline", "coverage", "backtest")
 """Options that say what is drawn, one at most; CEG against scale without them."""
-_GO_WITH = {"variant": "--runs", "times": "--kernels or --roofline", **dict.fromkeys(_PATTERN_OPTIONS, "--pattern")}
+_GO_WITH = {
+    "variant": "--runs", **dict.fromkeys(NAMES, "--runs"), "times": "--kernels or --roofline",
+    **dict.fromkeys(_PATTERN_OPTIONS, "--pattern"),
+}  # fmt: skip
 _SHARED = {"device": ("kernels", "roofline"), "baseline": ("runs",), "flops": ("runs",)}
 """Options of a question that some other pictures take too."""
 
@@ -58,6 +62,7 @@ _SHARED = {"device": ("kernels", "roofline"), "baseline": ("runs",), "flops": ("
 @click.option("--coverage", is_flag=True, help="Draw what `ceg coverage --write` stored: one study left out at a time.")
 @click.option("--backtest", is_flag=True, help="Draw what `ceg backtest --scores` stored: tops of ladders, hidden.")
 @single("--gallery", metavar="FOLDER", help="Make all pictures of this project, and an index (for maintainers).")
+@table_options
 @functools.partial(question_options, required=False)
 @single("-o", "--output", metavar="FILE", help="Where to draw (.svg, .pdf, .png).")
 def plot_command(**options: Any) -> None:
@@ -149,9 +154,11 @@ def _draw_runs(options: dict[str, Any], problems: list[str], ending: str) -> byt
     names = [options[end] for end in ("baseline", "variant") if options[end] is not None]
     if len(names) < 2:
         problems.append("--runs: two arms are needed (one is missing). Name them with --baseline and --variant.")
+    how = read_options(options, problems)
     with gathered(problems):
-        table = ladder.read_runs(options["runs"])
-        arms = [ladder.ladder(table, arm) for arm in names]
+        table = ladder.read_runs(options["runs"], how)
+        if len(names) == 2:
+            arms = ladder.pair(table, *names)
     refuse(problems)
     print_remarks(table)
     x = [float(end) for arm in arms for end in arm.x[[0, -1]]]

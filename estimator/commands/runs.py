@@ -26,10 +26,12 @@ from cegain.commands.options import (
     single,
     write,
 )
+from cegain.commands.table_options import read_options, table_options
 
 if TYPE_CHECKING:
     from cegain.checks import backtest
     from cegain.ladders import ladder
+    from cegain.run_tables.run_import import ReadOptions
 
 
 def print_remarks(table: ladder.RunTable) -> None:
@@ -46,9 +48,9 @@ def print_remarks(table: ladder.RunTable) -> None:
 @single("--drop-highest", default="0", metavar="N", help="Leave out the N highest losses (Besiroglu et al. drop 5).")
 @click.option("--at", multiple=True, metavar="C", help="Budgets to answer at: 1e24, a list, or a range 1e18:1e24.")
 @single("--bootstrap", default="1000", metavar="N", help="Resamples behind the intervals of a law.")
-@single("--loss-column", default="loss", metavar="NAME", help="The column that holds the loss.")
 @single("--loss-noise", metavar="S", help="Seed noise of ln loss, where it is known.")
 @single("--seed", default="0", metavar="N", help="Of the resamples.")
+@table_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout, and nothing else there.")
 def fit_command(runs: str, at: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Scaling law of one arm, or the gain between two, from a table of runs.
@@ -70,8 +72,9 @@ def fit_command(runs: str, at: tuple[str, ...], as_json: bool, **options: Any) -
     resamples = number("--bootstrap", options["bootstrap"], problems, "1000", **COUNT) or 0
     drop = number("--drop-highest", options["drop_highest"], problems, "5", **COUNT) or 0
     seed = number("--seed", options["seed"], problems, "0", **COUNT) or 0
+    how = read_options(options, problems)
     with refused(problems):
-        table = ladder.read_runs(runs, options["loss_column"])
+        table = ladder.read_runs(runs, how)
         if drop >= len(table.loss):
             problems.append(f"--drop-highest: fewer than the {len(table.loss)} runs (found {drop}). Try 5.")
             drop = 0
@@ -160,7 +163,7 @@ def synthetic_command(output: str, truth: str, **options: Any) -> None:
 @click.argument("runs", metavar="RUNS.csv...", nargs=-1, required=True)
 @single("--pairs", metavar="FILE", help="Arms to compare (columns set,baseline,treatment); every two arms without it.")
 @click.option("--cut", multiple=True, metavar="X", help="Hide runs above the largest budget / X; 3, 10, 30, 100.")
-@single("--loss-column", default="loss", metavar="NAME", help="The column that holds the loss.")
+@table_options
 @single("--jobs", default=str(min(2, os.cpu_count() or 1)), metavar="N", help="Processes.")
 @single("--freeze", metavar="FILE.json", help="Also choose the settings on these pairs and store them (maintainers).")
 @single(
@@ -188,13 +191,13 @@ def backtest_command(runs: tuple[str, ...], cut: tuple[str, ...], as_json: bool,
     scores = output_path("--scores", options["scores"], problems, (".json",))
     entries: list[backtest_scores.Entry] = []
     if scores is not None:
-        misplaced = ["--cut"] * bool(cut) + ["--loss-column"] * (options["loss_column"] != "loss")
+        misplaced = ["--cut"] * bool(cut) + ["--loss-column"] * (options["loss_column"] is not None)
         misplaced += ["--freeze"] * (target is not None)
         rule = "it goes without --scores, which are of usual calls. Leave one out."
         problems += [f"{name}: {rule}" for name in misplaced]
         with gathered(problems, "--scores: "):
             entries = backtest_scores.load(scores)
-    tables, pairs = _tables_and_pairs(runs, options["loss_column"], options["pairs"], problems)
+    tables, pairs = _tables_and_pairs(runs, read_options(options, problems), options["pairs"], problems)
     start = forecast.load_settings()
     cells, skipped = [], []
     with refused():
@@ -217,7 +220,7 @@ def backtest_command(runs: tuple[str, ...], cut: tuple[str, ...], as_json: bool,
 
 
 def _tables_and_pairs(
-    runs: tuple[str, ...], loss_column: str, pairs_file: str | None, problems: list[str]
+    runs: tuple[str, ...], how: ReadOptions, pairs_file: str | None, problems: list[str]
 ) -> tuple[list[ladder.RunTable], list[backtest.Pair]]:
     """The tables of runs, and the pairs of arms to compare: those of a file, or every two arms of a table."""
     from cegain.checks import backtest
@@ -228,7 +231,7 @@ def _tables_and_pairs(
     missing: list[backtest.Pair] = []
     for path in runs:
         with gathered(problems):
-            table = ladder.read_runs(path, loss_column)
+            table = ladder.read_runs(path, how)
             if any(table.name == other.name for other in tables):
                 table = table._replace(name=path)
             tables.append(table)
@@ -247,6 +250,10 @@ def _tables_and_pairs(
     if not pairs and not problems:
         problems.append("RUNS.csv: two arms or more are needed (found one). Add the other arm's runs.")
     refuse(problems)
+    for table in tables:
+        for arm in table.variants():
+            if unclear := ladder.representatives(table, arm)[1].unclear:
+                click.echo(f"{table.name}, {arm}: {unclear} Averaged; --repeats sweep takes the best.", err=True)
     if missing:
         sets = ", ".join(dict.fromkeys(pair.set for pair in missing))
         click.echo(f"{len(missing)} of {len(pairs)} pair(s) left out: no table has both arms (sets {sets}).", err=True)

@@ -14,27 +14,37 @@ from cegain.common.verdict import FAR_DECADES
 from cegain.ladders import forecast, frontier_ratio, ladder, scaling_law
 from cegain.ladders.ladder import Ladder, RunTable
 from cegain.ladders.scaling_law import FitResult, Interval, Runs
+from cegain.run_tables import repeats
 
 STEPS = (1.0, 10.0, 100.0)
 """Budgets of the gain when none are named: the largest of the treatment, and ten and a hundred times as much."""
 
 
+_SAY = "Say which: --repeats seeds or --repeats sweep"
+
+
 class OneArm(NamedTuple):
-    """An arm's ladder and the laws fitted to it; `chinchilla` is None where the table has no tokens."""
+    """An arm's ladder and the laws fitted to it; `chinchilla` is None where the table has no sizes or tokens.
+
+    `if_sweep` is the same with the best of each size and budget, where it is not known whether these are seeds.
+    """
 
     arm: str
     rungs: Ladder
     chinchilla: FitResult | None
     frontier: FitResult
+    if_sweep: OneArm | None = None
 
 
 class TwoArms(NamedTuple):
     """The forecast of a gain, and the ratio of two frontiers at the same budgets by what is assumed of the floor
-    (`frontier_ratio.floor_sensitivity`).
+    (`frontier_ratio.floor_sensitivity`). `if_sweep` as in `OneArm`.
     """
 
     forecast: forecast.Forecast
     floors: dict[str, list[float]]
+    arms: tuple[Ladder, Ladder]
+    if_sweep: TwoArms | None = None
 
 
 def restrict(table: RunTable, max_flops: float | None, drop_highest: int) -> RunTable:
@@ -62,29 +72,43 @@ def take(table: RunTable, kept: Array) -> RunTable:
 
 def one_arm(table: RunTable, arm: str, resamples: int, seed: int) -> OneArm:
     """Fit an arm's runs: the law in N and D where tokens are known, and the compute frontier on its ladder."""
-    runs = take(table, ladder.select(table, arm))
+    at, _ = ladder.representatives(table, arm)
+    runs = table._replace(N=table.N[at], D=table.D[at], C=table.C[at], loss=table.loss[at])
     rungs = ladder.ladder(table, arm)
     chinchilla = None
-    if np.isfinite(runs.D).all():
+    if np.isfinite(runs.D).all() and np.isfinite(runs.N).all():
         chinchilla = scaling_law.fit(Runs(loss=runs.loss, N=runs.N, D=runs.D), resamples=resamples, seed=seed)
     frontier = Runs(loss=np.exp(rungs.y), C=np.exp(rungs.x))
-    return OneArm(arm, rungs, chinchilla, scaling_law.fit(frontier, form="frontier", resamples=resamples, seed=seed))
+    law = scaling_law.fit(frontier, form="frontier", resamples=resamples, seed=seed)
+    other = one_arm(_as_a_sweep(table), arm, resamples, seed) if rungs.doubt is not None else None
+    return OneArm(arm, rungs, chinchilla, law, other)
+
+
+def _as_a_sweep(table: RunTable) -> RunTable:
+    return table._replace(repeats=table.repeats._replace(repeats=repeats.SWEEP))
 
 
 def two_arms(
     table: RunTable, baseline: str, treatment: str, budgets: Sequence[float], loss_noise: float | None
 ) -> TwoArms:
     """Forecast the gain of one arm over another at some budgets (FLOP), `STEPS` past the last rung if none."""
-    arms = ladder.ladder(table, baseline), ladder.ladder(table, treatment)
+    arms = ladder.pair(table, baseline, treatment)
     if not budgets and len(arms[1].x):
         budgets = [float(f"{math.exp(arms[1].x[-1]) * step:.3g}") for step in STEPS]
     found = forecast.forecast(*arms, budgets, loss_noise=loss_noise)
-    return TwoArms(found, frontier_ratio.floor_sensitivity(*arms, budgets) if found.at else {})
+    floors = frontier_ratio.floor_sensitivity(*arms, budgets) if found.at else {}
+    unclear = table.repeats.repeats is None and any(
+        ladder.representatives(table, a)[1].unclear for a in (baseline, treatment)
+    )
+    other = two_arms(_as_a_sweep(table), baseline, treatment, budgets, loss_noise) if unclear else None
+    return TwoArms(found, floors, arms, other)
 
 
 def one_arm_text(found: OneArm, budgets: Sequence[float]) -> str:
     """The laws of one arm, and the compute-optimal run at each budget."""
     lines = [f"{found.arm}: {len(found.rungs.x)} rungs, {_range(found.rungs)} FLOP"]
+    if found.rungs.doubt is not None:
+        lines.append(f"status: {found.rungs.doubt[0]} - {found.rungs.doubt[1]} ({_SAY})")
     lines += [f"note: {note}" for note in found.rungs.notes]
     if found.chinchilla is not None:
         lines += ["", str(found.chinchilla)]
@@ -97,6 +121,8 @@ def one_arm_text(found: OneArm, budgets: Sequence[float]) -> str:
         law = found.chinchilla if found.chinchilla is not None and found.chinchilla.answers else found.frontier
         said = f"status {law.status}: no answer" if not law.answers else _at(law, c)
         lines.append(f"at {number(c)} FLOP: {said} ({law.form} law{far})")
+    if found.if_sweep is not None:
+        lines += ["", "If they are a sweep, the best of each size and budget:", one_arm_text(found.if_sweep, budgets)]
     return "\n".join(lines)
 
 
@@ -130,13 +156,22 @@ def one_arm_document(found: OneArm) -> dict[str, object]:
         **law.as_dict(),
         "frontier": found.frontier.as_dict(),
         "ladder_notes": list(found.rungs.notes),
-    }
+    } | _doubted(found.rungs.doubt, None if found.if_sweep is None else one_arm_document(found.if_sweep))
+
+
+def _doubted(doubt: tuple[str, str] | None, if_sweep: dict[str, object] | None) -> dict[str, object]:
+    """Nothing where there is no doubt; else the status, why, and the answer if the runs are a sweep."""
+    if doubt is None:
+        return {}
+    return {"runs_status": doubt[0], "runs_reason": doubt[1], "if_sweep": if_sweep}
 
 
 def two_arms_text(found: TwoArms) -> str:
     """The gain at each budget, with the rival rule and the floor's sensitivity beside it."""
     f = found.forecast
     lines = [f"{f.treatment} against {f.baseline}", f"status: {f.status}" + (f" - {f.reason}" if f.reason else "")]
+    if found.if_sweep is not None:
+        lines.append(f"Below as seeds, averaged; then as a sweep, the best of each size and budget. {_SAY}.")
     if f.read_range is not None:
         lines.append(f"{f.reads} reads, {span(f.read_range, '')} FLOP (midpoints of the two arms)")
     for i, at in enumerate(f.at):
@@ -157,7 +192,10 @@ def two_arms_text(found: TwoArms) -> str:
     if f.classes is not None:
         shares = ", ".join(f"{name} {share:.2f}" for name, share in f.classes.items())
         lines += ["", f"class: {f.label} ({shares})"]
-    return "\n".join([*lines, *(f"note: {note}" for note in f.notes)])
+    lines += [f"note: {note}" for note in f.notes]
+    if found.if_sweep is not None:
+        lines += ["", "If they are a sweep:", two_arms_text(found.if_sweep)]
+    return "\n".join(lines)
 
 
 def two_arms_document(found: TwoArms) -> dict[str, object]:
@@ -184,7 +222,7 @@ def two_arms_document(found: TwoArms) -> dict[str, object]:
         "class_probabilities": f.classes,
         "estimates": at,
         "notes": list(f.notes),
-    }
+    } | ({} if found.if_sweep is None else {"if_sweep": two_arms_document(found.if_sweep)})
 
 
 def _range(rungs: Ladder) -> str:

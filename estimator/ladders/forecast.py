@@ -315,7 +315,8 @@ def forecast(
         loss_noise: sd of ln loss of one run where it is known (seeds); estimated otherwise.
 
     Returns:
-        per budget a status: `ok`; `far_extrapolation` more than 3 decades past the last read, further past it than the
+        per budget a status: `ok`; `ambiguous_repeats` or `unlike_yardsticks` where an arm's runs leave a doubt
+        (`Ladder.doubt`); `far_extrapolation` more than 3 decades past the last read, further past it than the
         reads span, from fewer than 5 reads, rough or flattening ladders, or with a 90% interval wider than a factor of
         100. Overall: `too_few` (an
         arm has fewer than 3 rungs), `no_overlap` (the arms reach no common loss), or the worst of its budgets.
@@ -347,12 +348,18 @@ def forecast(
     doubts = _doubts(posterior, (baseline, treatment), noise)
     at = tuple(_at_budget(posterior, c, settings, doubts) for c in flops)
     label, classes = classify(posterior.slope(*np.log10(CLASS_RANGE)))
+    doubt = baseline.doubt or treatment.doubt
+    if doubt is not None:
+        at = tuple(a._replace(status=doubt[0], reason=doubt[1]) if a.status == "ok" else a for a in at)
     far = [a for a in at if a.status != "ok"]
+    status, reason = doubt or ("ok", "")
+    if far and doubt is None:
+        status, reason = far[0].status, f"at {far[0].flops:.3g} FLOP: {far[0].reason}"
     return Forecast(
         baseline.name,
         treatment.name,
-        far[0].status if far else "ok",
-        f"at {far[0].flops:.3g} FLOP: {far[0].reason}" if far else "",
+        status,
+        reason,
         len(reads.m),
         (10.0 ** float(reads.m[0]), 10.0 ** float(reads.m[-1])),
         tuple(zip(10.0**reads.treatment, np.exp(reads.y), strict=True)),

@@ -25,7 +25,10 @@ import numpy as np
 
 from cegain.common.arrays import Array
 from cegain.common.text import as_number
-from cegain.tables import csv_file, run_import
+from cegain.run_tables import repeats, run_import, run_units, yardsticks
+from cegain.run_tables.column_meanings import meaning
+from cegain.run_tables.run_import import AS_IT_IS, ReadOptions
+from cegain.tables import csv_file
 from cegain.tables.problems import EvidenceError, Problem, refusal
 
 TOLERANCE = 0.10
@@ -40,6 +43,8 @@ EDGE_SD = 0.01
 """Error (ln loss) of a rung whose best run has the smallest or largest N tried: the true minimum lies beyond."""
 OWN_COLUMNS = {"variant": "arm", "N": "n_params_active", "D": "tokens", "C": "flops", "loss": "loss_nats_per_token"}
 """What this project's `training_runs.csv` calls the columns of a table of runs."""
+MOST_RUNGS = 300
+"""Tables of more budgets than this are read with budgets pooled: a forecast takes the cube of their number."""
 LADDER_ROLE = "ladder"
 """The `role` of a run that is a point of its arm's ladder; others looked for a learning rate."""
 
@@ -47,7 +52,8 @@ LADDER_ROLE = "ladder"
 class RunTable(NamedTuple):
     """Runs of a table: variant [n], N, D, C, loss [n], every cell by column name, remarks for the reader, file stem.
 
-    N in parameters, D in tokens (NaN where the table has no such column), C in FLOP, loss in the table's unit.
+    N in parameters and D in tokens (NaN where the table has no such column), C in FLOP, loss in the table's unit.
+    `repeats` says what runs of one size and budget are, where the table's owner said it.
     """
 
     variant: tuple[str, ...]
@@ -58,6 +64,7 @@ class RunTable(NamedTuple):
     cells: dict[str, tuple[str, ...]]
     remarks: tuple[str, ...]
     name: str
+    repeats: repeats.Rule = repeats.Rule()
 
     def variants(self) -> list[str]:
         """Distinct variants in order of first appearance."""
@@ -84,6 +91,9 @@ class Ladder(NamedTuple):
 
     `repeats` [n] counts the seeds behind a rung; the noise of a single run (divided by sqrt(repeats)) comes on top
     of `sd` and is for the user of the ladder to state. `budgets` counts rungs before dominated ones were dropped.
+    `tried` has ln losses of the settings behind it, where the arm was swept; `tuning` is the sd of ln loss that all its
+    rungs have in common because the other arm was tuned more. `doubt`: the status that no answer is better than, and
+    why; None where there is none.
     """
 
     name: str
@@ -93,6 +103,9 @@ class Ladder(NamedTuple):
     repeats: Array
     budgets: int
     notes: tuple[str, ...]
+    tried: tuple[Array, ...] = ()
+    tuning: float = 0.0
+    doubt: tuple[str, str] | None = None
 
     def below(self, flops: float) -> Ladder:
         """The rungs up to a budget (FLOP), which counts as its own rung (within `TOLERANCE` / 2)."""
@@ -100,28 +113,43 @@ class Ladder(NamedTuple):
         return self._replace(x=self.x[kept], y=self.y[kept], sd=self.sd[kept], repeats=self.repeats[kept])
 
 
-def read_runs(path: str | os.PathLike[str], loss_column: str = "loss") -> RunTable:
+def read_runs(path: str | os.PathLike[str], options: ReadOptions = AS_IT_IS) -> RunTable:
     """Read and check a table of runs. CRLF line ends, a byte-order mark, any order and duplicates are accepted.
 
     Args:
-        path: CSV file with the columns variant, N, C and `loss_column` (D optional), or this project's
-            `training_runs.csv`, of which diverged runs and runs that no ladder is made of (their `role` is not
-            `ladder`) are left out, with a remark.
-        loss_column: the column that holds the loss.
+        path: CSV file with the columns variant, N, C and loss (D optional); this project's `training_runs.csv`, of
+            which diverged runs and runs that no ladder is made of (their `role` is not `ladder`) are left out, with a
+            remark; or any other table that `run_tables.run_import` understands.
+        options: what its names do not tell.
 
     Raises:
         EvidenceError: unreadable, empty, not text, missing columns, or any bad row (all of them).
     """
     file = Path(path)
+    rule = repeats.Rule(options.repeats, options.seed_columns, options.sweep_columns)
+    loss_column = options.columns.get("loss", "loss")
+    told = {field for field in ReadOptions._fields if field not in ("columns", *_RULE_FIELDS)}
+    by_hand = set(options.columns) - {"loss"} or any(getattr(options, n) != getattr(AS_IT_IS, n) for n in told)
+    if by_hand:
+        return _as_people_have_it(file, options)._replace(repeats=rule)
     try:
-        return _in_our_columns(file, loss_column)
+        table = _in_our_columns(file, loss_column)
+        ours = OWN_COLUMNS["C"] in table.cells
+        if ours or not any((known := meaning(name)) and known.of in _OF_HISTORIES for name in table.cells):
+            return table._replace(repeats=rule)
+        return _as_people_have_it(file, options)._replace(repeats=rule)
     except EvidenceError as error:
         if not _other_table(file, loss_column):
             raise
         try:
-            return _as_people_have_it(file, loss_column)
+            return _as_people_have_it(file, options)._replace(repeats=rule)
         except EvidenceError as other:
             raise (other if _foreign(file) else error) from None
+
+
+_OF_HISTORIES = ("step", "share_done", "state")
+"""Columns of tables whose rows may be no finished runs."""
+_RULE_FIELDS = ("repeats", "seed_columns", "sweep_columns")
 
 
 def _in_our_columns(file: Path, loss_column: str) -> RunTable:
@@ -180,7 +208,7 @@ def _in_our_columns(file: Path, loss_column: str) -> RunTable:
         remarks.append(f"{len(rows) - len(kept)} duplicated row(s) count once")
     N, D = np.array(values["N"]), np.array(values["D"])
     if not own and names["D"] in header:
-        run_import.agree(file, N, D, C, [f"line {line}" for line, _ in rows], units_only=True)
+        run_units.agree(file, N, D, C, [f"line {line}" for line, _ in rows], units_only=True)
     return RunTable(
         tuple(variant[i] for i in kept),
         N[kept],
@@ -218,17 +246,25 @@ def _other_table(file: Path, loss_column: str) -> bool:
     return loss_column == "loss" or loss_column in _header(file)
 
 
-def _as_people_have_it(file: Path, loss_column: str) -> RunTable:
+def _as_people_have_it(file: Path, options: ReadOptions) -> RunTable:
     """Any table of runs that `run_import` understands; what was understood is a remark."""
-    found = run_import.read(file, columns={} if loss_column == "loss" else {"loss": loss_column})
+    found = run_import.read(file, options)
+    remarks = [f"read as {', '.join(found.understood)}", *found.remarks]
+    keys = zip(found.variant, *(values.tolist() for values in (found.N, found.D, found.C, found.loss)), strict=True)
+    places: dict[tuple[object, ...], int] = {}
+    for i, key in enumerate(keys):
+        places.setdefault(tuple("" if value != value else value for value in key), i)
+    if len(places) < len(found.loss):
+        remarks.append(f"{len(found.loss) - len(places)} duplicated row(s) count once")
+        found = found.take(list(places.values()))
     return RunTable(
         tuple(found.variant),
         found.N,
         found.D,
         found.C,
         found.loss,
-        {name: tuple(cells[i] for i in found.rows) for name, cells in found.columns.items()},
-        (f"read as {', '.join(found.understood)}", *found.remarks),
+        {name: tuple(cells) for name, cells in found.columns.items()},
+        tuple(remarks),
         file.stem,
     )
 
@@ -263,19 +299,68 @@ def ladder(runs: RunTable, arm: str, tolerance: float = TOLERANCE) -> Ladder:
     Raises:
         EvidenceError: the arm selects no run.
     """
-    kept = select(runs, arm)
-    return build(arm, np.log(runs.N[kept]), np.log(runs.C[kept]), np.log(runs.loss[kept]), tolerance)
+    at, found = representatives(runs, arm, tolerance)
+    log_n = _sizes(runs.N[at])
+    log_c = np.log(runs.C[at])
+    notes = list(found.notes)
+    while len(_budgets(np.sort(log_c), tolerance)) > MOST_RUNGS:
+        tolerance *= 2
+    if tolerance > TOLERANCE:
+        notes.append(f"budgets within {math.expm1(tolerance):.0%} of each other are pooled: there are many")
+    made = build(arm, log_n, log_c, np.log(runs.loss[at]), tolerance)
+    doubt = ("ambiguous_repeats", f"{arm}: {found.unclear}") if found.unclear else None
+    return made._replace(notes=(*notes, *made.notes), tried=found.tried, doubt=doubt)
+
+
+def representatives(runs: RunTable, arm: str, tolerance: float = TOLERANCE) -> tuple[np.ndarray, repeats.Reduced]:
+    """Which rows [m] stand for an arm, all of its runs or the best of a sweep at each size and budget, and why.
+
+    Raises:
+        EvidenceError: the arm selects no run.
+    """
+    at = np.flatnonzero(select(runs, arm))
+    log_loss = np.log(runs.loss[at])
+    groups = repeats.groups_of(_sizes(runs.N[at]), np.log(runs.C[at]), tolerance, SAME_SIZE)
+    cells: dict[str, tuple[str, ...]] = {}
+    if any(len(group) > 1 for group in groups):
+        each = at.tolist()
+        cells = {name: tuple(column[i] for i in each) for name, column in runs.cells.items()}
+    found = repeats.reduced(groups, log_loss, cells, runs.repeats)
+    return at[found.kept], found
+
+
+def pair(runs: RunTable, baseline: str, treatment: str) -> tuple[Ladder, Ladder]:
+    """The ladders of two arms that are to be compared: by one yardstick, and with the error of unlike tuning.
+
+    Raises:
+        EvidenceError: an arm selects no run.
+    """
+    arms = (baseline, treatment)
+    told_by = [name for name, cells in runs.cells.items() if cells == runs.variant]
+    told_by += [part.partition("=")[0] for arm in arms if "=" in arm for part in arm.split("&")]
+    alike = yardsticks.compared(runs.cells, select(runs, baseline), select(runs, treatment), told_by)
+    if alike.loss is not None:
+        runs = runs._replace(loss=alike.loss)
+    ladders = ladder(runs, baseline), ladder(runs, treatment)
+    first, second, note = repeats.uneven(ladders[0].tried, ladders[1].tried)
+    said = alike.notes + ((note,) if note else ())
+    doubt = ("unlike_yardsticks", alike.unlike) if alike.unlike else None
+    return (
+        ladders[0]._replace(tuning=first, doubt=doubt or ladders[0].doubt),
+        ladders[1]._replace(tuning=second, doubt=doubt or ladders[1].doubt, notes=ladders[1].notes + said),
+    )
+
+
+def _sizes(N: Array) -> Array:
+    """ln N [n]; all alike where it is not known."""
+    return np.log(N) if np.isfinite(N).all() else np.zeros(len(N))
 
 
 def build(name: str, log_n: Array, log_c: Array, log_loss: Array, tolerance: float = TOLERANCE) -> Ladder:
     """A ladder from runs: ln N, ln C, ln loss, each [n]; order does not matter."""
     order = np.lexsort((log_loss, log_n, log_c))
     log_n, log_c, log_loss = log_n[order], log_c[order], log_loss[order]
-    starts = [0]
-    for i in range(1, len(log_c)):
-        # A budget spans `tolerance` in all, so that a dense table does not become one long rung.
-        if log_c[i] > log_c[starts[-1]] + tolerance:
-            starts.append(i)
+    starts = _budgets(log_c, tolerance)
     groups = [slice(a, b) for a, b in zip(starts, [*starts[1:], len(log_c)], strict=True)]
     slope = _overall_slope(log_c, log_loss)
     notes: list[str] = []
@@ -308,6 +393,17 @@ def build(name: str, log_n: Array, log_c: Array, log_loss: Array, tolerance: flo
         if not on.all():
             notes.append(f"{int((~on).sum())} of {len(on)} budgets are no better than a cheaper one and are left out")
     return Ladder(name, x, y, sd, repeats, len(points), tuple(notes))
+
+
+def _budgets(log_c: Array, tolerance: float) -> list[int]:
+    """Where each budget starts among ln C [n], ascending. It spans `tolerance` in all, so that a dense table does not
+    become one long rung.
+    """
+    starts, values = [0], log_c.tolist()
+    for i, value in enumerate(values):
+        if value > values[starts[-1]] + tolerance:
+            starts.append(i)
+    return starts
 
 
 def _pooled(y: Array) -> list[list[int]]:

@@ -14,9 +14,8 @@ from scipy.interpolate import PchipInterpolator
 
 from cegain.common.arrays import LN10, Array
 from cegain.ladders.ladder import TOLERANCE, Ladder
+from cegain.run_tables.repeats import NOISE
 
-NOISE = 0.004
-"""sd of ln loss of one run that is assumed where none is stated."""
 _NOISE_FACTORS = np.exp(0.5 * np.linspace(-3, 3, 9))
 _BENDS = np.geomspace(1e-4, 1.0, 9)
 """Third derivatives of ln loss by log10 C that are tried: L = E + K C^-gamma has about 0.005."""
@@ -148,4 +147,7 @@ def _covariances(baseline: Ladder, treatment: Ladder, of_base: Array, of_treat: 
     same_budget = np.abs(baseline.x[:, None] - treatment.x) <= TOLERANCE
     between = same_budget / np.maximum(baseline.repeats[:, None], treatment.repeats)
     cross = of_base @ between @ of_treat.T
+    for arm, of_arm in ((baseline, of_base), (treatment, of_treat)):
+        shifted = of_arm.sum(1)  # what a shift of all its rungs does
+        known = known + arm.tuning**2 * np.outer(shifted, shifted)
     return known + _BETWEEN_RUNGS**2 * np.eye(len(known)), unit, cross + cross.T

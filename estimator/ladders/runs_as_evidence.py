@@ -26,15 +26,28 @@ def gains(path: Path) -> list[PublishedGain]:
     Raises:
         EvidenceError: bad runs, no arm named after an algorithm, no baseline for one, or ladders that share no loss.
     """
-    whole = ladder.read_runs(path)
+    try:
+        whole = ladder.read_runs(path)
+    except EvidenceError as error:  # options stand with `ceg import`, not with a question
+        raise EvidenceError(
+            [
+                p._replace(remedy=p.remedy.replace("Try --columns", "Try `ceg import` with --columns"))
+                for p in error.problems
+            ]
+        ) from None
     rows: list[PublishedGain] = []
     problems: list[Problem] = []
     for stack in dict.fromkeys(whole.cells.get("stack", ("",))):
         table = whole.only("stack", stack) if stack else whole
-        ladders = {variant: ladder.ladder(table, variant) for variant in table.variants()}
-        for name, treatment, against in pairs(path, list(ladders), problems, stack):
-            lower, upper = ladders[against], ladders[treatment]
+        for name, treatment, against in pairs(path, table.variants(), problems, stack):
+            lower, upper = ladder.pair(table, against, treatment)
             gain = forecast.forecast(lower, upper, _budgets(lower, upper))
+            doubt = lower.doubt or upper.doubt
+            if doubt is not None:
+                rule = f"the gain of {treatment!r} over {against!r} is evidence"
+                remedy = "Write a table that is clear: `ceg import`, then columns for seeds or for what was tuned."
+                problems.append(Problem(str(path), rule, f"{doubt[0]}: {doubt[1]}", remedy))
+                continue
             if not gain.at:
                 rule = f"the gain of {treatment!r} over {against!r} can be read off"
                 problems.append(Problem(str(path), rule, f"{gain.status}: {gain.reason}", "Add runs at more budgets."))

@@ -105,7 +105,7 @@ def _gains(axes: Axes, report: Report) -> None:
 
 def _forecast(axes: Axes, report: Report) -> list[float]:
     """The curve and its bands, up to `FAR_DECADES` past the runs; returns the gains that must be seen."""
-    arms = [ladder.ladder(report.runs.table, arm) for arm in (report.against, report.treatment)]
+    arms = ladder.pair(report.runs.table, report.against, report.treatment)
     flops = [rung.flops for rung in report.runs.arms[report.treatment]]
     budgets = np.geomspace(min(flops), max(flops) * 10**FAR_DECADES, _POINTS)
     curve = forecast.forecast(arms[0], arms[1], budgets.tolist(), loss_noise=report.runs.run_noise())

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+MOST_LETTERS = 240
+"""Of what was found, and of a remedy: names and cells of any length may stand in them."""
+
 
 class Problem(NamedTuple):
     """One thing wrong with a table: where it is, what the rule says, what was found, and what to do."""
@@ -15,8 +18,14 @@ class Problem(NamedTuple):
     remedy: str
 
     def __str__(self) -> str:
-        value = f" (found {self.value})" if self.value else ""
-        return f"{self.where}: {self.rule}{value}. {self.remedy}"
+        value = f" (found {shortened(self.value)})" if self.value else ""
+        return f"{self.where}: {self.rule}{value}. {shortened(self.remedy)}"
+
+
+def shortened(text: str) -> str:
+    """At most `MOST_LETTERS` of a text, without letters that a terminal would obey."""
+    shown = text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
+    return shown if len(shown) <= MOST_LETTERS else f"{shown[:MOST_LETTERS]}..."
 
 
 class EvidenceError(ValueError):

@@ -48,7 +48,7 @@ def report(
     the treatment's last rung if there are none; of the shipped `evidence`, the algorithm's rows not our own are kept.
     """
     algorithm, treatment, against = pair
-    arms = [ladder.ladder(runs.table, arm) for arm in (against, treatment)]
+    arms = ladder.pair(runs.table, against, treatment)
     top = max(rung.flops for rung in runs.arms[treatment])
     at = list(budgets) or [float(f"{top * step:.3g}") for step in STEPS]
     return Report(

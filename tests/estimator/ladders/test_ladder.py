@@ -6,6 +6,7 @@ import pytest
 
 from cegain.common.arrays import Array
 from cegain.ladders import ladder
+from cegain.run_tables.run_import import ReadOptions
 from cegain.tables.problems import EvidenceError
 
 HEADER = "variant,N,D,C,loss\n"
@@ -83,7 +84,7 @@ def test_reads_the_projects_own_table_and_leaves_diverged_runs_out(tmp_path: Pat
 
 def test_another_loss_column(tmp_path: Path) -> None:
     path = write(tmp_path, "variant,N,D,C,loss,loss_b\na,3e7,6e8,1e17,9,3\n")
-    assert ladder.read_runs(path, "loss_b").loss.tolist() == [3.0]
+    assert ladder.read_runs(path, ReadOptions(columns={"loss": "loss_b"})).loss.tolist() == [3.0]
 
 
 def test_arms_are_variants_or_patterns_on_columns(tmp_path: Path) -> None:

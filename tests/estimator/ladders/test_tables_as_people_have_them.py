@@ -107,7 +107,7 @@ def test_units_that_contradict_each_other_are_refused(tmp_path: Path, factor: di
     with pytest.raises(EvidenceError, match="C is near 6 N D") as refused:
         ladder.read_runs(comma(tmp_path / "runs.csv", rows))
     assert remedy in str(refused.value)
-    assert "ceg import" in str(refused.value)
+    assert "Try --columns" in str(refused.value)
 
 
 def test_duplicates_are_found_in_a_long_table(tmp_path: Path) -> None:

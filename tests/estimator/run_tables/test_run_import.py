@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cegain.ladders import ladder
-from cegain.tables import run_import, table_files
-from cegain.tables.column_meanings import Formula, meaning
+from cegain.run_tables import run_import
+from cegain.run_tables.column_meanings import Formula, meaning
+from cegain.run_tables.run_import import ReadOptions
+from cegain.tables import table_files
 from cegain.tables.loose_numbers import number, numbers
 from cegain.tables.problems import EvidenceError
 from tests.estimator.calls import Calls
@@ -154,8 +156,10 @@ def test_what_follows_from_the_others_is_filled_in(tmp_path: Path) -> None:
     assert found.remarks == ("no column of compute: C is 6 N D",)
     found = run_import.read(as_csv(tmp_path / "n.csv", [{k: r[k] for k in ("C", "D", "loss")} for r in rows]))
     assert np.allclose(found.N, [r["N"] for r in rows])
-    with pytest.raises(EvidenceError, match=r"N \(parameters\) is known of every run"):
-        run_import.read(as_csv(tmp_path / "bare.csv", [{k: r[k] for k in ("C", "loss")} for r in rows]))
+    found = run_import.read(as_csv(tmp_path / "bare.csv", [{k: r[k] for k in ("C", "loss")} for r in rows]))
+    assert found.remarks == ("no column of parameters and tokens",)
+    with pytest.raises(EvidenceError, match=r"C \(FLOP\), or N \(parameters\) and D \(tokens\), is known"):
+        run_import.read(as_csv(tmp_path / "none.csv", [{k: r[k] for k in ("N", "loss")} for r in rows]))
 
 
 def test_rows_without_a_result_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -169,7 +173,7 @@ def test_rows_without_a_result_are_left_out_and_counted(tmp_path: Path) -> None:
     assert len(found.loss) == len(rows) - 4
     assert found.remarks == ("4 of 25 rows left out: 1 crashed, 1 running, 2 without a loss",)
     with pytest.raises(EvidenceError, match="every row is a finished run"):
-        run_import.read(path, strict=True)
+        run_import.read(path, ReadOptions(strict=True))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +195,7 @@ def test_units_that_contradict_each_other_are_refused_with_the_remedy(
     path = as_csv(tmp_path / "runs.csv", rows)
     said = IMPORT.refused(path)
     assert "C is near 6 N D (found C is" in said
-    assert f"A unit? Try `ceg import` with {remedy}." in said
+    assert f"A unit? Try {remedy}." in said
     given = ",".join(f"{key}={key}*{1 / factor:g}" for key, factor in factors.items())
     assert IMPORT.call(path, "--columns", given).exit_code == 0
 
@@ -215,12 +219,12 @@ def test_losses_in_another_unit_are_refused_or_turned(tmp_path: Path) -> None:
     said = IMPORT.refused(as_csv(tmp_path / "bits.csv", bits))
     assert "losses in nats per token of text lie within 1.3 to 15" in said
     assert "--bytes-per-token 4.3" in said
-    assert same(run_import.read(tmp_path / "bits.csv", bytes_per_token=4.3), rows)
+    assert same(run_import.read(tmp_path / "bits.csv", ReadOptions(bytes_per_token=4.3)), rows)
     named = as_csv(tmp_path / "named.csv", renamed(bits, loss="val_bpb"))
     assert "bits per byte become nats per token" in IMPORT.refused(named)
-    assert same(run_import.read(named, bytes_per_token=4.3), rows)
+    assert same(run_import.read(named, ReadOptions(bytes_per_token=4.3)), rows)
     per_token = [row | {"loss": row["loss"] / math.log(2)} for row in rows]
-    assert same(run_import.read(as_csv(tmp_path / "b.csv", per_token), unit="bits"), rows)
+    assert same(run_import.read(as_csv(tmp_path / "b.csv", per_token), ReadOptions(unit="bits")), rows)
     perplexities = as_csv(tmp_path / "p.csv", [row | {"loss": math.exp(row["loss"])} for row in rows])
     assert "Perplexities" in IMPORT.refused(perplexities)
 
@@ -232,7 +236,7 @@ def test_checkpoints_are_no_runs(tmp_path: Path) -> None:
     ]  # fmt: skip
     path = as_csv(tmp_path / "log.csv", rows)
     assert "8 rows are evaluations of 2 run(s)" in run_import.read(path).remarks[-1]
-    found = run_import.read(path, last=True)
+    found = run_import.read(path, ReadOptions(last=True))
     assert found.D.tolist() == [2e9, 2e9]
     assert found.remarks[-1].endswith("the last of each is kept")
 
@@ -240,7 +244,7 @@ def test_checkpoints_are_no_runs(tmp_path: Path) -> None:
 def test_a_trainers_state_is_its_evaluations(tmp_path: Path) -> None:
     log = [{"step": s, "loss": 3.5} if s % 2 else {"step": s, "eval_loss": 3.4 - s / 100} for s in range(1, 11)]
     (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 10, "log_history": log}))
-    found = run_import.read(tmp_path / "trainer_state.json", columns={"N": "124e6", "D": "step*524288"}, last=True)
+    found = run_import.read(tmp_path / "trainer_state.json", ReadOptions(columns={"N": "124e6", "D": "step*524288"}))
     assert found.loss.tolist() == [3.3]
     assert found.D.tolist() == [10 * 524288]
 
@@ -251,7 +255,7 @@ def test_everything_wrong_with_a_call_is_said_at_once(tmp_path: Path) -> None:
     for part in (
         "--output",
         "--columns: one of variant, N, D, C, loss, seed",
-        "--unit: nats or bits",
+        "--unit: nats, bits or",
         "--bytes-per-token",
     ):
         assert part in said
@@ -266,7 +270,7 @@ def test_everything_wrong_with_a_call_is_said_at_once(tmp_path: Path) -> None:
         (b"", "an empty file"), (b"\n\n", "an empty file"), (b"\x00\x01\x02", "binary content"),
         (b"a,b\n", "no rows"), (b"[1, 2]", "objects with names"), (b"{", "one JSON object"),
         (b'a,b\n"1,2\n3,4', "close quotes"), (b"a,b\n1,2,3\n", "as many cells"), (b"\x1f\x8bnot", "the file is whole"),
-        (b"PAR1xxxxPAR1", ""), (b"a,b\n1,2\n", "a column holds the loss"),
+        (b"PAR1xxxxPAR1", ""), (b"a,b\n1,2\n", "one column holds the loss"),
     ],
 )  # fmt: skip
 def test_what_is_no_table_is_one_clear_error(tmp_path: Path, content: bytes, said: str) -> None:

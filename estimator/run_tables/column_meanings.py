@@ -32,10 +32,12 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         "c", "flops", "flop", "totalflops", "totalflop", "trainflops", "trainingflops", "trainingflop",
         "totaltrainingflops",
         "compute", "totalcompute", "trainingcompute", "computeflops", "computeflop", "modelflops", "flopstotal",
+        "flopsbudget", "flopbudget", "computebudget", "isoflop", "isoflops",
     ),
     "loss": (
         "lossnatspertoken", "finalvalloss", "valloss", "validationloss", "evalloss", "finalevalloss", "testloss",
         "evalpalomamacroloss", "evalpalomac4enloss", "bestvalloss", "finalloss", "loss", "celoss", "crossentropy",
+        "trainloss", "trainingloss", "finaltrainloss",
     ),
     "bits_per_byte": ("lossbitsperbyte", "bitsperbyte", "valbpb", "evalbpb", "bpb", "finalvalbpb"),
     "variant": (
@@ -45,9 +47,33 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "seed": ("seed", "randomseed", "trainseed"),
     "step": ("step", "globalstep", "currentstep", "currentsteps", "iteration", "iter", "checkpoint"),
     "state": ("state", "status"),
-    "run": ("run", "runid", "runname", "name", "id"),
+    "run": ("run", "runid", "runname", "name", "id", "hyperid", "jobname", "jobid", "trial", "trialid", "file"),
+    "steps_in_all": ("totalsteps", "maxsteps", "numsteps", "trainsteps"),
+    "share_done": ("portionstepselapsed", "progress", "sharedone"),
 }  # fmt: skip
 """Names by meaning, small letters and digits only, the best first."""
+TRAINING_LOSSES = frozenset(("trainloss", "trainingloss", "finaltrainloss"))
+SETTINGS = frozenset((
+    "lr", "learningrate", "peaklr", "maxlr", "minlr", "baselr", "initlr", "initiallr", "peaklearningrate", "lrpeak",
+    "batchsize", "globalbatchsize", "tokensperbatch", "batchtokens", "batch", "bs", "bsz", "gradaccum",
+    "warmup", "warmupsteps", "warmupfrac", "warmupratio", "warmuptokens", "weightdecay", "wd",
+    "beta1", "beta2", "betas", "momentum", "eps", "epsilon", "adameps", "dropout", "schedule", "lrschedule",
+    "scheduler", "lrscheduler", "decay", "decayfrac", "cooldown", "cooldownfrac", "gradclip", "clip", "maxgradnorm",
+    "init", "initstd", "initscale", "initseedscale", "zloss", "layers", "nlayer", "nlayers", "numlayers", "depth",
+    "width", "dmodel", "nembd", "hiddensize", "hiddendim", "nhead", "nheads", "heads", "numheads", "headdim", "dff",
+    "mlpratio", "aspectratio",
+))  # fmt: skip
+"""Columns of what is tried and tuned, shapes included: runs of one size and budget that differ in them are a sweep."""
+_TUNED = re.compile(r"(lr|learningrate|weightdecay|batchsize|warmupsteps|lrmult)$")
+YARDSTICKS: Mapping[str, tuple[str, ...]] = {
+    "tokenizer": ("tokenizer", "tokeniser", "tok", "tokenizername"),
+    "vocabulary": ("vocab", "vocabsize", "nvocab", "vocabularysize"),
+    "corpus": ("corpus", "dataset", "data", "datasetname", "trainset", "traindata", "trainingdata", "datamix"),
+    "evaluation": ("evalset", "valset", "evaldata", "valdata", "evaldataset", "validationset", "testset"),
+    "sequence length": ("seqlen", "sequencelength", "seqlength", "contextlength", "context", "ctxlen", "blocksize",
+                        "maxseqlen", "contextwindow"),
+}  # fmt: skip
+"""Columns of what a loss is measured with: arms that differ in them are not compared in nats per token."""
 LETTERS = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21}
 WORDS = {"thousand": 1e3, "million": 1e6, "millions": 1e6, "mn": 1e6, "billion": 1e9, "billions": 1e9, "bn": 1e9,
          "trillion": 1e12, "trillions": 1e12}  # fmt: skip
@@ -94,12 +120,42 @@ def _with_unit(text: str) -> Meaning | None:
     return _known(flop[1] + flop[3], LETTERS[flop[2]]) if flop else None
 
 
+def key_of(name: str) -> str:
+    """A column's name, or its last part (config/lr), in small letters and digits."""
+    return re.sub(r"[^a-z0-9]", "", name.rsplit("/", 1)[-1].lower())
+
+
+def is_setting(name: str) -> bool:
+    """Whether a column's name says that it holds something tuned or tried."""
+    key = key_of(name)
+    return key in SETTINGS or (_TUNED.search(key) is not None and meaning(name) is None)
+
+
+def yardstick(name: str) -> str | None:
+    """What of the measurement a column tells (`YARDSTICKS`); None where it is another column."""
+    key = key_of(name)
+    return next((what for what, names in YARDSTICKS.items() if key in names), None)
+
+
+_LOSS_LIKE = re.compile(r"loss|perplexity|ppl|crossentropy|nll|bpb|bpc|bitsper")
+
+
+def looks_like_a_loss(name: str) -> bool:
+    """Whether a name that is no known one may hold a loss or perplexities."""
+    return _LOSS_LIKE.search(re.sub(r"[^a-z0-9]", "", name.lower())) is not None
+
+
+def is_perplexity(name: str) -> bool:
+    """Whether a name says that its column holds perplexities."""
+    return re.search(r"perplexity|ppl", re.sub(r"[^a-z0-9]", "", name.lower())) is not None
+
+
 _LONGEST = 500
 """Letters of a formula; nobody writes a longer one by hand."""
 
 
 class Formula:
-    """Arithmetic on columns: + - * / and numbers, nothing else.
+    """Arithmetic on columns: + - * /, numbers and log(), nothing else.
 
     Raises:
         ValueError: it is something else; the message says what may stand in it.
@@ -108,6 +164,8 @@ class Formula:
     OPERATORS: Mapping[type[ast.operator], Callable[[Array, Array], Array]] = {
         ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
     }  # fmt: skip
+
+    FUNCTIONS: Mapping[str, Callable[[Array], Array]] = {"log": np.log, "exp": np.exp, "log2": np.log2}
 
     def __init__(self, text: str, columns: Mapping[str, object]) -> None:
         self.text = text
@@ -122,12 +180,11 @@ class Formula:
         try:
             self.tree = ast.parse(_BRACED.sub(self._placed, whole), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            raise ValueError(f"columns, numbers and + - * / are needed (found {text[:100]!r})") from None
+            raise ValueError(f"columns, numbers, + - * / and log() are needed (found {text[:100]!r})") from None
+        called = {id(node.func) for node in ast.walk(self.tree) if isinstance(node, ast.Call)}
         for node in ast.walk(self.tree):
-            if isinstance(node, ast.Name):
+            if isinstance(node, ast.Name) and id(node) not in called:
                 self.names.setdefault(node.id, node.id)
-            elif not isinstance(node, ast.BinOp | ast.UnaryOp | ast.Constant | ast.operator | ast.unaryop | ast.Load):
-                raise ValueError(f"columns, numbers and + - * / are needed (found {text[:100]!r})")
         self._check(self.tree)
 
     def _placed(self, braced: re.Match[str]) -> str:
@@ -136,14 +193,19 @@ class Formula:
         return key
 
     def _check(self, node: ast.AST) -> None:
+        known = ast.BinOp | ast.UnaryOp | ast.Constant | ast.Name | ast.Call | ast.operator | ast.unaryop | ast.Load
         for part in ast.walk(node):
-            wrong = isinstance(part, ast.BinOp) and type(part.op) not in self.OPERATORS
+            wrong = not isinstance(part, known)
+            wrong |= isinstance(part, ast.BinOp) and type(part.op) not in self.OPERATORS
+            if isinstance(part, ast.Call):
+                named = isinstance(part.func, ast.Name) and part.func.id in self.FUNCTIONS
+                wrong |= not named or len(part.args) != 1 or bool(part.keywords)
             wrong |= isinstance(part, ast.UnaryOp) and not isinstance(part.op, ast.USub | ast.UAdd)
             wrong |= isinstance(part, ast.Constant) and (
                 isinstance(part.value, bool) or not isinstance(part.value, int | float)
             )
             if wrong:
-                raise ValueError(f"columns, numbers and + - * / are needed (found {self.text!r})")
+                raise ValueError(f"columns, numbers, + - * / and log() are needed (found {self.text[:100]!r})")
 
     @property
     def columns(self) -> list[str]:
@@ -162,5 +224,8 @@ class Formula:
             return -value if isinstance(node.op, ast.USub) else value
         if isinstance(node, ast.Name):
             return numbers[self.names[node.id]]
+        if isinstance(node, ast.Call):
+            assert isinstance(node.func, ast.Name)
+            return self.FUNCTIONS[node.func.id](self._of(node.args[0], numbers))
         assert isinstance(node, ast.Constant)
         return np.asarray(node.value, dtype=np.float64)  # divided by 0 it is infinite, and no error

@@ -462,10 +462,10 @@ def test_cases_are_of_many_kinds_and_repeat(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["a traceback", "half a file", "a long message"])
 def test_the_judge_sees_what_is_wrong(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind of fault, put into the command, is reported."""
-    from cegain.tables import run_import
+    from cegain.run_tables import run_import
     from cegain.tables.problems import refusal
 
-    def damaged(path: Path, **options: object) -> object:
+    def damaged(path: Path, how: object) -> object:
         if damage == "a traceback":
             raise KeyError("loss")
         if damage == "half a file":
