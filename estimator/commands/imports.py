@@ -28,14 +28,15 @@ def import_command(table: str, output: str | None, **options: Any) -> None:
     ceg import sweep.jsonl --columns C=total_gflops*1e9,variant=optimizer -o runs.csv
     ceg import trainer_state.json --columns "N=124e6,D=step*524288" -o runs.csv
     """
-    from cegain.run_tables import run_import
+    from cegain.run_tables import repeats, run_import
 
     problems: list[str] = []
     target = output_path("--output", output, problems, ENDINGS) if output is not None else None
     how = read_options(options, problems)
     refuse(problems)
     with refused():
-        found = run_import.read(Path(table), how)
+        rule = repeats.Rule(how.repeats, how.seed_columns, how.sweep_columns)
+        found = repeats.settled(run_import.read(Path(table), how), rule)
     for line in (*found.understood, *found.remarks):
         click.echo(line, err=True)
     if target is None:

@@ -51,7 +51,7 @@ def restrict(table: RunTable, max_flops: float | None, drop_highest: int) -> Run
     """Runs up to a budget, without the `drop_highest` highest losses (early, unstable or undertrained runs)."""
     kept = np.ones(len(table.loss), bool)
     if max_flops is not None:
-        kept &= max_flops * (1 + ladder.TOLERANCE / 2) >= table.C
+        kept &= max_flops * (1 + repeats.TOLERANCE / 2) >= table.C
     if drop_highest:
         kept[np.argsort(table.loss, kind="stable")[-drop_highest:]] = False
     return take(table, kept)

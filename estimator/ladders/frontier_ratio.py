@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from cegain.common.arrays import Array
-from cegain.ladders.ladder import TOLERANCE, Ladder, RunTable, select
+from cegain.ladders.ladder import Ladder, RunTable, select
 from cegain.ladders.scaling_law import FLOP_PER_PARAM_TOKEN, FitResult, Runs, fit
+from cegain.run_tables.repeats import TOLERANCE
 
 UNBOUNDED = 60.0
 """|ln gain| at which a ratio counts as unbounded: the baseline's fitted floor lies above the treatment's loss."""

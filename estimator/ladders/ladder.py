@@ -27,13 +27,11 @@ from cegain.common.arrays import Array
 from cegain.common.text import as_number
 from cegain.run_tables import repeats, run_import, run_units, yardsticks
 from cegain.run_tables.column_meanings import meaning
+from cegain.run_tables.repeats import SAME_SIZE, TOLERANCE
 from cegain.run_tables.run_import import AS_IT_IS, ReadOptions
 from cegain.tables import csv_file
 from cegain.tables.problems import EvidenceError, Problem, refusal
 
-TOLERANCE = 0.10
-"""Budgets that differ by less than this share are one rung: published isoFLOP budgets scatter by a few percent."""
-SAME_SIZE = 0.01
 WINDOW = 0.45 * math.log(10)
 """Half-width (ln N) of the parabola: beyond this the loss is visibly not a parabola in ln N."""
 PARABOLA_SD = 0.003
@@ -320,7 +318,7 @@ def representatives(runs: RunTable, arm: str, tolerance: float = TOLERANCE) -> t
     """
     at = np.flatnonzero(select(runs, arm))
     log_loss = np.log(runs.loss[at])
-    groups = repeats.groups_of(_sizes(runs.N[at]), np.log(runs.C[at]), tolerance, SAME_SIZE)
+    groups = repeats.groups_of(_sizes(runs.N[at]), np.log(runs.C[at]), tolerance)
     cells: dict[str, tuple[str, ...]] = {}
     if any(len(group) > 1 for group in groups):
         each = at.tolist()

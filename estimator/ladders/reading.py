@@ -13,8 +13,8 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from cegain.common.arrays import LN10, Array
-from cegain.ladders.ladder import TOLERANCE, Ladder
-from cegain.run_tables.repeats import NOISE
+from cegain.ladders.ladder import Ladder
+from cegain.run_tables.repeats import NOISE, TOLERANCE
 
 _NOISE_FACTORS = np.exp(0.5 * np.linspace(-3, 3, 9))
 _BENDS = np.geomspace(1e-4, 1.0, 9)

@@ -45,7 +45,7 @@ def gains(path: Path) -> list[PublishedGain]:
             doubt = lower.doubt or upper.doubt
             if doubt is not None:
                 rule = f"the gain of {treatment!r} over {against!r} is evidence"
-                remedy = "Write a table that is clear: `ceg import`, then columns for seeds or for what was tuned."
+                remedy = "Write a clear table: `ceg import` with --repeats seeds or --repeats sweep."
                 problems.append(Problem(str(path), rule, f"{doubt[0]}: {doubt[1]}", remedy))
                 continue
             if not gain.at:

@@ -1,7 +1,7 @@
 """What the columns of somebody's table of runs mean, by their names, or by simple arithmetic on them.
 
 `meaning` knows names that people use, with units in them: total_gflops, params (M), eval/loss. `Formula` reads
-`total_gflops*1e9` or `6*N*D`; names with odd letters stand in braces, as in {eval/loss}.
+`total_gflops*1e9` or `6*N*D`; names of columns with odd letters are known, and may stand in braces, as in {eval/loss}.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +32,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         "c", "flops", "flop", "totalflops", "totalflop", "trainflops", "trainingflops", "trainingflop",
         "totaltrainingflops",
         "compute", "totalcompute", "trainingcompute", "computeflops", "computeflop", "modelflops", "flopstotal",
-        "flopsbudget", "flopbudget", "computebudget", "isoflop", "isoflops",
+        "cumflops", "cumulativeflops", "flopsbudget", "flopbudget", "computebudget", "isoflop", "isoflops",
     ),
     "loss": (
         "lossnatspertoken", "finalvalloss", "valloss", "validationloss", "evalloss", "finalevalloss", "testloss",
@@ -81,7 +81,7 @@ COUNTS = ("N", "D", "C")
 """What can be counted in thousands, millions and so on."""
 _IN_BRACKETS = re.compile(r"\s*[(\[]\s*([a-z]+)\s*[)\]]\s*$")
 _BEHIND = re.compile(r"[_\s]([a-z]+)$")
-_FLOP_UNIT = re.compile(r"(.*)([kmgtpez])(flops?)")
+_FLOP_UNIT = re.compile(r"(.*?)(kilo|mega|giga|tera|peta|exa|zetta|[kmgtpez])(flops?)")
 _BRACED = re.compile(r"\{([^{}]*)\}")
 
 
@@ -95,7 +95,7 @@ class Meaning(NamedTuple):
 
 def meaning(name: str) -> Meaning | None:
     """What a column's name says that it is; None where it says nothing that is known."""
-    for text in dict.fromkeys((name, name.rsplit("/", 1)[-1])):
+    for text in dict.fromkeys((name, _last(name))):
         found = _known(text, 1.0) or _with_unit(text.lower())
         if found is not None:
             return found
@@ -117,12 +117,17 @@ def _with_unit(text: str) -> Meaning | None:
         if unit and factor and (found := _known(text[: unit.start()], factor)):
             return found
     flop = _FLOP_UNIT.fullmatch(re.sub(r"[^a-z0-9]", "", text))
-    return _known(flop[1] + flop[3], LETTERS[flop[2]]) if flop else None
+    return _known(flop[1] + flop[3], LETTERS[flop[2][0]]) if flop else None
 
 
 def key_of(name: str) -> str:
     """A column's name, or its last part (config/lr), in small letters and digits."""
-    return re.sub(r"[^a-z0-9]", "", name.rsplit("/", 1)[-1].lower())
+    return re.sub(r"[^a-z0-9]", "", _last(name).lower())
+
+
+def _last(name: str) -> str:
+    """The last part of a name such as config/lr, model.arch or optim::lr."""
+    return re.split(r"[/.:]+", name.strip("/.:"))[-1]
 
 
 def is_setting(name: str) -> bool:
@@ -148,6 +153,16 @@ def looks_like_a_loss(name: str) -> bool:
 def is_perplexity(name: str) -> bool:
     """Whether a name says that its column holds perplexities."""
     return re.search(r"perplexity|ppl", re.sub(r"[^a-z0-9]", "", name.lower())) is not None
+
+
+def _braced(text: str, columns: Iterable[str]) -> str:
+    """The text of a formula with braces about names of columns that would be read as arithmetic, a/b."""
+    odd = [name for name in columns if not name.isidentifier() and not set("{}").intersection(name) and name.strip()]
+    present = sorted((name for name in odd if name in text), key=len, reverse=True)
+    if not present:
+        return text
+    pattern = re.compile(r"\{[^{}]*\}|" + "|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in present))
+    return pattern.sub(lambda found: found[0] if found[0].startswith("{") else f"{{{found[0]}}}", text)
 
 
 _LONGEST = 500
@@ -178,7 +193,7 @@ class Formula:
         if len(whole) > _LONGEST:
             raise ValueError(f"a formula is at most {_LONGEST} letters long (found {len(whole)})")
         try:
-            self.tree = ast.parse(_BRACED.sub(self._placed, whole), mode="eval").body
+            self.tree = ast.parse(_BRACED.sub(self._placed, _braced(whole, columns)), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             raise ValueError(f"columns, numbers, + - * / and log() are needed (found {text[:100]!r})") from None
         called = {id(node.func) for node in ast.walk(self.tree) if isinstance(node, ast.Call)}

@@ -20,9 +20,13 @@ from numpy.typing import NDArray
 
 from cegain.common.arrays import Array
 from cegain.run_tables.column_meanings import ALIASES, is_setting, key_of
+from cegain.run_tables.run_import import Runs
 
 SEEDS, SWEEP = "seeds", "sweep"
 CHOICES = (SEEDS, SWEEP)
+TOLERANCE = 0.10
+"""Budgets that differ by less than this share are one rung: published isoFLOP budgets scatter by a few percent."""
+SAME_SIZE = 0.01
 NOISE = 0.004
 """sd of ln loss of one run that is assumed where none is stated."""
 WIDE = 3.0
@@ -93,7 +97,31 @@ def reduced(groups: Sequence[Group], log_loss: Array, cells: Mapping[str, Sequen
     return Reduced(np.sort(np.concatenate(kept)), tuple(tried), "", (note,))
 
 
-def groups_of(log_n: Array, log_c: Array, tolerance: float, same_size: float) -> list[Group]:
+def settled(runs: Runs, rule: Rule) -> Runs:
+    """A table in which nobody need ask again: of a sweep the best runs, of seeds all, with a column `seed`.
+
+    Runs of an arm that may be either are left as they are.
+    """
+    kept, seeds, remarks = [], list(runs.seed), []
+    for arm in dict.fromkeys(runs.variant):
+        at = np.array([i for i, variant in enumerate(runs.variant) if variant == arm], dtype=np.intp)
+        sizes = np.log(runs.N[at]) if np.isfinite(runs.N).all() else np.zeros(len(at))
+        groups = groups_of(sizes, np.log(runs.C[at]), TOLERANCE)
+        each = at.tolist()
+        cells = {name: [column[i] for i in each] for name, column in runs.columns.items()}
+        found = reduced(groups, np.log(runs.loss[at]), cells, rule)
+        kept += at[found.kept].tolist()
+        remarks += [f"{arm}: {note}" for note in found.notes]
+        if rule.repeats == SEEDS:
+            for group in groups:
+                for number, i in enumerate(at[group].tolist()):
+                    seeds[i] = str(number)
+        elif found.unclear:
+            remarks.append(f"{arm}: {found.unclear} --repeats seeds or --repeats sweep settles it")
+    return runs._replace(seed=seeds, remarks=(*runs.remarks, *remarks)).take(sorted(kept))
+
+
+def groups_of(log_n: Array, log_c: Array, tolerance: float, same_size: float = SAME_SIZE) -> list[Group]:
     """Places of runs of one size and budget: ln N and ln C [n] that differ by less than the tolerances."""
     order = np.lexsort((log_n, log_c))
     budgets: list[list[int]] = []

@@ -10,7 +10,7 @@ import numpy as np
 
 from cegain.common.arrays import Array
 from cegain.run_tables import column_meanings
-from cegain.run_tables.column_meanings import Formula, meaning
+from cegain.run_tables.column_meanings import Formula, is_setting, meaning, yardstick
 from cegain.tables import table_files
 from cegain.tables.loose_numbers import numbers
 from cegain.tables.problems import EvidenceError, Problem, refusal
@@ -69,6 +69,8 @@ def choose(path: Path, table: table_files.Table, by_hand: Mapping[str, str]) -> 
         found["loss"] = _only_loss(path, table, remarks)
     elif "loss" in found and column_meanings.key_of(found["loss"].formula.text) in column_meanings.TRAINING_LOSSES:
         remarks.append("the losses are those of training: no evaluation in the table")
+    if "variant" not in found and (may_be := _may_tell_arms(table, found)):
+        remarks.append(f"all runs are one arm: no column is known to name it (--columns variant=NAME: {may_be}?)")
     if "loss" in by_hand:  # the loss that was named is the one that is meant
         found.pop("bits_per_byte", None)
     understood = []
@@ -80,6 +82,19 @@ def choose(path: Path, table: table_files.Table, by_hand: Mapping[str, str]) -> 
         beside = f" (not {_listed(others)})" if others and field in _TOLD_BESIDE else ""
         understood.append(f"{field} = {found[field].formula.text}{times}{beside}")
     return Chosen(found, understood, remarks)
+
+
+def _may_tell_arms(table: table_files.Table, found: Mapping[str, Column]) -> str:
+    """Columns of words, a few of them and each in several rows, that nothing else is read from."""
+    taken = {name for column in found.values() for name in column.formula.columns}
+    names = []
+    for name, cells in table.columns.items():
+        few = 1 < len(set(cells)) <= len(cells) // 2
+        if name in taken or not few or yardstick(name) or is_setting(name):
+            continue
+        if not any(cell[:1].isdigit() for cell in set(cells)):
+            names.append(name)
+    return _listed(names)
 
 
 def _by_hand(table: table_files.Table, by_hand: Mapping[str, str]) -> dict[str, Column]:

@@ -21,6 +21,7 @@ CLOSE = 0.02
 """log10 of C / (6 N D) that is not worth a word: 5%."""
 NATS = (1.3, 15.0)
 """Losses in nats per token of text lie between these, assumed; bits per byte below, perplexities above."""
+LEAST_PARAMETERS = 1000.0
 FEW = 0.05
 """Share of losses outside of `NATS` that is named and not refused: some runs diverge."""
 MANY_ARMS = 3
@@ -95,6 +96,10 @@ def agree(path: Path, N: Array, D: Array, C: Array, places: Sequence[str], *, un
     """
     if not np.isfinite(N).all():
         return
+    if np.median(N) < LEAST_PARAMETERS:
+        rule = f"a model has {LEAST_PARAMETERS:g} parameters or more"
+        remedy = "A unit of C, N or D? Try --columns C=NAME*1e9, or N=NAME*1e6."
+        raise refusal(path, rule, f"N = {N[0]:.3g}, C = {C[0]:.3g}", remedy)
     off_by = ratio(N, D, C)
     known = bool(np.isfinite(D).all())
     if units_only and not (known and np.ptp(off_by) < math.log10(NEAR)):
