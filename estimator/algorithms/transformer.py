@@ -20,7 +20,7 @@ ALGORITHM = Algorithm(
         " context; an LSTM reads a state of fixed size."
     ),
     gaps=(
-        "no kernel: an LSTM step is not timed, so there is no gain in time against it.",
+        "no kernel: an LSTM is not timed; in time its steps, one after another, are modelled.",
         "The bare stack has no normalisation, which the paper's Transformer has.",
     ),
 )

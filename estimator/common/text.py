@@ -63,3 +63,8 @@ def wrap(line: str, width: int = WIDTH) -> str:
         width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
     return "\n".join(fold.wrap(line.strip())) if len(line) > width else line
+
+
+def counted(n: int, what: str) -> str:
+    """A number of things: 1 row, 2 rows."""
+    return f"{n} {what}" + "s" * (n != 1)

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from cegain import algorithms
-from cegain.common.text import budget, finite, number, share, span, wrap
+from cegain.common.text import budget, counted, finite, number, share, span, wrap
 from cegain.common.verdict import STATUSES
 from cegain.gain import contrasts
+from cegain.gain.curve import TAPER
 from cegain.tables import studies
 from cegain.tables.published_gains import is_own
 
@@ -86,6 +87,10 @@ class Estimate:
     """Of a combination: ln(stack / product of parts) at `flops`; None for one part, or where all but one are exact."""
     influence: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
     """How far ln of the answer moves with each kind of evidence (`sensitivity.influences`); empty where not asked."""
+    where: Mapping[str, float] = field(default_factory=dict, compare=False)
+    """What the answer depends on besides compute: `experts` (all over active ones), `seq_len` (tokens)."""
+    given: int = field(default=0, compare=False)
+    """Rows that set the level and come from tables of the user."""
 
     @property
     def equivalent_flops(self) -> float | None:
@@ -96,8 +101,6 @@ class Estimate:
         return plain(self)
 
 
-TOYS_STEER = 1e4
-"""Up to so many times the largest toy run, toys set the level of an answer (`curve.TAPER`)."""
 OWN, GIVEN = "own runs", "given by --evidence"
 SCHEMA_VERSION = 1
 
@@ -109,9 +112,22 @@ def title(estimate: Estimate) -> str:
     return f"{names}, against {against}, in {estimate.currency}"
 
 
+def _where(estimate: Estimate) -> str:
+    """What the answer depends on besides compute, in words."""
+    parts = []
+    if "experts" in estimate.where:
+        parts.append(f", {estimate.where['experts']:g} experts for each active one")
+    if "seq_len" in estimate.where:
+        parts.append(f", {estimate.where['seq_len']:g} tokens a sequence")
+    return "".join(parts)
+
+
 def plain(estimate: Estimate, *, explain: bool = False) -> str:
     """The answer as text, one screen of at most 110 columns; `explain` says all that stands behind it."""
-    lines = [f"CEG of {title(estimate)}, at {number(estimate.flops)} FLOP", f"status: {estimate.status}"]
+    lines = [
+        f"CEG of {title(estimate)}, at {number(estimate.flops)} FLOP{_where(estimate)}",
+        f"status: {estimate.status}",
+    ]
     if estimate.status == "no_evidence":
         lines += ["", *(f"  {part}" for part in estimate.reason.split("; ")), *_notes(estimate)]
         return "\n".join(map(wrap, lines))
@@ -160,7 +176,7 @@ def _meaning(estimate: Estimate, percent: str) -> list[str]:
             return [f"{run} {span((low, high), '')} FLOP without it ({percent})."]
         worth = f"{number(estimate.equivalent_flops)} FLOP without it ({percent}: {span((low, high), '')})"
         above = ", ".join(f"{budget(t)}: {share(p)}" for t, p in (estimate.above or {}).items())
-        return [f"{run} {worth}" + (f"; over {above}." if above else ".")]
+        return [f"{run} {worth}" + (f"; probability of over {above}." if above else ".")]
     said = {
         "time": "  The same loss takes this many times the device time without it",
         "usd": "  The same loss costs this many times as much without it",
@@ -186,17 +202,19 @@ def _speeds(estimate: Estimate) -> list[str]:
         lines = [f"  Modelled: {number(speed)}x (sd of ln {sd:.2f})."]
     else:
         in_flop = number(estimate.gain_in_flop or 1)
-        lines = [f"  Gain in FLOP {in_flop}x, times achieved FLOP/s {speed:.2f}x (modelled, sd of ln {sd:.2f})"]
+        lines = [
+            f"  Gain in FLOP {in_flop}x on average, times achieved FLOP/s {speed:.2f}x (modelled, sd of ln {sd:.2f})"
+        ]
         lines[0] += f", times price per hour {price:.2f}x." if estimate.currency == "usd" else "."
     for what, side in (("with it", found.treatment), ("without", found.baseline)):
         lines.append(f"  {what + ':':9}{two_models.described(side)}")
     # On one device a gain in dollars is one in time.
     kinds = ("time", "usd") if estimate.currency == "usd" else (estimate.currency,)
-    measured = [u for q in estimate.questions for u in q.used if u.contrast >= 0 and u.row.currency in kinds]
+    measured = [u for u in _level(estimate) if u.row.currency in kinds]
     joined = ""
-    if measured:
+    if measured and estimate.joined:
         modelled = number((estimate.gain_in_flop or 1) * math.exp(found.ln_factor))
-        joined = f"modelled so {modelled}x, then joined with {len(measured)} row(s) measured in {' or '.join(kinds)}; "
+        joined = f"modelled so {modelled}x, then joined with {len(measured)} row(s) in {' or '.join(kinds)}; "
     lines.append(f"  Speeds: {joined}model of docs/step_time.md, averaged over compute-optimal shapes of like size.")
     devices = {side.time.device.name: side.time.device for side in (found.treatment, found.baseline)}
     lines += [f"  Measured on {d.kernel_times}: {step_text.measured(d)}." for d in devices.values() if d.kernel_times]
@@ -244,14 +262,30 @@ def _slashed(shares: Mapping[str, float]) -> str:
     return "/".join(f"{share:.2f}" for share in shares.values())
 
 
+def _level(estimate: Estimate) -> list[contrasts.UsedRow]:
+    """Rows that set the level of an answer: toy runs of our own only where they still count."""
+    fixing = [u for q in estimate.questions for u in q.used if u.contrast >= 0 and u.fixes_level]
+    largest: dict[str, float] = {}
+    for u in fixing:
+        if is_own(u.row):
+            largest[u.row.algorithm] = max(largest.get(u.row.algorithm, 0.0), u.row.flops)
+    beyond = 10.0 ** TAPER[1]
+    near = [u for u in fixing if not is_own(u.row) or estimate.flops < beyond * largest[u.row.algorithm]]
+    return near or fixing
+
+
 def _evidence(estimate: Estimate) -> list[str]:
-    used = [u for q in estimate.questions for u in q.used if u.contrast >= 0]
-    fixing = [u for u in used if u.fixes_level]
-    if not fixing:  # by construction: no row behind it
+    level = _level(estimate)
+    if not level:  # by construction: no row behind it
         return []
-    flops = contrasts.budgets(fixing)
-    reach = f", {span((flops[0], flops[-1]), '')} FLOP" if flops else ", compute not stated"
-    text = f"  Evidence: {len(fixing)} row(s) of {len({u.row.study for u in fixing})} study(ies){reach}"
+    flops = contrasts.budgets(level)
+    reach = ", compute not stated"
+    if flops:
+        reach = f", {number(flops[0])}" + f" - {number(flops[-1])}" * (flops[0] < flops[-1]) + " FLOP"
+    groups = len({contrasts.laboratory(u.row) for u in level})
+    text = f"  Evidence: {counted(len(level), 'row')} of {counted(groups, 'independent group')}"
+    own, given = sum(is_own(u.row) for u in level), estimate.given
+    text += f", {own} of our own toy runs" * bool(own) + f", {given} from your tables" * bool(given) + reach
     modelled = estimate.speeds is not None and all(algorithms.get(n).exact_in_flop for n in estimate.algorithms)
     if estimate.decades is not None and math.isfinite(estimate.decades) and not modelled:
         near = "at" if estimate.decades < 0.05 else f"{estimate.decades:.1f} decades from"
@@ -263,10 +297,10 @@ def _evidence(estimate: Estimate) -> list[str]:
 
 def _context(estimate: Estimate) -> list[str]:
     """What toy runs of our own found at their largest, where they do not set the level."""
-    own = [u.row for q in estimate.questions for u in q.used if u.fixes_level and u.contrast >= 0 and is_own(u.row)]
+    level = _level(estimate)
+    fixing = [u for q in estimate.questions for u in q.used if u.fixes_level and u.contrast >= 0]
+    own = [u.row for u in fixing if is_own(u.row) and u not in level]
     if not own or estimate.currency != "flop" or len(estimate.algorithms) > 1:
-        return []
-    if estimate.flops < TOYS_STEER * max(row.flops for row in own):
         return []
     largest = [
         max((r for r in own if r.stack == s), key=lambda r: r.flops) for s in dict.fromkeys(r.stack for r in own)
@@ -286,7 +320,7 @@ def _explained(estimate: Estimate, percent: str) -> list[str]:
     said = {algorithms.get(name).paper_class for name in estimate.algorithms} - {"not_studied"}
     if said:
         lines.append(f"  The source paper's class: {' and '.join(sorted(said))}.")
-    fixing = [u for q in estimate.questions for u in q.used if u.contrast >= 0 and u.fixes_level]
+    fixing = _level(estimate)
     kinds = Counter("own" if is_own(u.row) else u.row.basis for u in fixing)
     silent = sum(u.row.flops != u.row.flops for u in fixing)
     growth = len([u for q in estimate.questions for u in contrasts.tells_growth(q.used)])
@@ -304,7 +338,7 @@ def _explained(estimate: Estimate, percent: str) -> list[str]:
         lines.append(
             "  If gains were selected: a third of the studies below 1 are published, and each reports its best of five."
         )
-    lines += _own(fixing)
+    lines += _own([u for q in estimate.questions for u in q.used if u.contrast >= 0 and u.fixes_level])
     converted = Counter(u.row.currency for u in fixing if u.conversion.how)
     if converted:
         names = sorted({u.row.algorithm for u in fixing if u.conversion.how})
@@ -366,6 +400,7 @@ def _one(e: Estimate) -> dict[str, object]:
     flops = contrasts.budgets(fixing)
     return {
         "flops": e.flops,
+        "where": dict(e.where),
         "status": e.status,
         "reason": e.reason,
         "ceg_median": e.median,

@@ -17,6 +17,7 @@ import copy
 import dataclasses
 import functools
 import math
+from collections.abc import Collection
 
 from cegain.common import mixture
 from cegain.common.mixture import Mixture
@@ -24,7 +25,9 @@ from cegain.gain import method
 from cegain.gain.answer import Estimate
 from cegain.gain.curve import RANGE
 from cegain.speed.two_models import NoShapeError, Setting, Speeds, averaged, neighbour, speeds
+from cegain.tables.published_gains import PublishedGain
 
+_STEP = 1e-4
 OTHER_SETTING_SD = 0.3
 """sd of ln gain added to gains measured in time, on other devices, lengths and shapes than are asked about. Assumed."""
 
@@ -97,13 +100,45 @@ class InCurrency:
         curves = in_flop.curves if in_flop is not None else ()
         base = rows._replace(curves=curves, questions=questions, notes=tuple(notes), missing="")
         estimate = method.answered(base, flops, mean, predictive, **said)  # type: ignore[arg-type]
+        modelled = estimate.status == "ok" and not joined
         return dataclasses.replace(
             estimate,
+            reason=f"speeds are modelled, and no gain measured in {rows.currency} takes part" * modelled
+            or estimate.reason,
             speeds=found,
             gain_in_flop=self._middle(flops),
             joined=joined,
             decades=estimate.decades if in_flop is not None else None,
         )
+
+    def influences(self, flops: float, shipped: Collection[PublishedGain] | None) -> dict[str, float]:
+        """`sensitivity.influences` at a budget (FLOP): those of the gain in FLOP and of the rows measured in the
+        currency, each times its share of the answer. The rest, to 1, is that of the prior and of the modelled speeds.
+        """
+        from cegain.gain import sensitivity
+
+        parts: list[tuple[str, float, method.Prepared]] = []
+        modelled = self.in_flop is None or not self.in_flop.missing
+        try:
+            ln_factor, variance = averaged(self._timed, flops) if modelled else (0.0, 0.0)
+        except NoShapeError:
+            modelled = False
+        share = 1.0 if modelled else 0.0
+        if modelled and not self.rows.missing and self.setting.device == self.setting.baseline_device:
+            by_speeds = self._gains(flops)[1].shifted(ln_factor).widened(math.sqrt(variance))
+            seen = method.distributions(self.rows, flops)[1].widened(OTHER_SETTING_SD)
+            middle, moved = (mixture.joined(by_speeds.shifted(step), seen).mean() for step in (0.0, _STEP))
+            share = (moved - middle) / _STEP
+        if modelled and self.in_flop is not None:
+            parts.append((" in flop", share, self.in_flop))
+        if not self.rows.missing and share < 1.0:
+            parts.append((f" in {self.rows.currency}", 1.0 - share, self.rows))
+        found = {
+            kind + currency: weight * value
+            for currency, weight, prepared in parts
+            for kind, value in sensitivity.influences(prepared, [flops], shipped)[0].items()
+        }
+        return dict(sorted(found.items(), key=lambda item: (-abs(item[1]), item[0])))
 
     def slope(self) -> Mixture | None:
         """Average d ln CEG / d log10 C over `curve.RANGE`: that of the gain in FLOP and of the ratio of speeds, or that

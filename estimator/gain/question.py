@@ -8,7 +8,7 @@ import difflib
 import gc
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, SupportsFloat
 
 # First, from near the top of the stack: where its imports cross the end of a chunk of the stack, CPython 3.11 gets and
@@ -20,7 +20,7 @@ from cegain.gain import capped, contrasts, method, prior
 from cegain.gain.answer import Estimate, Range
 from cegain.gain.evidence import load
 from cegain.tables.problems import EvidenceError
-from cegain.tables.published_gains import FLOPS_RANGE, Evidence
+from cegain.tables.published_gains import FLOPS_RANGE, Evidence, PublishedGain
 
 if TYPE_CHECKING:
     from cegain.common.mixture import Mixture
@@ -127,11 +127,16 @@ def estimate_all(
                 method.evaluate(prepared, budget, interval=interval, thresholds=limits, sha256=tables.sha256, seed=seed)
                 for budget in budgets
             ]
-        if not with_sensitivity or prepared.missing:
+        covariates = _depends_on(names, currency, where)
+        answers = [dataclasses.replace(answer, where=covariates, given=_given(answer, ours)) for answer in answers]
+        if not with_sensitivity or all(answer.median is None for answer in answers):
             return tuple(answers)
         from cegain.gain import sensitivity
 
-        kinds = sensitivity.influences(prepared, budgets, ours)
+        if setting is not None:
+            kinds = [asked.influences(budget, ours) for budget in budgets]
+        else:
+            kinds = sensitivity.influences(prepared, budgets, ours)
         independent: list[Range | None] = [None] * len(budgets)
         chosen = independent
         if currency == "flop":
@@ -184,13 +189,34 @@ class Asked:
         return None if self.prepared.missing else method.slope_of(self.prepared)
 
     def lacks_label(self) -> str:
-        """`method.lacks_label` of the gain in FLOP behind it, and of the rows where nothing is modelled."""
+        """`method.lacks_label` of the gain in FLOP behind it; of the rows themselves where nothing is modelled, or
+        where the gain in FLOP is 1 by construction and all of the gain is one of speeds.
+        """
         rests_on = self.prepared
         if self.modelled is not None and self.modelled.in_flop is not None and not self.modelled.in_flop.missing:
-            rests_on = self.modelled.in_flop
-        if rests_on.currency == "decode":
-            return ""  # all of it is modelled, at every budget
+            in_flop = self.modelled.in_flop
+            rests_on = rests_on if all(curve.exact for curve in in_flop.curves) else in_flop
+        if rests_on.missing:
+            return "no run measures it: a model of speeds alone says it"
         return method.lacks_label(rests_on)
+
+
+def _depends_on(names: Sequence[str], currency: str, where: Mapping[str, float]) -> dict[str, float]:
+    """The covariates that an answer is for, those left out at their reference."""
+    found: dict[str, float] = {}
+    if any(contrasts.covariates_of(name) for name in names):
+        found["experts"] = where.get("experts", contrasts.EXPERTS)
+    if currency == "flop" and any(capped.applies(name, currency) for name in names):
+        found["seq_len"] = where.get("seq_len", capped.SEQ_LEN)
+    return found
+
+
+def _given(answer: Estimate, shipped: Collection[PublishedGain] | None) -> int:
+    """Rows that set the level and did not come with the package."""
+    if shipped is None:
+        return 0
+    fixing = [u.row for q in answer.questions for u in q.used if u.contrast >= 0 and u.fixes_level]
+    return sum(row not in shipped for row in fixing)
 
 
 def _where(

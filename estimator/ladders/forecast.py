@@ -19,7 +19,7 @@ import numpy as np
 
 from cegain.common.arrays import LN10, Array
 from cegain.common.mixture import NORMAL_90, Mixture, point
-from cegain.common.verdict import FAR_DECADES, FAR_WIDTH, classify
+from cegain.common.verdict import CLASS_DECADES, FAR_DECADES, FAR_WIDTH, classify
 from cegain.ladders.ladder import Ladder
 from cegain.ladders.reading import Reads, read_gains, smooth, third_differences
 from cegain.tables.files import DATA
@@ -348,6 +348,14 @@ def forecast(
     doubts = _doubts(posterior, (baseline, treatment), noise)
     at = tuple(_at_budget(posterior, c, settings, doubts) for c in flops)
     label, classes = classify(posterior.slope(*np.log10(CLASS_RANGE)))
+    inside = reads.m[(reads.m >= math.log10(CLASS_RANGE[0])) & (reads.m <= math.log10(CLASS_RANGE[1]))]
+    if len(inside) < 2 or np.ptp(inside) < CLASS_DECADES:
+        label = "undetermined"
+        covered = float(np.ptp(inside)) if len(inside) else 0.0
+        notes = (
+            *notes,
+            f"no class: the reads cover {covered:.1f} decades from 1e18 to 1e26 FLOP, and a label takes two",
+        )
     doubt = baseline.doubt or treatment.doubt
     if doubt is not None:
         at = tuple(a._replace(status=doubt[0], reason=doubt[1]) if a.status == "ok" else a for a in at)

@@ -154,7 +154,10 @@ def _decode(with_it: dict[str, Any], without_it: dict[str, Any], flops: float, s
         # The same machine: what remains is how differently it reads caches and weights.
         shares = [token.parts["cache"] / token.seconds for token in tokens]
         residual = step_time.shipped().residual_sd
-        variances = [2 * residual**2, (step_time.DECODE_SHARE[1] * (shares[0] - shares[1])) ** 2]
+        variances = [
+            2 * residual**2 * (tokens[0].parts != tokens[1].parts),
+            (step_time.DECODE_SHARE[1] * (shares[0] - shares[1])) ** 2,
+        ]
     sides = [Side(flops, shape, token, True) for shape, token in zip(shapes, tokens, strict=True)]
     ln_factor = math.log(tokens[1].seconds_per_token / tokens[0].seconds_per_token)
     return Speeds(ln_factor, sum(variances), sides[0], sides[1])

@@ -69,7 +69,7 @@ class Verdict(NamedTuple):
     def label(self) -> str:
         """Our class, or `unlocking`, or `no answer`."""
         if self.classes is not None:
-            return "undetermined" if self.lacks else verdict.label(self.classes)
+            return "undetermined" if self.lacks and not self.by_construction else verdict.label(self.classes)
         return "unlocking" if algorithms.get(self.name).unlocking else NO_CLASS
 
     @property
@@ -107,7 +107,11 @@ def _verdict(tables: Evidence, name: str, claim: Claim | None, budgets: tuple[fl
     if prepared.curves and currency == "flop":
         if not prepared.curves[0].capped:  # the moments of a curve that is cut off are not those of its answers
             mean, covariance = prepared.curves[0].together(*budgets)
-        if not prepared.curves[0].exact and (lacks or verdict.label(classes or {"": 0.0}) == "undetermined"):
+        if (
+            not prepared.curves[0].exact
+            and not prepared.curves[0].capped
+            and (lacks or verdict.label(classes or {"": 0.0}) == "undetermined")
+        ):
             settled = settles(prepared.questions[0], prepared.curves[0], name)
     found = Verdict(
         name,
@@ -201,7 +205,7 @@ def _why(v: Verdict) -> list[str]:
         and not (e.currency == "flop" and v.claim.currency == "flop")
     ):
         lines.append(f"the paper's figure is a gain in {v.claim.currency.replace('_', ' x ')}, ours are in {_named(e)}")
-    if v.label == "undetermined" and e.currency == "flop":
+    if v.label == "undetermined" and e.currency == "flop" and v.low.cap is None:
         lines.append(_to_settle(v.settles))
     return lines
 
@@ -220,12 +224,12 @@ _BANDS = (
 
 def _rests_on(fixing: Sequence[contrasts.UsedRow]) -> str:
     """Studies, rows, budgets, and how much of them lies where a class is meant to hold."""
-    from cegain.common.text import number
+    from cegain.common.text import counted, number
 
-    studies = {u.row.study for u in fixing}
-    own = len({u.row.study for u in fixing if is_own(u.row)})
+    groups = {contrasts.laboratory(u.row) for u in fixing}
+    own = any(is_own(u.row) for u in fixing)
     flops = contrasts.budgets(fixing)
-    text = f"{len(fixing)} row(s) of {len(studies)} study(ies)" + f", {own} of them ours" * bool(own)
+    text = f"{counted(len(fixing), 'row')} of {counted(len(groups), 'independent group')}" + ", one of them ours" * own
     if not flops:
         return f"{text}, compute not stated"
     inside = [c for c in flops if 10 ** RANGE[0] <= c <= 10 ** RANGE[1]]
