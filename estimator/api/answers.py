@@ -70,7 +70,7 @@ def estimate(  # type: ignore[misc]  # the options are spelled out once, here
     >>> answer.status, answer.currency
     ('ok', 'flop')
     >>> print(answer)  # doctest: +ELLIPSIS
-    CEG of Mixture of experts, against dense, in flop, at 1e24 FLOP
+    CEG of Mixture of experts, against dense, in flop, at 1e24 FLOP, 16 experts for each active one
     status: ok
     ...
     >>> [round(answer.flops) for answer in estimate("layernorm,rope", [1e20, 1e22])]

@@ -33,6 +33,12 @@ class Mixture(NamedTuple):
             return self.spelled_out().mean()
         return float(self.weights @ self.means)
 
+    def sd(self) -> float:
+        """Standard deviation."""
+        whole = self.spelled_out() if self.cap < math.inf else self
+        square = float(whole.weights @ (whole.sds**2 + whole.means**2))
+        return math.sqrt(max(0.0, square - whole.mean() ** 2))
+
     def spelled_out(self) -> Mixture:
         """The same without a cap, to be added to others: as many points of equal weight as a sum may have."""
         if self.cap == math.inf:
@@ -107,15 +113,27 @@ class Mixture(NamedTuple):
         return Mixture(self.weights, self.means + by, self.sds, self.cap + by)
 
 
-def joined(first: Mixture, second: Mixture) -> Mixture:
-    """Two independent readings of one quantity, weighed by precision: a normal. A point wins over everything."""
-    first, second = first.spelled_out(), second.spelled_out()
-    variances = [float(m.weights @ (m.sds**2 + m.means**2)) - m.mean() ** 2 for m in (first, second)]
+def shared_out(first: Mixture, second: Mixture) -> float:
+    """The weight of the first of two independent readings of one quantity, by precision. A point wins over all."""
+    variances = [first.sd() ** 2, second.sd() ** 2]
     if min(variances) <= 0:
-        return first if variances[0] <= variances[1] else second
-    weights = [1 / v for v in variances]
-    mean = (weights[0] * first.mean() + weights[1] * second.mean()) / sum(weights)
-    return Mixture(np.ones(1), np.full(1, mean), np.full(1, sum(weights) ** -0.5))
+        return 1.0 if variances[0] <= variances[1] else 0.0
+    return variances[1] / sum(variances)
+
+
+def joined(first: Mixture, second: Mixture, weight: float) -> Mixture:
+    """Two independent readings of one quantity, the first with a weight (`shared_out`): a normal.
+
+    Readings further apart than their errors make it as much wider (the Birge ratio; Birge 1932,
+    doi:10.1103/PhysRev.40.207).
+    """
+    if weight in (0.0, 1.0):
+        return (first if weight else second).spelled_out()
+    variances = [first.sd() ** 2, second.sd() ** 2]
+    mean = weight * first.mean() + (1 - weight) * second.mean()
+    variance = weight**2 * variances[0] + (1 - weight) ** 2 * variances[1]
+    apart = (first.mean() - second.mean()) ** 2 / sum(variances)
+    return Mixture(np.ones(1), np.full(1, mean), np.full(1, math.sqrt(variance * max(1.0, apart))))
 
 
 def point(value: float) -> Mixture:
@@ -134,7 +152,8 @@ def total(parts: Iterable[Mixture]) -> Mixture:
         means = np.add.outer(result.means, part.means).ravel()
         sds = np.hypot.outer(result.sds, part.sds).ravel()
         result = _merged(Mixture(weights, means, sds))
-    return result
+    # Merging gives points a width again, and what is added cannot exceed the sum of its limits.
+    return result._replace(cap=math.fsum(p.cap if p.sds.any() or p.cap < math.inf else p.means.max() for p in parts))
 
 
 def _merged(mixture: Mixture) -> Mixture:

@@ -15,6 +15,8 @@ FAR_WIDTH = 100.0
 CLASS_SLOPE = 0.10
 """|d ln CEG / d log10 C| above which a gain depends on compute; fixed before any fit."""
 UNDETERMINED = 0.7
+LEARNT = 0.6
+"""The sd of a slope after its rows, over that before, at or below which the rows have earned a label."""
 CLASS_DECADES = 2.0
 """Runs that fix the level must span so many decades of the range of a class before it gets a label."""
 

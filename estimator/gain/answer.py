@@ -75,6 +75,8 @@ class Estimate:
     """The largest gain that counting allows (factor)."""
     without_proposers: Range | None = field(default=None, compare=False)
     """Without studies whose authors propose the algorithm; None where there are none, or nothing is left."""
+    proposers_alone: bool = False
+    """Whether nothing is left without them."""
     selected: Range | None = field(default=None, compare=False)
     """If what is published was chosen (`sensitivity.selected`)."""
     speeds: Speeds | None = None
@@ -118,7 +120,7 @@ def _where(estimate: Estimate) -> str:
     if "experts" in estimate.where:
         parts.append(f", {estimate.where['experts']:g} experts for each active one")
     if "seq_len" in estimate.where:
-        parts.append(f", {estimate.where['seq_len']:g} tokens a sequence")
+        parts.append(f", {estimate.where['seq_len']:,.0f} tokens a sequence")
     return "".join(parts)
 
 
@@ -161,6 +163,8 @@ def _gains(estimate: Estimate, percent: str) -> list[str]:
     ]
     if estimate.without_proposers is not None:
         lines.append(line("without its proposers", *estimate.without_proposers))
+    elif estimate.proposers_alone:
+        lines.append(f"  {'without its proposers':24}no evidence")
     if estimate.selected is not None:
         lines.append(line("if gains were selected", *estimate.selected))
     return lines
@@ -203,9 +207,10 @@ def _speeds(estimate: Estimate) -> list[str]:
     else:
         in_flop = number(estimate.gain_in_flop or 1)
         lines = [
-            f"  Gain in FLOP {in_flop}x on average, times achieved FLOP/s {speed:.2f}x (modelled, sd of ln {sd:.2f})"
+            f"  Gain in FLOP {in_flop}x on average, times achieved FLOP/s {number(speed)}x (modelled, sd of ln "
+            f"{sd:.2f})"
         ]
-        lines[0] += f", times price per hour {price:.2f}x." if estimate.currency == "usd" else "."
+        lines[0] += f", times price per hour {price:.2f}x." if abs(found.price) > 1e-9 else "."
     for what, side in (("with it", found.treatment), ("without", found.baseline)):
         lines.append(f"  {what + ':':9}{two_models.described(side)}")
     # On one device a gain in dollars is one in time.
@@ -215,7 +220,7 @@ def _speeds(estimate: Estimate) -> list[str]:
     if measured and estimate.joined:
         modelled = number((estimate.gain_in_flop or 1) * math.exp(found.ln_factor))
         joined = f"modelled so {modelled}x, then joined with {len(measured)} row(s) in {' or '.join(kinds)}; "
-    lines.append(f"  Speeds: {joined}model of docs/step_time.md, averaged over compute-optimal shapes of like size.")
+    lines.append(f"  Speeds: {joined}model of docs/step_time.md, over shapes of like size.")
     devices = {side.time.device.name: side.time.device for side in (found.treatment, found.baseline)}
     lines += [f"  Measured on {d.kernel_times}: {step_text.measured(d)}." for d in devices.values() if d.kernel_times]
     return lines
@@ -401,6 +406,7 @@ def _one(e: Estimate) -> dict[str, object]:
     return {
         "flops": e.flops,
         "where": dict(e.where),
+        "proposers_alone": e.proposers_alone,
         "status": e.status,
         "reason": e.reason,
         "ceg_median": e.median,

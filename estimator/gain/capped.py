@@ -19,6 +19,8 @@ from cegain.common.arrays import Array
 
 SEQ_LEN = 2048
 """Tokens of a sequence where nobody says."""
+LEAST_PATTERN = 512
+"""Tokens below which a pattern leaves next to nothing out: it is dense there."""
 HEAD_DIM = 128
 GROUPS = 8
 """Query heads per key-value head of grouped queries: what open models of 2023-2025 have is 4 to 16."""
@@ -27,6 +29,11 @@ GROUPS = 8
 def applies(algorithm: str, currency: str) -> bool:
     """Whether a gain is capped."""
     return currency == "flop" and algorithms.get(algorithm).saves_only
+
+
+def is_pattern(algorithm: str) -> bool:
+    """Whether what can be saved is scores, whose share grows with the length of a sequence."""
+    return algorithms.get(algorithm).arm.get("heads") not in ("mqa", "gqa")
 
 
 def ln_cap(algorithm: str, flops: Array, seq_len: Array | float) -> Array:
@@ -41,7 +48,7 @@ def ln_cap(algorithm: str, flops: Array, seq_len: Array | float) -> Array:
     d = np.array([architecture.optimal_width(float(v), vocabulary) for v in n])
     layers = d / architecture.ASPECT_RATIO
     whole = 12 * d + np.asarray(seq_len) + vocabulary / layers
-    if algorithms.get(algorithm).arm.get("heads") in ("mqa", "gqa"):
+    if not is_pattern(algorithm):
         heads = d / HEAD_DIM
         kept = 1 / heads if algorithms.get(algorithm).arm["heads"] == "mqa" else 1 / GROUPS
         saved = 2 * d * np.maximum(0.0, 1 - kept)

@@ -131,8 +131,15 @@ def tells_growth(used: Iterable[UsedRow]) -> list[UsedRow]:
 
 def budgets(used: Iterable[UsedRow]) -> list[float]:
     """Sorted FLOP at which rows that fix the level were run; a law carried beyond its runs is not a run."""
+    return [flops for flops, _ in runs(used)]
+
+
+def runs(used: Iterable[UsedRow]) -> list[tuple[float, str]]:
+    """The same with the laboratory of each."""
     return sorted(
-        u.row.flops for u in used if u.fixes_level and u.row.flops == u.row.flops and u.row.basis != "extrapolated"
+        (u.row.flops, laboratory(u.row))
+        for u in used
+        if u.fixes_level and u.row.flops == u.row.flops and u.row.basis != "extrapolated"
     )
 
 

@@ -46,6 +46,8 @@ RANGE = (18.0, 26.0)
 """log10 FLOP between which a class is meant to hold."""
 TAPER = (4.0, 6.0)
 """Decades above the largest toy run over which what toys say of the level is given up."""
+LENGTH_SD = 0.4
+"""sd of ln gain for every decade between the length of a sequence and those that were measured. Assumed, as slopes."""
 COVARIATE_SD = 0.25
 """sd of d ln CEG / d ln(covariate), such as experts' total over active size, before any row is seen. Assumed."""
 _GRID = 50
@@ -71,16 +73,18 @@ class Posterior(NamedTuple):
     def at(self, x: Array, covariates: Array) -> tuple[Array, Array]:
         """f at places x [q] (log10 FLOP - X0) for covariates [p]: means [k, q], covariances [k, q, q]."""
         tail = np.broadcast_to(covariates, (len(x), len(covariates)))
-        cross = _prior(x, self.grid, self.levels, self.slopes, self.line_sd)
+        cross = prior_covariance(x, self.grid, self.levels, self.slopes, self.line_sd)
         cross = np.concatenate([cross, np.broadcast_to(tail * COVARIATE_SD**2, (len(cross), *tail.shape))], axis=2)
         means = (cross @ self.solved[:, :, :1])[:, :, 0]
-        own = _prior(x, x, self.levels, self.slopes, self.line_sd) + COVARIATE_SD**2 * tail @ tail.T
+        own = prior_covariance(x, x, self.levels, self.slopes, self.line_sd) + COVARIATE_SD**2 * tail @ tail.T
         return means, own - cross @ self.taken @ cross.swapaxes(1, 2)
 
     def weights_at(self, x: float, covariates: Array) -> Array:
         """[k, m] f at x by each set of readings."""
         tail = np.broadcast_to(covariates * COVARIATE_SD**2, (len(self.slopes), 1, len(covariates)))
-        cross = np.concatenate([_prior(np.array([x]), self.grid, self.levels, self.slopes, self.line_sd), tail], axis=2)
+        cross = np.concatenate(
+            [prior_covariance(np.array([x]), self.grid, self.levels, self.slopes, self.line_sd), tail], axis=2
+        )
         weights: Array = (cross @ self.solved)[:, 0]
         return weights
 
@@ -96,7 +100,7 @@ def carried(decades: Array | float) -> Array:
     return np.asarray(-np.expm1(-FADING * np.asarray(decades)) / FADING)
 
 
-def _prior(one: Array, other: Array, levels: Array, slopes: Array, line_sd: float) -> Array:
+def prior_covariance(one: Array, other: Array, levels: Array, slopes: Array, line_sd: float) -> Array:
     """Covariance [k, n, m] of f at two sets of places."""
     a, b = one - LEVEL_AT, other - LEVEL_AT
     strays = (variogram(a)[:, None] + variogram(b) - variogram(a[:, None] - b)) / 2
@@ -127,7 +131,7 @@ def posterior(rows: Rows, spread: Spread, scatter: Array, slope: Array, readings
     levels, slopes = LEVEL_SD * np.maximum(1.0, slope), slope * spread.slope_sd
     size = said.precision.shape[1]
     K = np.zeros((len(slope), size, size))
-    K[:, : len(grid), : len(grid)] = _prior(grid, grid, levels, slopes, line_sd)
+    K[:, : len(grid), : len(grid)] = prior_covariance(grid, grid, levels, slopes, line_sd)
     covariates = np.arange(len(grid), size)
     K[:, covariates, covariates] = COVARIATE_SD**2
     B = np.eye(size) + said.precision @ K
@@ -161,6 +165,12 @@ class Curve(NamedTuple):
     scenarios: NDArray[np.intp] = np.zeros(0, np.intp)
     rows: Rows | None = None
     heard: NDArray[np.bool_] = np.zeros(0, bool)
+    lengths: tuple[float, ...] = ()
+    """Tokens of a sequence that rows of a pattern were measured at."""
+    whose: tuple[str, ...] = ()
+    """The laboratory of each run of `reach`."""
+    stretch: float = 1.0
+    """All widths are multiplied by this: more than 1 where the rows contradict each other (`contradiction.ratio`)."""
 
     @property
     def exact(self) -> bool:
@@ -178,12 +188,30 @@ class Curve(NamedTuple):
             return 0.0
         if not len(self.reach):
             return math.nan
-        return float(np.abs(self.reach - math.log10(flops)).min())
+        return float(np.abs(self.reach - math.log10(flops)).min()) + self.decades_in_length
+
+    @property
+    def decades_in_length(self) -> float:
+        """Distance (decades of tokens) from the nearest length that a pattern was measured at."""
+        if self.capped is None or not self.lengths:
+            return 0.0
+        return min(abs(math.log10(self.capped[1] / length)) for length in self.lengths)
 
     def span(self, low: float, high: float) -> float:
-        """Decades that the runs which fix the level span between two places (log10 FLOP)."""
-        inside = self.reach[(self.reach >= low) & (self.reach <= high)]
-        return float(np.ptp(inside)) if len(inside) else 0.0
+        """Decades between two places (log10 FLOP) over which runs can tell growth from how studies differ: those of one
+        laboratory, or those that two have at either end.
+        """
+        ends: dict[str, list[float]] = {}
+        for whose, x in zip(self.whose, self.reach.tolist(), strict=True):
+            if low <= x <= high:
+                ends.setdefault(whose, []).append(x)
+        if not ends:
+            return 0.0
+        own = max(max(xs) - min(xs) for xs in ends.values())
+        if len(ends) == 1:
+            return own
+        lowest, highest = sorted(min(xs) for xs in ends.values()), sorted(max(xs) for xs in ends.values())
+        return max(own, highest[-2] - lowest[1])
 
     def place(self, flops: float) -> float:
         """log10 FLOP - X0 at which a budget is read off: never near rows that do not say where they stand."""
@@ -198,9 +226,11 @@ class Curve(NamedTuple):
         assert self.above is not None
         x = np.array([self.place(c) for c in flops.tolist()])
         means, covariances = self.above.at(x, self.covariates)
+        covariances = covariances * self.stretch**2
         if self.below is None:
             return means, covariances
         with_toys, covered = self.below.at(x, self.covariates)
+        covered = covered * self.stretch**2
         weight = without_toys(np.log10(flops) - self.toys)
         sds, with_sds = (np.sqrt(np.diagonal(c, axis1=1, axis2=2)) for c in (covariances, covered))
         joined = weight * sds + (1 - weight) * with_sds
@@ -219,7 +249,8 @@ class Curve(NamedTuple):
         if self.exact:
             return mixture.point(0.0)
         means, covariances = self._scenarios(np.array([flops]))
-        below_cap = Mixture(self.weights, means[:, 0], np.sqrt(covariances[:, 0, 0]))
+        elsewhere = self.stretch * LENGTH_SD * self.decades_in_length
+        below_cap = Mixture(self.weights, means[:, 0], np.hypot(np.sqrt(covariances[:, 0, 0]), elsewhere))
         if self.capped is None:
             return below_cap
         return below_cap._replace(cap=0.0).shifted(self.ln_cap(np.array([flops]))[0])
@@ -248,7 +279,7 @@ class Curve(NamedTuple):
         """The same from `mean` at that budget."""
         if self.exact:
             return average
-        return average._replace(sds=np.hypot(average.sds, self.new_study_sds))
+        return average._replace(sds=np.hypot(average.sds, self.stretch * self.new_study_sds))
 
     def slope(self, low: float = RANGE[0], high: float = RANGE[1]) -> Mixture:
         """Average d ln CEG / d log10 C between two budgets (log10 FLOP)."""

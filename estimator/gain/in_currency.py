@@ -21,13 +21,15 @@ from collections.abc import Collection
 
 from cegain.common import mixture
 from cegain.common.mixture import Mixture
+from cegain.common.text import number
 from cegain.gain import method
 from cegain.gain.answer import Estimate
 from cegain.gain.curve import RANGE
 from cegain.speed.two_models import NoShapeError, Setting, Speeds, averaged, neighbour, speeds
 from cegain.tables.published_gains import PublishedGain
 
-_STEP = 1e-4
+CONTRADICTS = 2.0
+"""Standard deviations between what is modelled and what was measured from which on the answer says so."""
 OTHER_SETTING_SD = 0.3
 """sd of ln gain added to gains measured in time, on other devices, lengths and shapes than are asked about. Assumed."""
 
@@ -88,16 +90,23 @@ class InCurrency:
         joined = not rows.missing and self.setting.device == self.setting.baseline_device
         if joined:
             measured = method.distributions(rows, flops)
-            mean, predictive = (
-                mixture.joined(modelled, seen.widened(OTHER_SETTING_SD))
-                for modelled, seen in zip((mean, predictive), measured, strict=True)
-            )
+            widened = [seen.widened(OTHER_SETTING_SD) for seen in measured]
+            apart = predictive.mean() - widened[1].mean()
+            if abs(apart) > CONTRADICTS * math.hypot(predictive.sd(), widened[1].sd()):
+                notes.append(
+                    f"what is modelled ({number(math.exp(predictive.mean()))}x) and what was measured "
+                    f"({number(math.exp(widened[1].mean()))}x) contradict each other, and the answer spans both"
+                )
+            weight = mixture.shared_out(predictive, widened[1])
+            mean, predictive = (mixture.joined(*both, weight) for both in zip((mean, predictive), widened, strict=True))
             questions = (*questions, *rows.questions)
             notes += [note for note in rows.notes if note not in notes]
         for side, what in ((found.treatment, "with"), (found.baseline, "without")):
             if not side.fits:
                 notes.append(f"the model {what} it fits into no number of these devices; it is timed as if it did")
         curves = in_flop.curves if in_flop is not None else ()
+        if joined and all(curve.exact for curve in curves):
+            curves = rows.curves  # all of the gain is one of speeds, and these are the runs that show it
         base = rows._replace(curves=curves, questions=questions, notes=tuple(notes), missing="")
         estimate = method.answered(base, flops, mean, predictive, **said)  # type: ignore[arg-type]
         modelled = estimate.status == "ok" and not joined
@@ -127,8 +136,7 @@ class InCurrency:
         if modelled and not self.rows.missing and self.setting.device == self.setting.baseline_device:
             by_speeds = self._gains(flops)[1].shifted(ln_factor).widened(math.sqrt(variance))
             seen = method.distributions(self.rows, flops)[1].widened(OTHER_SETTING_SD)
-            middle, moved = (mixture.joined(by_speeds.shifted(step), seen).mean() for step in (0.0, _STEP))
-            share = (moved - middle) / _STEP
+            share = mixture.shared_out(by_speeds, seen)
         if modelled and self.in_flop is not None:
             parts.append((" in flop", share, self.in_flop))
         if not self.rows.missing and share < 1.0:

@@ -23,7 +23,7 @@ from cegain.common.arrays import Array
 from cegain.common.mixture import Mixture
 from cegain.common.text import number
 from cegain.common.verdict import FAR_DECADES, FAR_WIDTH
-from cegain.gain import bounds, capped, contrasts, interaction, prior
+from cegain.gain import bounds, capped, contradiction, contrasts, interaction, prior
 from cegain.gain.answer import GIVEN, OWN, Estimate
 from cegain.gain.curve import RANGE, TAPER, Curve, Posterior, posterior, variogram
 from cegain.gain.interaction import Joint
@@ -103,12 +103,18 @@ def prepare(
                 missing.append(_missing(name, baseline, currency, question, spread))
             else:
                 curves.append(curve)
+                if curve.stretch > 1.0:
+                    notes.append(
+                        f"the rows of {name} contradict each other: they lie {curve.stretch:.2g} times further apart "
+                        "than could be, and all widths are enlarged by that"
+                    )
         questions.append(question)
         notes += _misspelt(question, baseline)
     joint = interaction.NONE
     if not missing:
         parts = zip(names, baselines, curves, strict=True)
-        inexact = [(name, baseline) for name, baseline, curve in parts if not curve.exact]
+        # What two caps leave together is counting, and no interaction may lift it.
+        inexact = [(name, baseline) for name, baseline, curve in parts if not curve.exact and not curve.capped]
         if len(inexact) > 1:
             joint = interaction.estimate(rows, inexact, currency)
     return Prepared(
@@ -180,23 +186,33 @@ def class_of(prepared: Prepared) -> tuple[dict[str, float], str]:
 
 
 def lacks_label(prepared: Prepared) -> str:
-    """What a label lacks: nothing where the runs of each part span two decades of `curve.RANGE` and none is capped."""
+    """What a label lacks: nothing where none is capped, the runs of each part span two decades of `curve.RANGE`, and
+    they say more of the slope than was assumed before them.
+    """
     if any(curve.capped for curve in prepared.curves):
         return "counting caps the gain"
     spans = [curve.span(*RANGE) for curve in prepared.curves if not curve.exact]
-    if min(spans, default=math.inf) >= verdict.CLASS_DECADES:
-        return ""
-    return f"its runs cover {min(spans):.1f} of these decades, and a label takes two"
+    if min(spans, default=math.inf) < verdict.CLASS_DECADES:
+        return f"runs of one group, or of two at either end, cover {min(spans):.1f} of these decades: a label takes two"
+    sd, before = slope_of(prepared).sd(), _slope_before(prepared).sd()
+    if before > 0 and sd > verdict.LEARNT * before:
+        return "its rows say little that was not assumed before them"
+    return ""
 
 
 def prior_classes(prepared: Prepared) -> dict[str, float]:
     """Probabilities of the classes before any row is seen."""
+    return verdict.classes_of(_slope_before(prepared))
+
+
+def _slope_before(prepared: Prepared) -> Mixture:
+    """Average d ln CEG / d log10 C over `curve.RANGE` before any row is seen."""
     assert prepared.spread is not None
     slopes = [
         mixture.point(0.0) if curve.exact else prior_slope(prepared.spread, weights)
         for curve, weights in zip(prepared.curves, prepared.priors, strict=True)
     ]
-    return verdict.classes_of(mixture.total(slopes))
+    return mixture.total(slopes)
 
 
 def prior_slope(spread: Spread, weights: Array) -> Mixture:
@@ -207,10 +223,11 @@ def prior_slope(spread: Spread, weights: Array) -> Mixture:
 
 
 def caps(prepared: Prepared, flops: float) -> float | None:
-    """The largest gain that counting allows a single algorithm (factor); None where there is no limit."""
-    if len(prepared.curves) != 1 or prepared.curves[0].capped is None:
+    """The largest gain that counting allows (factor), of a stack the product of its parts'; None without a limit."""
+    inexact = [curve for curve in prepared.curves if not curve.exact]
+    if not inexact or any(curve.capped is None for curve in inexact):
         return None
-    return math.exp(prepared.curves[0].ln_cap(np.array([flops]))[0])
+    return math.exp(sum(float(curve.ln_cap(np.array([flops]))[0]) for curve in inexact))
 
 
 def distributions(prepared: Prepared, flops: float) -> tuple[Mixture, Mixture]:
@@ -275,7 +292,11 @@ def answered(
     mean_middle, mean_low, mean_high = map(math.exp, mean.quantiles([0.5, *tails[interval]]))
     reason = ""
     if math.isnan(decades):
-        reason = "the compute of its evidence is not known"
+        reason = "its evidence has no run at a stated compute"
+    elif all(_bounds_alone(question) for question in prepared.questions if question.rows is not None) and any(
+        question.rows is not None for question in prepared.questions
+    ):
+        reason = "its evidence is bounds, and no measurement"
     elif decades > FAR_DECADES:
         reason = f"{decades:.1f} decades from the nearest run (more than {FAR_DECADES:g})"
     elif high90 - low90 > math.log(FAR_WIDTH):
@@ -362,12 +383,23 @@ def fit_curve(
         kept,
         rows,
         heard,
+        tuple(sorted({u.row.seq_len for u in question.used if u.fixes_level and u.row.seq_len > 0}))
+        if question.capped and capped.is_pattern(algorithm)
+        else (),
+        tuple(whose for _, whose in contrasts.runs(question.used)),
+        contradiction.ratio(keep_rows(rows, large) if below is not None else rows, spread, *_likeliest(weights, kept)),
     )
     if not math.isfinite(spread.slope_sd):
         low, high = curve.reach[:1], curve.reach[-1:]
         if not len(low) or high - low < _SAME_PLACE or curve.slope(low[0], high[0]).sds.max() > MAX_SLOPE_SD:
             return None
     return curve
+
+
+def _likeliest(weights: Array, kept: NDArray[np.intp]) -> tuple[float, float]:
+    """Scatter and slope of the scenario of most weight."""
+    best = int(np.argmax(weights))
+    return float(prior.SCATTERS[kept][best]), float(prior.SLOPES[kept][best])
 
 
 def _likelihoods(rows: Rows, spread: Spread) -> Array:
@@ -396,6 +428,12 @@ def posteriors(
         return whole, None
     some = None if readings is None else readings[large]
     return posterior(keep_rows(rows, large), spread, scatter, slope, some), whole
+
+
+def _bounds_alone(question: contrasts.QuestionRows) -> bool:
+    """Whether no row that sets the level is more than a bound."""
+    fixing = [u.row for u in question.used if u.contrast >= 0 and u.fixes_level and not is_own(u.row)]
+    return bool(fixing) and all(row.ceg in (row.low, row.high) for row in fixing)
 
 
 def unanswered(curve: Curve, flops: float) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import gc
+import itertools
 import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ DEVICE = "h100"
 """Where models run if a question in time, dollars or decode time does not say."""
 THRESHOLDS = (1e25, 1e26)
 """Reporting thresholds (FLOP): EU AI Act, Art. 51 (2024), and US Executive Order 14110 (2023, since revoked)."""
+EXPERTS_RANGE = (4.0, 4096.0)
 MAX_INTERVAL = 0.9999
 """Wider intervals would rest on the far tails of the assumed normals, and on nothing in the evidence."""
 
@@ -143,7 +145,13 @@ def estimate_all(
             independent = sensitivity.without_proposers(tables.rows, prepared, budgets, interval, where)
             chosen = sensitivity.selected(prepared, budgets, interval)
     return tuple(
-        dataclasses.replace(answer, influence=of_kind, without_proposers=other, selected=selected)
+        dataclasses.replace(
+            answer,
+            influence=of_kind,
+            without_proposers=other,
+            selected=selected,
+            proposers_alone=currency == "flop" and other is None and sensitivity.rests_on_proposers(prepared),
+        )
         if answer.median is not None
         else answer
         for answer, of_kind, other, selected in zip(answers, kinds, independent, chosen, strict=True)
@@ -204,7 +212,7 @@ class Asked:
 def _depends_on(names: Sequence[str], currency: str, where: Mapping[str, float]) -> dict[str, float]:
     """The covariates that an answer is for, those left out at their reference."""
     found: dict[str, float] = {}
-    if any(contrasts.covariates_of(name) for name in names):
+    if currency != "decode" and any(contrasts.covariates_of(name) for name in names):
         found["experts"] = where.get("experts", contrasts.EXPERTS)
     if currency == "flop" and any(capped.applies(name, currency) for name in names):
         found["seq_len"] = where.get("seq_len", capped.SEQ_LEN)
@@ -231,14 +239,21 @@ def _where(
             problems.append(f"seq_len: {rule} (found flop and {', '.join(names)}). Leave it out.")
         elif seq_len < 1 and currency == "flop":
             problems.append(f"seq_len: a whole number of at least 1 is needed (found {seq_len}). Try 2048.")
+        elif currency == "flop" and seq_len < capped.LEAST_PATTERN:
+            for name in names:
+                if capped.applies(name, currency) and capped.is_pattern(name):
+                    rule = f"below {capped.LEAST_PATTERN} tokens {name} leaves next to nothing out, and gains nothing"
+                    problems.append(f"seq_len: {rule} (found {seq_len}). Try 2048.")
     if experts is not None:
         where["experts"] = experts
         if not any(contrasts.covariates_of(name) for name in names):
             problems.append(f"experts: it goes with an algorithm of experts, such as moe (found {', '.join(names)}).")
-        elif not 1 <= experts <= 1e6:
-            problems.append(
-                f"experts: all experts over active ones is 1 to 1e6 (found {experts:g}). Try 8: 64 experts, 8 active."
-            )
+        elif currency == "decode":
+            problems.append("experts: a token's time is modelled for one mixture (found decode). Leave it out.")
+        elif not EXPERTS_RANGE[0] <= experts <= EXPERTS_RANGE[1]:
+            low, high = EXPERTS_RANGE
+            rule = f"all experts over active ones is {low:g} to {high:g}, near what was measured (8 to 2048)"
+            problems.append(f"experts: {rule} (found {experts:g}). Try 8: 64 experts, 8 active.")
     return where
 
 
@@ -248,6 +263,13 @@ def _exclusive(names: Sequence[str], against: Sequence[str], problems: list[str]
     for name, baseline in zip(names, against, strict=False):
         if name != baseline:
             by_baseline.setdefault(baseline, []).append(name)
+    for one, other in itertools.combinations(sorted(names), 2):
+        arms = algorithms.get(one).arm, algorithms.get(other).arm
+        clash = [field for field in arms[0].keys() & arms[1].keys() if arms[0][field] != arms[1][field]]
+        if clash and not any({one, other} <= set(replacing) for replacing in by_baseline.values()):
+            problems.append(
+                f"algo: one model has one {clash[0].replace('_', ' ')} (found {one} and {other}). Leave one out."
+            )
     for baseline, replacing in by_baseline.items():
         if len(replacing) > 1:
             problems.append(

@@ -109,6 +109,15 @@ def without_proposers(
     return [_range(again, c, interval) for c in flops]
 
 
+def rests_on_proposers(prepared: method.Prepared) -> bool:
+    """Whether every published row that sets the level of some part is by authors who propose it."""
+    for question in prepared.questions:
+        level = [u.row for u in question.used if u.fixes_level and u.contrast >= 0 and not is_own(u.row)]
+        if level and all(studies.proposes(row.study, row.algorithm) for row in level):
+            return True
+    return False
+
+
 def selected(prepared: method.Prepared, flops: Sequence[float], interval: float) -> list[Range | None]:
     """The same question if what is published was chosen: studies that find no gain are published a third as often, and
     each reports the best of five settings. From the lower end so corrected to the upper end as it stands, since nobody

@@ -133,6 +133,8 @@ def read_runs(path: str | os.PathLike[str], options: ReadOptions = AS_IT_IS) -> 
     try:
         table = _in_our_columns(file, loss_column)
         ours = OWN_COLUMNS["C"] in table.cells
+        if ours and rule.repeats is None:  # its runs of the role `ladder` are tuned, and differ in the seed alone
+            rule = rule._replace(repeats=repeats.SEEDS)
         if ours or not any((known := meaning(name)) and known.of in _OF_HISTORIES for name in table.cells):
             return table._replace(repeats=rule)
         return _as_people_have_it(file, options)._replace(repeats=rule)

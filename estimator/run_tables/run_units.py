@@ -96,10 +96,6 @@ def agree(path: Path, N: Array, D: Array, C: Array, places: Sequence[str], *, un
     """
     if not np.isfinite(N).all():
         return
-    if np.median(N) < LEAST_PARAMETERS:
-        rule = f"a model has {LEAST_PARAMETERS:g} parameters or more"
-        remedy = "A unit of C, N or D? Try --columns C=NAME*1e9, or N=NAME*1e6."
-        raise refusal(path, rule, f"N = {N[0]:.3g}, C = {C[0]:.3g}", remedy)
     off_by = ratio(N, D, C)
     known = bool(np.isfinite(D).all())
     if units_only and not (known and np.ptp(off_by) < math.log10(NEAR)):
@@ -125,6 +121,10 @@ def agree(path: Path, N: Array, D: Array, C: Array, places: Sequence[str], *, un
         value = f"C = {C[0]:.3g} for N = {N[0]:.3g}"
         rule, remedy = "a run takes millions of FLOP per parameter", "A unit? Try --columns C=NAME*1e15."
         raise refusal(path, rule, value, remedy)
+    if np.median(N) < LEAST_PARAMETERS and not units_only:
+        rule = f"a model has {LEAST_PARAMETERS:g} parameters or more"
+        remedy = "A unit of C, N or D? Try --columns C=NAME*1e9, or N=NAME*1e6."
+        raise refusal(path, rule, f"N = {N[0]:.3g}, C = {C[0]:.3g}", remedy)
 
 
 def _guess(N: Array, D: Array, thousands: int) -> str:

@@ -57,7 +57,10 @@ def table(path: Path, *rows: dict[str, str]) -> Path:
 def test_the_question_of_the_readme() -> None:
     result = run(*MOE)
     assert result.exit_code == 0
-    assert "Mixture of experts, against dense, in flop, at 1e24 FLOP\nstatus: ok" in result.stdout
+    assert (
+        "Mixture of experts, against dense, in flop, at 1e24 FLOP, 16 experts for each active one\nstatus: ok"
+        in result.stdout
+    )
     assert max(map(len, result.stdout.splitlines())) <= 110
     assert CliRunner().invoke(estimate_command, ["--algo", "moe", "--flops", "1e24"]).stdout == result.stdout
 

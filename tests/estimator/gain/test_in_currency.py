@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -81,11 +82,39 @@ def test_variances_add_where_no_row_is_measured_in_time() -> None:
 
 
 def test_measured_and_modelled_gains_are_joined_by_precision() -> None:
-    first, second = mixture.point(1.0).widened(0.1), mixture.point(2.0).widened(0.2)
-    found = mixture.joined(first, second)
-    assert found.mean() == pytest.approx((1.0 / 0.01 + 2.0 / 0.04) / (1 / 0.01 + 1 / 0.04))
+    first, second = mixture.point(1.0).widened(0.1), mixture.point(1.2).widened(0.2)
+    weight = mixture.shared_out(first, second)
+    found = mixture.joined(first, second, weight)
+    assert found.mean() == pytest.approx((1.0 / 0.01 + 1.2 / 0.04) / (1 / 0.01 + 1 / 0.04))
     assert found.sds[0] == pytest.approx((1 / 0.01 + 1 / 0.04) ** -0.5)
-    assert mixture.joined(first, mixture.point(3.0)) == mixture.point(3.0)
+    exact = mixture.point(3.0)
+    assert mixture.joined(first, exact, mixture.shared_out(first, exact)) == exact
+
+
+@pytest.mark.parametrize("apart", [0.5, 1.0, 4.0])
+def test_gains_that_contradict_each_other_widen_the_answer(apart: float) -> None:
+    first, second = mixture.point(0.0).widened(0.1), mixture.point(apart).widened(0.2)
+    weight = mixture.shared_out(first, second)
+    like = mixture.joined(first, mixture.point(0.0).widened(0.2), weight)
+    found = mixture.joined(first, second, weight)
+    assert found.mean() == pytest.approx(0.2 * apart)
+    assert found.sd() / like.sd() == pytest.approx(apart / math.hypot(0.1, 0.2))
+
+
+def test_a_contradiction_is_said(tmp_path: Path) -> None:
+    header = (
+        "algorithm,treatment,baseline,study,flops,flops_convention,ceg,low,high,interval,currency,flop_factor,basis,"
+        "source,note"
+    )
+    rows = [f"moe,x,dense,odd {i},1e24,useful,0.02,,,,time,,measured,s," for i in range(5)]
+    table = tmp_path / "odd.csv"
+    table.write_text("\n".join([header, *rows]))
+    said = estimate("moe", 1e24, currency="time", evidence=table)
+    usual = estimate("moe", 1e24, currency="time")
+    assert any("contradict each other" in note for note in said.notes)
+    assert not any("contradict each other" in note for note in usual.notes)
+    widths = [math.log(e.predictive[1] / e.predictive[0]) for e in (said, usual) if e.predictive]
+    assert widths[0] > 1.5 * widths[1]
 
 
 def test_dollars_are_time_times_price() -> None:

@@ -101,7 +101,7 @@ def test_the_verdict_and_its_reason_follow_the_data() -> None:
     assert (flat.label, flat.verdict, flat.why) == ("independent", classify.AGREES, ())
     risen = of(*(r for i in range(5) for r in steep(f"s{i}", 0.4)))
     assert (risen.label, risen.verdict) == ("dependent", classify.DIFFERS)
-    assert "20 row(s) of 5 study(ies), 1e18 to 1e24 FLOP" in risen.why[1]
+    assert "20 rows of 5 independent groups, 1e18 to 1e24 FLOP" in risen.why[1]
     few = of(*steep("s", 0.2)[:2])
     assert few.verdict == classify.OPEN
     assert few.why[-1].startswith("would settle it:")
