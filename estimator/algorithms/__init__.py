@@ -3,22 +3,29 @@
 A file holds one constant, `ALGORITHM`, and no code. To add an algorithm, copy the nearest file and change the
 data; `tests/estimator/test_algorithms.py` says what is missing. Reading the list of names imports none of the
 files, and `get` imports only the one that is asked for, so that `ceg-estimate` starts quickly.
+
+`beside` adds algorithms of the user's own for a while: those of a folder, or those that only a table of gains names.
 """
 
+import contextlib
 import difflib
 import functools
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 PaperClass = Literal["dependent", "independent", "unlocking", "not_studied"]
 Stack = Literal["bare", "modern"]
 Kind = Literal[
     "normalisation", "position", "activation", "attention", "sparsity", "optimizer", "architecture", "objective",
-    "precision", "parallelism",
+    "precision", "parallelism", "other",
 ]  # fmt: skip
+OTHER: Kind = "other"
+"""Of an algorithm of which nothing but gains is known: its studies scatter as those of algorithms in general."""
 
 MAX_SUGGESTIONS = 3
 MIN_SIMILARITY = 0.65  # of difflib; at its default of 0.6 unrelated names come along
@@ -85,9 +92,40 @@ class UnknownAlgorithm(ValueError):  # noqa: N818
         )
 
 
+_NONE: Mapping[str, Algorithm] = MappingProxyType({})
+_beside: ContextVar[Mapping[str, Algorithm]] = ContextVar("algorithms beside the registry", default=_NONE)
+
+
+def own() -> Mapping[str, Algorithm]:
+    """The user's own algorithms that are known now, by canonical name."""
+    return _beside.get()
+
+
+@contextlib.contextmanager
+def beside(more: Mapping[str, Algorithm]) -> Iterator[None]:
+    """Within the block the registry also has `more`, by canonical names that it does not have itself."""
+    before = _beside.set({**own(), **more}) if more else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            _beside.reset(before)
+
+
+def add(more: Mapping[str, Algorithm]) -> None:
+    """As `beside`, to the end of the process: for workers that are started within such a block."""
+    _beside.set({**own(), **more})
+
+
 def names() -> tuple[str, ...]:
     """Canonical names in alphabetical order, read from the file names; imports no algorithm."""
-    return _listed(tuple(__path__))
+    listed = _listed(tuple(__path__))
+    return tuple(sorted((*listed, *own()))) if own() else listed
+
+
+def normal(name: str) -> str:
+    """A name in small letters, with `_` for `-` and spaces."""
+    return name.strip().lower().replace("-", "_").replace(" ", "_")
 
 
 def get(name: str) -> Algorithm:
@@ -98,19 +136,23 @@ def get(name: str) -> Algorithm:
     return _load(resolve(name))
 
 
+def find(name: str) -> str | None:
+    """Return the canonical name of `name`: any case, `-` or a space for `_`, an alias or a title; None of others."""
+    key = normal(name)
+    if key in own() or key in _listed(tuple(__path__)):  # before the aliases, which have to import every algorithm
+        return key
+    return _all_aliases().get(key) or {normal(_load(known).title): known for known in names()}.get(key)
+
+
 def resolve(name: str) -> str:
-    """Return the canonical name of `name`: any case, `-` or a space for `_`, or an alias.
+    """Return what `find` does.
 
     Raises UnknownAlgorithm if there is none.
     """
-    key = name.strip().lower().replace("-", "_").replace(" ", "_")
-    if key in names():  # before the aliases, which have to import every algorithm
-        return key
-    aliases = _aliases()
-    if key in aliases:
-        return aliases[key]
-    targets = {**{known: known for known in names()}, **aliases}
-    close = difflib.get_close_matches(key, targets, n=2 * MAX_SUGGESTIONS, cutoff=MIN_SIMILARITY)
+    if (known := find(name)) is not None:
+        return known
+    targets = {**{known: known for known in names()}, **_all_aliases()}
+    close = difflib.get_close_matches(normal(name), targets, n=2 * MAX_SUGGESTIONS, cutoff=MIN_SIMILARITY)
     raise UnknownAlgorithm(name, tuple(dict.fromkeys(targets[match] for match in close))[:MAX_SUGGESTIONS])
 
 
@@ -120,10 +162,17 @@ def _listed(folders: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _load(name: str) -> Algorithm:
+    if name in own():
+        return own()[name]
     algorithm: Algorithm = importlib.import_module(f"{__name__}.{name}").ALGORITHM
     return algorithm
 
 
+def _all_aliases() -> Mapping[str, str]:
+    return {**_aliases(), **{alias: name for name, entry in own().items() for alias in entry.aliases}}
+
+
 @functools.cache
 def _aliases() -> Mapping[str, str]:
-    return {alias: name for name in names() for alias in _load(name).aliases}
+    """Those of the registry itself."""
+    return {alias: name for name in _listed(tuple(__path__)) for alias in _load(name).aliases}

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
+import difflib
 import math
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from cegain import algorithms
 from cegain.tables.files import DATA
 from cegain.tables.problems import EvidenceError, Problem, refusal
 from cegain.tables.published_gains import (
     OWN_GAINS,
     OWN_ROW_COLUMNS,
     PUBLISHED_GAINS,
+    UNSTATED,
     Evidence,
     PublishedGain,
     digest,
@@ -26,15 +30,21 @@ def shipped_files() -> list[Path]:
     return [PUBLISHED_GAINS, *([OWN_GAINS] if OWN_GAINS.exists() else [])]
 
 
-def load(paths: Iterable[str | os.PathLike[str]] = (), *, shipped: bool = True) -> Evidence:
+def load(
+    paths: Iterable[str | os.PathLike[str]] = (), *, shipped: bool = True, asked: Sequence[str] = ()
+) -> Evidence:
     """Read the shipped tables (unless `shipped` is false) and the user's tables.
 
     Args:
         paths: files, or folders whose `*.csv` files are all read.
         shipped: start from the tables that come with the package.
+        asked: names of the algorithms that the question is about. The only one stands for all rows of a table that
+            names none; in a full table a name that is like a registered one is a slip of the pen unless it is asked
+            about.
 
     Returns:
-        the rows; a row that stands in two *files* counts once, and a remark says so.
+        the rows; a row that stands in two *files* counts once, and a remark says so. Algorithms of the user's tables
+        that the registry does not have are its `own`.
 
     Raises:
         EvidenceError: with every problem of every file.
@@ -47,18 +57,26 @@ def load(paths: Iterable[str | os.PathLike[str]] = (), *, shipped: bool = True) 
         except EvidenceError as error:
             problems += error.problems
     rows: dict[PublishedGain, None] = {}
+    own: dict[str, algorithms.Algorithm] = {}
     repeated = 0
-    remarks = []
+    remarks: list[str] = []
+    asked = tuple(map(algorithms.normal, asked))
+    tables: list[tuple[Path, _Gains]] = []
     for file in files:
         if OWN_GAINS in files and _is_same(file, DATA / "training_runs.csv"):
             remarks.append(f"{file} counts already: {OWN_GAINS.name} is made from it")
             continue
         try:
-            table = _gains(file)
+            tables.append((file, _gains(file, asked)))
         except EvidenceError as error:
             problems += error.problems
             continue
-        problems += _not_ours(file, table)
+        problems += _not_ours(file, tables[-1][1].rows)
+    if paths:
+        own = _own([row for _, gains in tables for row in gains.rows])
+    for _, gains in tables:
+        table = [_against_stated(row, own) for row in gains.rows]
+        remarks += gains.remarks
         before = len(rows)
         rows.update(dict.fromkeys(table))
         repeated += before + len(table) - len(rows)
@@ -66,7 +84,49 @@ def load(paths: Iterable[str | os.PathLike[str]] = (), *, shipped: bool = True) 
         raise EvidenceError(tuple(dict.fromkeys(problems)))  # a file may be named twice
     if repeated:
         remarks.append(f"{repeated} row(s) stand in more than one table and count once")
-    return Evidence(tuple(rows), digest(rows), tuple(remarks))
+    return Evidence(tuple(rows), digest(rows), (*remarks, *_said_of(own, rows)), own)
+
+
+def _own(rows: Sequence[PublishedGain]) -> dict[str, algorithms.Algorithm]:
+    """Algorithms that rows name and the registry does not have."""
+    against: dict[str, Counter[str]] = {}
+    for row in rows:
+        for name, baseline in zip(row.algorithm.split("+"), row.baseline.split("+"), strict=True):
+            against.setdefault(name, Counter())[baseline] += 1
+    unknown = {name: of for name, of in against.items() if algorithms.find(name) is None}
+    if not unknown:
+        return {}
+    from cegain.gain import own_algorithms
+
+    return {name: own_algorithms.of_rows(name, of) for name, of in unknown.items()}
+
+
+def _against_stated(row: PublishedGain, own: Mapping[str, algorithms.Algorithm]) -> PublishedGain:
+    """The row with the default baseline of an own algorithm where it names none."""
+    parts = row.baseline.split("+")
+    if UNSTATED not in parts or not own:
+        return row
+    pairs = zip(row.algorithm.split("+"), parts, strict=True)
+    return row._replace(baseline="+".join(own[n].replaces[0] if b == UNSTATED and n in own else b for n, b in pairs))
+
+
+MOST_SAID = 5
+"""Own algorithms that are spoken of one by one."""
+
+
+def _said_of(own: Mapping[str, algorithms.Algorithm], rows: Iterable[PublishedGain]) -> list[str]:
+    remarks = []
+    for name, entry in list(own.items())[:MOST_SAID]:
+        of_it = [row.baseline for row in rows if row.algorithm == name]
+        near = difflib.get_close_matches(name, algorithms.names(), 1, algorithms.MIN_SIMILARITY)
+        remarks.append(
+            f"{name} is not in the registry{f' (did you mean {near[0]}?)' if near else ''}: all that is known of it is "
+            f"{len(of_it)} row(s), {of_it.count(entry.replaces[0])} of them against {entry.replaces[0]}; its studies "
+            "are taken to scatter as those of algorithms in general"
+        )
+    if len(own) > MOST_SAID:
+        remarks.append(f"{len(own) - MOST_SAID} more algorithms of the tables are not in the registry")
+    return remarks
 
 
 def _is_same(one: Path, other: Path) -> bool:
@@ -94,16 +154,40 @@ def _not_ours(file: Path, table: Iterable[PublishedGain]) -> list[Problem]:
     return problems + [Problem(str(file), rule, repr(study), remedy) for study in sorted(studies)]
 
 
-def _gains(file: Path) -> list[PublishedGain]:
-    """Rows of a table of gains, or the gains that a table of runs shows."""
-    header: set[str] = set()
-    with contextlib.suppress(OSError, UnicodeDecodeError), file.open(encoding="utf-8-sig") as stream:
-        header = {name.strip() for name in stream.readline(10_000).split(",")}
-    if "ceg" not in header and ({"variant", "C"} <= header or {"arm", "rung_flops"} <= header):
+class _Gains(NamedTuple):
+    rows: list[PublishedGain]
+    remarks: Sequence[str] = ()
+
+
+def _gains(file: Path, asked: Sequence[str]) -> _Gains:
+    """Rows of a table of gains, full or with the columns that somebody has, or the gains that a table of runs shows."""
+    if file in (PUBLISHED_GAINS, OWN_GAINS):
+        return _Gains(read_published_gains(file))
+    from cegain.tables import loose_gains, table_files
+
+    header, is_text = loose_gains.header(file)
+    table = None
+    if not is_text:
+        table = table_files.read(file)
+        header = set(table.columns)
+    meant = loose_gains.columns_of(header)
+    runs = "ceg" not in header and ({"variant", "C"} <= header or {"arm", "rung_flops"} <= header)
+    if runs or ("ceg" not in meant and loose_gains.has_losses(header)):
         from cegain.ladders import runs_as_evidence
 
-        return runs_as_evidence.gains(file)
-    return read_published_gains(file)
+        return _Gains(runs_as_evidence.gains(file))
+    if is_text and (loose_gains.is_full(header) or "ceg" not in meant):
+        return _Gains(read_published_gains(file, lambda name: name in asked or not _is_near(name)))
+    return _Gains(*loose_gains.read(file, table or table_files.read(file), asked))
+
+
+def _is_near(name: str) -> bool:
+    """Whether a name is like one of the registry."""
+    try:
+        algorithms.resolve(name)
+    except algorithms.UnknownAlgorithm as error:
+        return bool(error.suggestions)
+    return True
 
 
 def _files(name: str | os.PathLike[str]) -> list[Path]:

@@ -159,9 +159,14 @@ def _resolve(name: str, text: str) -> str:
         ) from None
 
 
-@functools.cache
 def _replaced() -> Mapping[str, Mapping[str, Any]]:
     """Baselines that are no stack and no algorithm, by name: {"lstm": {"kind": "lstm"}}."""
+    return _replaced_beside(tuple(algorithms.own().items()))
+
+
+@functools.cache
+def _replaced_beside(own: object) -> Mapping[str, Mapping[str, Any]]:
+    """The same; `own` are the algorithms beside the registry, by which it is remembered."""
     entries = [algorithms.get(name) for name in algorithms.names()]
     known = set(algorithms.names())
     return {e.replaces[0]: e.baseline_arm for e in entries if e.baseline_arm and e.replaces[0] not in known}

@@ -13,8 +13,9 @@ import hashlib
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from cegain import algorithms
@@ -45,11 +46,13 @@ TOKENS_RANGE = (1.0, 1e9)
 ERROR_RANGE = (0.0, 100.0)
 """Far wider than anything real: what lies outside is a slip of the pen, and would overflow further on."""
 
+UNSTATED = "?"
+"""The baseline of an algorithm that is not in the registry where its row names none; its other rows decide."""
 OWN = "own"
 """Kind of a row that is read off this project's own runs; that of any other row is its basis."""
-_QUOTED_FORMULA = re.compile(r"'(?=[=+\-@\t\r])")
+QUOTED_FORMULA = re.compile(r"'(?=[=+\-@\t\r])")
 """An apostrophe that keeps spreadsheets from reading a cell as a formula, as the page of `ceg report` saves it."""
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 class PublishedGain(NamedTuple):
@@ -93,11 +96,15 @@ COLUMNS = PublishedGain._fields
 
 
 class Evidence(NamedTuple):
-    """Rows in file order, the SHA-256 of their sorted content, and remarks the reader should see."""
+    """Rows in file order, the SHA-256 of their sorted content, and remarks the reader should see.
+
+    `own` are algorithms that rows name and the registry does not have (`algorithms.beside`).
+    """
 
     rows: tuple[PublishedGain, ...]
     sha256: str
     remarks: tuple[str, ...]
+    own: Mapping[str, algorithms.Algorithm] = MappingProxyType({})
 
 
 def is_own(row: PublishedGain) -> bool:
@@ -114,7 +121,7 @@ def published(tables: Evidence) -> Evidence:
     """The rows that are not this project's own: what settings shared by all algorithms are fitted to and checked on, so
     that toy models do not decide how far studies of large ones scatter."""
     rows = tuple(row for row in tables.rows if not is_own(row))
-    return Evidence(rows, digest(dict.fromkeys(rows)), tables.remarks)
+    return tables._replace(rows=rows, sha256=digest(dict.fromkeys(rows)))
 
 
 def digest(rows: Iterable[PublishedGain]) -> str:
@@ -126,30 +133,36 @@ def digest(rows: Iterable[PublishedGain]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def read_published_gains(path: Path) -> list[PublishedGain]:
+IsOwn = Callable[[str], bool]
+"""Whether a name that the registry does not have may be that of somebody's own algorithm."""
+
+
+def read_published_gains(path: Path, is_own: IsOwn = lambda name: False) -> list[PublishedGain]:
     """Read and check one table. CRLF line ends and a byte-order mark are accepted.
+
+    is_own: for tables whose algorithms need not be in the registry.
 
     Raises:
         EvidenceError: unreadable, empty, not text, wrong columns, or any bad row (all of them).
     """
     text = csv_file.text_of(path, "an evidence file", COLUMNS)
-    if control := _CONTROL.search(text):
+    if control := CONTROL.search(text):
         value = f"{control[0]!r} in line {text.count(chr(10), 0, control.start()) + 1}"
         raise refusal(path, "a table holds no control characters", value, "Remove it.")
-    has_quoted_formulas = _QUOTED_FORMULA.search(text) is not None
+    has_quoted_formulas = QUOTED_FORMULA.search(text) is not None
     problems: list[Problem] = []
     rows: list[PublishedGain] = []
     first_seen: dict[PublishedGain, int] = {}
     study_of: dict[str, str] = {}
-    resolve = functools.cache(_algorithm)  # names repeat a lot in long tables
+    resolve = functools.cache(functools.partial(algorithm_of, is_own=is_own))  # names repeat a lot in long tables
     header, lines = csv_file.read(path, text, problems, strict=True)
     _check_header(path, header)
     in_order = operator.itemgetter(*(header.index(name) if name in header else -1 for name in COLUMNS))
     for line, cells in lines:
         if has_quoted_formulas:
-            cells = [cell[1:] if _QUOTED_FORMULA.match(cell) else cell for cell in cells]
+            cells = [cell[1:] if QUOTED_FORMULA.match(cell) else cell for cell in cells]
         cells.append("")  # what a missing column holds
-        row, bad = _parse(dict(zip(COLUMNS, in_order(cells), strict=True)), resolve)
+        row, bad = parse_row(dict(zip(COLUMNS, in_order(cells), strict=True)), resolve)
         if row is None:
             where = f"{path}, line {line}, column"
             problems += [Problem(f"{where} {name}", rule, repr(value), remedy) for name, rule, value, remedy in bad]
@@ -158,11 +171,7 @@ def read_published_gains(path: Path) -> list[PublishedGain]:
             remedy = "Remove one; repeats of an experiment differ in treatment, study or note."
             rule = "a row stands once in a table"
             problems.append(Problem(f"{path}, line {line}", rule, f"the same as line {first}", remedy))
-        if row.same_as and (study := study_of.setdefault(row.same_as, row.study)) != row.study:
-            rule = "a key of same_as stands in one study"
-            value = f"{row.same_as!r} in {study!r} and in {row.study!r}"
-            remedy = "Two studies that read the same runs are one study; else take another key."
-            problems.append(Problem(f"{path}, line {line}, column same_as", rule, value, remedy))
+        problems += key_elsewhere(f"{path}, line {line}", row, study_of)
         rows.append(row)
     if not rows and not problems:
         raise refusal(path, "a table has at least one row", "only a header", "Add rows, or leave the file out.")
@@ -171,12 +180,24 @@ def read_published_gains(path: Path) -> list[PublishedGain]:
     return rows
 
 
+def key_elsewhere(where: str, row: PublishedGain, study_of: dict[str, str]) -> list[Problem]:
+    """What is wrong with the `same_as` of a row; `study_of` remembers the study of every key."""
+    if not row.same_as or (study := study_of.setdefault(row.same_as, row.study)) == row.study:
+        return []
+    rule = "a key of same_as stands in one study"
+    value = f"{row.same_as!r} in {study!r} and in {row.study!r}"
+    remedy = "Two studies that read the same runs are one study; else take another key."
+    return [Problem(f"{where}, column same_as", rule, value, remedy)]
+
+
 def _check_header(path: Path, header: list[str]) -> None:
     problems = []
     missing = [name for name in COLUMNS if name not in header and name not in OPTIONAL_COLUMNS]
     if missing:
         rule, value = f"the columns are {', '.join(COLUMNS)}", f"no {', '.join(missing)}"
         remedy = "Add the missing columns; cells may be empty where the value is not known."
+        if "ceg" in missing and "algorithm" in missing:
+            remedy += " A table of your own needs a gain (ceg, gain or speedup) and the algorithm only."
         if len(header) == 1 and re.search(r"[;\t|]", header[0]):
             remedy = "Separate cells by commas."
         problems.append(Problem(f"{path}, line 1", rule, value, remedy))
@@ -209,12 +230,12 @@ _NUMBERS = {
 """Columns of numbers: what the cell holds, and its ends. All but `ceg` may be empty."""
 
 
-def _parse(
+def parse_row(
     cells: dict[str, str], resolve: Callable[[str], str | BadCell]
 ) -> tuple[PublishedGain | None, list[BadCell]]:
     """The row in cells by column (in the order of `COLUMNS`), or all that is wrong with it.
 
-    resolve: `_algorithm`, or what remembers its answers.
+    resolve: `algorithm_of`, or what remembers its answers.
     """
     bad: list[BadCell] = []
     values: dict[str, Any] = cells.copy()
@@ -275,11 +296,23 @@ def _word(bad: list[BadCell], column: str, cell: str, allowed: tuple[str, ...]) 
     return word
 
 
-def _algorithm(cell: str) -> str | BadCell:
-    """The registry's spelling of `cell` (parts of a combination in their given order)."""
+_MOST_LETTERS = 80
+
+
+def algorithm_of(cell: str, is_own: IsOwn) -> str | BadCell:
+    """The registry's spelling of `cell` (parts of a combination in their given order), or a name of its own."""
     if not cell:
         return ("algorithm", "the cell is not empty", cell, "See `ceg list`.")
-    try:
-        return "+".join(algorithms.resolve(part.strip()) for part in cell.split("+"))
-    except algorithms.UnknownAlgorithm as error:
-        return ("algorithm", "the algorithm is in the registry", cell, str(error))
+    names = []
+    for part in map(str.strip, cell.split("+")):
+        own = algorithms.normal(part)
+        if known := algorithms.find(part):
+            names.append(known)
+        elif is_own(own) and len(own) <= _MOST_LETTERS and "," not in own and re.search("[a-z]", own):
+            names.append(own)
+        else:
+            try:
+                algorithms.resolve(part)
+            except algorithms.UnknownAlgorithm as error:
+                return ("algorithm", "the algorithm is in the registry", cell, str(error))
+    return "+".join(names)
