@@ -59,6 +59,7 @@ def estimate(  # type: ignore[misc]  # the options are spelled out once, here
     interval: float = 0.9,
     evidence: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     only_evidence: bool = False,
+    registry: str | os.PathLike[str] | None = None,
     slope_prior: bool = True,
     thresholds: Iterable[float] = THRESHOLDS,
     seed: int = 0,
@@ -88,6 +89,7 @@ def estimate(  # type: ignore[misc]  # the options are spelled out once, here
         interval: probability content of `predictive` and `mean_interval`.
         evidence: further tables of gains (files or folders), read beside the shipped one.
         only_evidence: leave the shipped table out.
+        registry: a folder that describes algorithms of your own, one Python file each, which is run.
         slope_prior: false leaves the growth with compute to the algorithm's own rows.
         thresholds: budgets (FLOP) for which the share of the distribution above is given.
         seed: recorded in the answer. Nothing is drawn at random: the method is closed form.
@@ -99,10 +101,10 @@ def estimate(  # type: ignore[misc]  # the options are spelled out once, here
     ask = functools.partial(
         _ask, algo=algo, currency=currency, baseline=baseline, device=device, baseline_device=baseline_device,
         seq_len=seq_len, experts=experts, interval=interval, evidence=evidence, only_evidence=only_evidence,
-        slope_prior=slope_prior, thresholds=tuple(thresholds), seed=seed,
+        registry=registry, slope_prior=slope_prior, thresholds=tuple(thresholds), seed=seed,
     )  # fmt: skip
     answers = ask([flops] if one else list(flops))  # type: ignore[arg-type]
-    again = functools.partial(ask, with_sensitivity=False)
+    again = functools.partial(ask, with_sensitivity=False, asked=algo)
     results = tuple(
         Estimate(**{f.name: getattr(a, f.name) for f in dataclasses.fields(a)}, again=again) for a in answers
     )

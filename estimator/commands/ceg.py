@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from cegain import algorithms
 from cegain.commands.options import (
     IMAGE_TYPES,
     Group,
@@ -22,6 +23,8 @@ from cegain.commands.options import (
     output_path,
     print_json,
     question_options,
+    read_evidence,
+    refuse,
     show,
     single,
     write,
@@ -113,7 +116,6 @@ def list_command(as_json: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def show_command(algo: str, currency: str, as_json: bool, **options: Any) -> None:
     """Every row behind an algorithm, with its source and its weight."""
-    from cegain import algorithms
     from cegain.gain import question
     from cegain.views import listing
 
@@ -123,12 +125,13 @@ def show_command(algo: str, currency: str, as_json: bool, **options: Any) -> Non
         problems.append(
             f"--currency: one of {', '.join(question.CURRENCIES)} is needed (found {currency!r}). Try flop."
         )
+    tables = read_evidence(options["evidence"], options["only_evidence"], problems, [algo])
     name = ""
     try:
         name = algorithms.resolve(algo)
     except algorithms.UnknownAlgorithm as error:
-        problems.append(str(error))
-    tables = load_evidence(options["evidence"], options["only_evidence"], problems)
+        problems.append(f"{error} {question.ROWS_OF_IT}")
+    refuse(problems)
     show(as_json, listing.rows_document, listing.print_rows, tables, name, currency)
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cegain import algorithms
 from cegain.gain.evidence import load
 from cegain.tables.files import write_atomically
 from cegain.tables.problems import EvidenceError
@@ -164,17 +165,28 @@ def one_budget(option: str, text: str, problems: list[str]) -> float:
 
 
 def load_evidence(paths: Sequence[str], only: bool, problems: list[str]) -> Evidence:
-    """The evidence that `--evidence` and `--only-evidence` name.
+    """As `read_evidence`.
 
     Raises:
         BadInput: the tables' problems, and all of `problems`.
+    """
+    tables = read_evidence(paths, only, problems)
+    refuse(problems)
+    return tables
+
+
+def read_evidence(paths: Sequence[str], only: bool, problems: list[str], asked: Sequence[str] = ()) -> Evidence:
+    """The evidence that `--evidence` and `--only-evidence` name; what is wrong with it is added to `problems`.
+
+    Algorithms that only its rows name are known to the end of the command, so names are resolved after it. `asked` are
+    those that the command is about, as they were typed.
     """
     if only and not paths:
         problems.append("--only-evidence: leaves no evidence without --evidence PATH. Add a table.")
     tables = Evidence((), "", ())
     with gathered(problems):
-        tables = load(paths, shipped=not only)
-    refuse(problems)
+        tables = load(paths, shipped=not only, asked=asked)
+        click.get_current_context().with_resource(algorithms.beside(dict(tables.own)))
     return tables
 
 
@@ -254,10 +266,12 @@ def joined(context: click.Context, option: click.Parameter, values: tuple[str, .
     return ",".join(values)
 
 
-def single(*names: str, default: str | None = None, **settings: Any) -> Callable[..., Any]:
+def single(
+    *names: str, default: str | None = None, callback: Callable[..., Any] = _once, **settings: Any
+) -> Callable[..., Any]:
     """An option with one value that refuses a second."""
     return click.option(
-        *names, multiple=True, callback=_once, default=None if default is None else (default,), **settings
+        *names, multiple=True, callback=callback, default=None if default is None else (default,), **settings
     )
 
 
@@ -291,7 +305,23 @@ def evidence_options(command: Callable[..., None]) -> Callable[..., None]:
     """Options that every command on evidence shares."""
     only = click.option("--only-evidence", is_flag=True, help="Leave the shipped tables out; needs --evidence.")
     more = "A table of gains of your own, file or folder; read beside the shipped one."
+    described = single(
+        "--registry", metavar="DIR", callback=_registry, expose_value=False, is_eager=True,
+        help="A folder that describes algorithms of your own, one file each.",
+    )  # fmt: skip
+    command = described(command)
     return click.option("--evidence", multiple=True, metavar="PATH", help=more)(only(command))
+
+
+def _registry(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> None:
+    """Know the algorithms of a folder to the end of the command."""
+    folder = _once(context, option, values)
+    if folder is None or context.resilient_parsing:
+        return
+    from cegain.gain import own_algorithms
+
+    with refused(prefix="--"):
+        context.with_resource(algorithms.beside(own_algorithms.of_folder(folder)))
 
 
 def question_options(command: Callable[..., None], required: bool = True) -> Callable[..., None]:
@@ -344,6 +374,7 @@ def answer(
             seed=seed or 0,
             problems=problems,
             with_sensitivity=sensitivity,
+            asked=options["algo"],
         )
     except question.QuestionError as error:
         raise BadInput(error.problems) from None
@@ -351,8 +382,6 @@ def answer(
 
 def algorithm_names(option: str, text: str, problems: list[str]) -> list[str]:
     """Canonical names of the algorithms that an option lists; problems are added for unknown ones and repetitions."""
-    from cegain import algorithms
-
     names = []
     for part in text.replace("+", ",").split(","):
         try:

@@ -15,9 +15,10 @@ from cegain.commands.options import (
     algorithm_names,
     evidence_options,
     joined,
-    load_evidence,
     one_budget,
     output_path,
+    read_evidence,
+    refuse,
     refused,
     single,
     write,
@@ -51,13 +52,15 @@ def report_command(
     began = time.perf_counter()
     problems: list[str] = []
     target = output_path("--output", output, problems, ENDINGS)
-    names = algorithm_names("--algo", algo, problems) if algo else [explorer.START]
     shown = explorer.START_FLOPS if flops is None else one_budget("--flops", flops, problems)
     low, high = explorer.FLOPS
     if not math.isnan(shown) and not low <= shown <= high:
         problems.append(f"--flops: {low:g} to {high:g} can be shown (found {shown:g}). Try 1e24.")
+    named = [part for text in (algo, *stacks) for part in text.replace("+", ",").split(",") if part.strip()]
+    tables = read_evidence(evidence, only_evidence, problems, named)
+    names = algorithm_names("--algo", algo, problems) if algo else [explorer.START]
     more = [algorithm_names("--with", stack.replace("+", ","), problems) for stack in stacks]
-    tables = load_evidence(evidence, only_evidence, problems)
+    refuse(problems)
     assert target is not None
     try:
         explorer.plotly()  # what is missing is said before a minute's work

@@ -98,7 +98,7 @@ def answers(
     shipped = frozenset(load().rows) if with_own else None
     asked = grids.Asked(tables, shipped, prior.frozen())
     wanted = grids.stacks(asked, stacks)
-    key = stored.key(tables.sha256, tables.remarks, with_own, wanted, grids.settings_by_size())
+    key = stored.key(tables.sha256, tables.remarks, algorithms.own(), with_own, wanted, grids.settings_by_size())
     return stored.load(key) or stored.keep(key, grids.answers(asked, wanted, done=progress))
 
 

@@ -142,7 +142,7 @@ def _answered(asked: Asked, wanted: Sequence[Stack], processes: int) -> Iterator
         fitted = _Fitted(asked)
         yield from ((stack, _stack(fitted, stack)) for stack in wanted)
         return
-    pool = ProcessPoolExecutor(processes, initializer=_start, initargs=(asked,))
+    pool = ProcessPoolExecutor(processes, initializer=_start, initargs=(asked, dict(algorithms.own())))
     try:
         # The longest first, so that no processor ends up with one of them when the others are idle.
         order = sorted(wanted, key=lambda stack: -len(settings(stack)))
@@ -199,8 +199,9 @@ class _Fitted:
 _worker: list[_Fitted] = []
 
 
-def _start(asked: Asked) -> None:
+def _start(asked: Asked, own: Mapping[str, algorithms.Algorithm]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends its workers
+    algorithms.add(own)
     _worker[:] = [_Fitted(asked)]
 
 

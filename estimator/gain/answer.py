@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from cegain import algorithms
+from cegain.algorithms import Algorithm
 from cegain.common.text import budget, counted, finite, number, share, span, wrap
 from cegain.common.verdict import STATUSES
 from cegain.gain import contrasts
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from cegain.gain.interaction import Interaction
     from cegain.speed.two_models import Speeds
 
+_Shown = TypeVar("_Shown")
 METHOD = "meta-regression/3"
 """Name and version of the method, written into every JSON answer."""
 
@@ -93,6 +96,8 @@ class Estimate:
     """What the answer depends on besides compute: `experts` (all over active ones), `seq_len` (tokens)."""
     given: int = field(default=0, compare=False)
     """Rows that set the level and come from tables of the user."""
+    own_algorithms: Mapping[str, Algorithm] = field(default_factory=dict, compare=False, repr=False)
+    """Those of the question's tables and folder that the registry does not have."""
 
     @property
     def equivalent_flops(self) -> float | None:
@@ -107,6 +112,18 @@ OWN, GIVEN = "own runs", "given by --evidence"
 SCHEMA_VERSION = 1
 
 
+def _beside(show: Callable[..., _Shown]) -> Callable[..., _Shown]:
+    """Show an estimate (the first argument) while its own algorithms are known."""
+
+    @functools.wraps(show)
+    def shown(estimate: Estimate, *args: Any, **settings: Any) -> _Shown:
+        with algorithms.beside(estimate.own_algorithms):
+            return show(estimate, *args, **settings)
+
+    return shown
+
+
+@_beside
 def title(estimate: Estimate) -> str:
     """What is asked: the algorithms, their baselines, the currency."""
     names = " + ".join(algorithms.get(name).title for name in estimate.algorithms)
@@ -124,6 +141,7 @@ def _where(estimate: Estimate) -> str:
     return "".join(parts)
 
 
+@_beside
 def plain(estimate: Estimate, *, explain: bool = False) -> str:
     """The answer as text, one screen of at most 110 columns; `explain` says all that stands behind it."""
     lines = [

@@ -30,9 +30,7 @@ def shipped_files() -> list[Path]:
     return [PUBLISHED_GAINS, *([OWN_GAINS] if OWN_GAINS.exists() else [])]
 
 
-def load(
-    paths: Iterable[str | os.PathLike[str]] = (), *, shipped: bool = True, asked: Sequence[str] = ()
-) -> Evidence:
+def load(paths: Iterable[str | os.PathLike[str]] = (), *, shipped: bool = True, asked: Sequence[str] = ()) -> Evidence:
     """Read the shipped tables (unless `shipped` is false) and the user's tables.
 
     Args:
@@ -84,7 +82,7 @@ def load(
         raise EvidenceError(tuple(dict.fromkeys(problems)))  # a file may be named twice
     if repeated:
         remarks.append(f"{repeated} row(s) stand in more than one table and count once")
-    return Evidence(tuple(rows), digest(rows), (*remarks, *_said_of(own, rows)), own)
+    return Evidence(tuple(rows), digest(rows), (*remarks, *_said_of(own, rows)), tuple(own.items()))
 
 
 def _own(rows: Sequence[PublishedGain]) -> dict[str, algorithms.Algorithm]:

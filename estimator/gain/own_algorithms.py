@@ -96,7 +96,7 @@ def _read(file: Path, problems: list[Problem]) -> Algorithm | None:
         rule = "a file's name is the algorithm's: small letters, digits and _"
         problems.append(Problem(where, rule, file.name, "Rename it."))
     try:
-        entry: Any = runpy.run_path(where, run_name=file.stem).get("ALGORITHM")
+        entry: Any = runpy.run_path(where, run_name=f"{__name__}.{file.stem}").get("ALGORITHM")
     except (Exception, SystemExit) as error:  # whatever somebody's file does
         at = f"line {error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
         value = f"{at}{type(error).__name__}: {getattr(error, 'msg', None) or error}"
@@ -151,7 +151,8 @@ def _wrong_shapes(entry: Algorithm) -> list[tuple[str, str, str, str]]:
             architecture.stack(entry.stack, **arm)
         except (TypeError, ValueError) as error:
             rule = f"it changes fields of a model of the {entry.stack} stack (ModelShape)"
-            wrong.append((field, rule, str(error).splitlines()[0], "Correct it, or leave it out."))
+            lines = str(error).splitlines()
+            wrong.append((field, rule, "; ".join(lines[1:] or lines), "Correct it, or leave it out."))
     if entry.saves_only and not (entry.arm.get("heads") or entry.arm.get("pattern")):
         rule = "what only saves FLOP has an arm with an attention pattern or shared heads"
         wrong.append(("saves_only", rule, "True", "Leave it out, or give the arm."))

@@ -60,53 +60,69 @@ def estimate_all(
     interval: float = 0.9,
     evidence: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     only_evidence: bool = False,
+    registry: str | os.PathLike[str] | None = None,
     slope_prior: bool = True,
     thresholds: Iterable[float] = THRESHOLDS,
     seed: int = 0,
     problems: Sequence[str] = (),
     with_sensitivity: bool = True,
+    asked: str | Sequence[str] | None = None,
 ) -> tuple[Estimate, ...]:
     """Answers at several budgets (FLOP); the arguments are those of `cegain.estimate`.
 
     `problems` that the caller found already are reported with the rest. Influence, and the lines about proposers and
-    selection, take further fits, which a curve through many budgets can do without.
+    selection, take further fits, which a curve through many budgets can do without. `asked` are all algorithms of the
+    caller's question where this one is a part of it (None: it is all).
     """
     problems = list(problems)
-    others = len(problems)
-    names = _names(algo, problems)
-    names_known = len(problems) == others
-    budgets = [_positive("flops", c, "1e24", problems) for c in flops]
-    limits = sorted({_positive("threshold", t, "1e26", problems) for t in thresholds})
-    if not 0 < interval <= MAX_INTERVAL:
-        problems.append(
-            f"interval: a probability above 0 and up to {MAX_INTERVAL} is needed (found {interval}). Try 0.9."
-        )
-    if currency not in CURRENCIES:
-        problems.append(f"currency: one of {', '.join(CURRENCIES)} is needed (found {currency!r}). Try flop.")
-    setting = None
-    if currency != "flop" and currency in CURRENCIES:
-        setting = _setting(device, baseline_device, seq_len, problems)
-    else:
-        given = {"device": device, "baseline_device": baseline_device}
-        for option in [name for name, value in given.items() if value is not None]:
-            problems.append(f"{option}: it goes with the currency time, usd or decode (found {currency}). Name one.")
-    where = _where(names, currency, seq_len, experts, problems) if names_known else {}
     paths = [evidence] if isinstance(evidence, str | os.PathLike) else list(evidence)
-    if only_evidence and not paths:
-        problems.append("only_evidence: leaves no evidence without a table of your own. Add --evidence PATH.")
-    with _no_collection():
+    parts = _parts(algo if asked is None else asked)
+    with contextlib.ExitStack() as scope:
+        scope.enter_context(_no_collection())
+        described: Mapping[str, algorithms.Algorithm] = {}
+        unreadable: list[str] = []
         tables = Evidence((), "", ())
-        if paths or not only_evidence:
-            try:
-                tables = load(paths, shipped=not only_evidence)
-            except EvidenceError as error:
-                problems += map(str, error.problems)
+        try:
+            if registry is not None:
+                from cegain.gain import own_algorithms
+
+                described = own_algorithms.of_folder(registry)
+                scope.enter_context(algorithms.beside(described))
+            if paths or not only_evidence:
+                tables = load(paths, shipped=not only_evidence, asked=parts)
+        except EvidenceError as error:
+            unreadable = [*map(str, error.problems)]
+        scope.enter_context(algorithms.beside(dict(tables.own)))
+        others = len(problems)
+        names = _names(algo, problems)
+        names_known = len(problems) == others
+        budgets = [_positive("flops", c, "1e24", problems) for c in flops]
+        limits = sorted({_positive("threshold", t, "1e26", problems) for t in thresholds})
+        if not 0 < interval <= MAX_INTERVAL:
+            problems.append(
+                f"interval: a probability above 0 and up to {MAX_INTERVAL} is needed (found {interval}). Try 0.9."
+            )
+        if currency not in CURRENCIES:
+            problems.append(f"currency: one of {', '.join(CURRENCIES)} is needed (found {currency!r}). Try flop.")
+        setting = None
+        if currency != "flop" and currency in CURRENCIES:
+            setting = _setting(device, baseline_device, seq_len, problems)
+        else:
+            given = {"device": device, "baseline_device": baseline_device}
+            for option in [name for name, value in given.items() if value is not None]:
+                problems.append(
+                    f"{option}: it goes with the currency time, usd or decode (found {currency}). Name one."
+                )
+        where = _where(names, currency, seq_len, experts, problems) if names_known else {}
+        if only_evidence and not paths:
+            problems.append("only_evidence: leaves no evidence without a table of your own. Add --evidence PATH.")
+        problems += unreadable
         against = _baselines(names, baseline, tables, problems) if names_known else []
         _exclusive(names, against, problems)
         if problems:
             raise QuestionError(problems)
         order = sorted(range(len(names)), key=lambda i: names[i])
-        parts, replaced = [names[i] for i in order], [against[i] for i in order]
+        stack, replaced = [names[i] for i in order], [against[i] for i in order]
         spread = prior.frozen()
         if not slope_prior:
             spread = spread._replace(slope_sd=math.inf)
@@ -114,7 +130,7 @@ def estimate_all(
 
         def prepared_in(counted: str) -> method.Prepared:
             return method.prepare(
-                tables.rows, parts, replaced, currency=counted, spread=spread, remarks=tables.remarks, where=where
+                tables.rows, stack, replaced, currency=counted, spread=spread, remarks=tables.remarks, where=where
             )
 
         prepared = prepared_in(currency)
@@ -122,13 +138,17 @@ def estimate_all(
             from cegain.gain import in_currency
 
             in_flop = None if currency == "decode" else prepared_in("flop")
-            asked = in_currency.InCurrency(in_flop, prepared, setting)
-            answers = [asked.answer(budget, interval=interval, sha256=tables.sha256, seed=seed) for budget in budgets]
+            modelled = in_currency.InCurrency(in_flop, prepared, setting)
+            answers = [
+                modelled.answer(budget, interval=interval, sha256=tables.sha256, seed=seed) for budget in budgets
+            ]
         else:
             answers = [
                 method.evaluate(prepared, budget, interval=interval, thresholds=limits, sha256=tables.sha256, seed=seed)
                 for budget in budgets
             ]
+        if own := {**described, **dict(tables.own)}:
+            answers = [dataclasses.replace(answer, own_algorithms=own) for answer in answers]
         covariates = _depends_on(names, currency, where)
         answers = [dataclasses.replace(answer, where=covariates, given=_given(answer, ours)) for answer in answers]
         if not with_sensitivity or all(answer.median is None for answer in answers):
@@ -311,9 +331,17 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _names(algo: str | Sequence[str], problems: list[str]) -> list[str]:
+def _parts(algo: str | Sequence[str]) -> list[str]:
     parts = algo.replace("+", ",").split(",") if isinstance(algo, str) else list(algo)
-    parts = [part.strip() for part in parts if part.strip()]
+    return [part.strip() for part in parts if part.strip()]
+
+
+ROWS_OF_IT = "Or give rows of it: --evidence TABLE."
+"""What else can be done about an algorithm that the registry does not have."""
+
+
+def _names(algo: str | Sequence[str], problems: list[str]) -> list[str]:
+    parts = _parts(algo)
     if not parts:
         problems.append("algo: at least one name is needed (found none). See `ceg list`.")
     names: list[str] = []
@@ -321,7 +349,7 @@ def _names(algo: str | Sequence[str], problems: list[str]) -> list[str]:
         try:
             name = algorithms.resolve(part)
         except algorithms.UnknownAlgorithm as error:
-            problems.append(str(error))
+            problems.append(f"{error} {ROWS_OF_IT}")
             continue
         if name in names:
             problems.append(f"algo: an algorithm stands once in a stack (found {name} twice). Remove one.")

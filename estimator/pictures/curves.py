@@ -98,7 +98,8 @@ def draw(curves: Sequence[Curve], ending: str, parts: Sequence[Sequence[Curve]] 
 def _panel(axes: Axes, curve: Curve, parts: Sequence[Curve]) -> tuple[set[str], set[str]]:
     """Draw one panel; returns the stretches and the kinds of evidence that stand in it."""
     first = curve[0]
-    names = " + ".join(algorithms.get(name).title for name in first.algorithms)
+    with algorithms.beside(first.own_algorithms):
+        names = " + ".join(algorithms.get(name).title for name in first.algorithms)
     against = f"against {' + '.join(first.baselines).replace('_', ' ')}"
     axes.set_title("\n".join(textwrap.wrap(names, 52) + textwrap.wrap(against + _setting(first), 52)))
     style.compute_axis(axes.xaxis, curve[0].flops, curve[-1].flops)

@@ -285,9 +285,7 @@ def _default_baseline(name: str) -> str:
 def _baseline(name: str, cell: str) -> str:
     """A baseline by its name in the registry, where it is an algorithm's alias and not what `name` replaces."""
     parts = cell.split("+")
-    replaces = [
-        algorithms.get(part).replaces if algorithms.find(part) is not None else () for part in name.split("+")
-    ]
+    replaces = [algorithms.get(part).replaces if algorithms.find(part) is not None else () for part in name.split("+")]
     if len(parts) != len(replaces):
         return cell
     return "+".join(

@@ -13,9 +13,8 @@ import hashlib
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from cegain import algorithms
@@ -98,13 +97,13 @@ COLUMNS = PublishedGain._fields
 class Evidence(NamedTuple):
     """Rows in file order, the SHA-256 of their sorted content, and remarks the reader should see.
 
-    `own` are algorithms that rows name and the registry does not have (`algorithms.beside`).
+    `own` are algorithms that rows name and the registry does not have, by name (for `algorithms.beside`).
     """
 
     rows: tuple[PublishedGain, ...]
     sha256: str
     remarks: tuple[str, ...]
-    own: Mapping[str, algorithms.Algorithm] = MappingProxyType({})
+    own: tuple[tuple[str, algorithms.Algorithm], ...] = ()
 
 
 def is_own(row: PublishedGain) -> bool:

@@ -114,12 +114,13 @@ class Scenario(NamedTuple):
 
 
 def population(tables: Evidence, freeze: float, names: Sequence[str] | None = None) -> list[Member]:
-    """Algorithms (all, or those named) whose gain in FLOP at a budget (FLOP) can be estimated."""
+    """Algorithms (all, or those named) whose gain in FLOP at a budget (FLOP) can be estimated, and that have a paper:
+    one of the user's own may have none."""
     members = []
     for name in algorithms.names() if names is None else names:
         baseline = algorithms.get(name).replaces[0]
         prepared = method.prepare(tables.rows, [name], [baseline], currency="flop", spread=prior.frozen())
-        if not prepared.missing:
+        if not prepared.missing and _years(name):
             curve = prepared.curves[0]
             classes = verdict.classes_of(curve.slope())
             members.append(Member(name, curve.mean(freeze), classes, curve.decades(freeze)))
@@ -128,8 +129,13 @@ def population(tables: Evidence, freeze: float, names: Sequence[str] | None = No
 
 def paper_years(members: Sequence[Member]) -> tuple[int, int]:
     """First and last year of the papers that introduced the algorithms."""
-    years = [int(re.findall(r"\b(?:19|20)\d\d\b", algorithms.get(m.name).paper)[0]) for m in members]
+    years = [_years(m.name)[0] for m in members]
     return min(years), max(years)
+
+
+def _years(name: str) -> list[int]:
+    """Years in the text on an algorithm's paper, the first that of the paper that introduced it."""
+    return [int(year) for year in re.findall(r"\b(?:19|20)\d\d\b", algorithms.get(name).paper)]
 
 
 def run(
