@@ -320,7 +320,7 @@ def _registry(context: click.Context, option: click.Parameter, values: tuple[str
         return
     from cegain.gain import own_algorithms
 
-    with refused(prefix="--"):
+    with refused():
         context.with_resource(algorithms.beside(own_algorithms.of_folder(folder)))
 
 

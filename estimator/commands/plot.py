@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from cegain.commands.options import (
     IMAGE_TYPES,
@@ -81,6 +82,8 @@ def plot_command(**options: Any) -> None:
     kinds = [kind for kind in _KINDS if options[kind]]
     kind = kinds[0] if kinds else ""
     problems = [f"--{other}: it goes without --{kind}. Leave one of them out." for other in kinds[1:]]
+    if kind and click.get_current_context().get_parameter_source("registry") is ParameterSource.COMMANDLINE:
+        problems.append(f"--{kind}: it goes without --registry. Leave one of them out.")
     problems += _misplaced(kind, options)
     if kind == "gallery":
         _make_gallery(options, problems)

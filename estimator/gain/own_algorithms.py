@@ -21,7 +21,7 @@ from cegain.tables.published_gains import UNSTATED
 
 UNNAMED = "baseline"
 """What an algorithm of a table is compared with where no row says."""
-EXAMPLE = "See `Your own algorithms` in docs/python.md."
+EXAMPLE = "Write ALGORITHM = Algorithm(...) as the files of cegain.algorithms do (docs/python.md)."
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _WORDS = {"paper_class": algorithms.PaperClass, "kind": algorithms.Kind, "stack": algorithms.Stack}
 _TEXTS = ("title", "paper", "summary", "costs")

@@ -64,7 +64,7 @@ CURRENCIES = {
 """What people call a currency."""
 MOST_NAMED = 5
 """Columns that are not used and named one by one."""
-_TIMES = re.compile(r"\s*(x|×|-?\s?fold|times)$", re.IGNORECASE)
+_TIMES = re.compile(r"(?<=\d)\s*(x|×|-?\s?fold|times)$", re.IGNORECASE)
 
 
 class Found(NamedTuple):
