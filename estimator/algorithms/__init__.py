@@ -139,7 +139,7 @@ def get(name: str) -> Algorithm:
 def find(name: str) -> str | None:
     """Return the canonical name of `name`: any case, `-` or a space for `_`, an alias or a title; None of others."""
     key = normal(name)
-    if key in own() or key in _listed(tuple(__path__)):  # before the aliases, which have to import every algorithm
+    if key in own() or key in names():  # before the aliases, which have to import every algorithm
         return key
     return _all_aliases().get(key) or {normal(_load(known).title): known for known in names()}.get(key)
 

@@ -21,7 +21,8 @@ from cegain.algorithms import Algorithm
 
 ALGORITHM = Algorithm(
     title="Their trick", paper="Doe et al. 2026", summary="Does a thing.", replaces=("dense",),
-    paper_class="not_studied", kind="sparsity", costs="as a mixture", arm={"feed_forward": "moe", "expert_activation": "swiglu"},
+    paper_class="not_studied", kind="sparsity", costs="as a mixture",
+    arm={"feed_forward": "moe", "expert_activation": "swiglu"},
 )
 """
 
