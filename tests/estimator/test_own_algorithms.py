@@ -1,5 +1,6 @@
 """Algorithms that the registry does not have: those of a table's rows, and those of a folder."""
 
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -197,6 +198,13 @@ class TestOfAFolder:
         (tmp_path / "empty").mkdir()
         with pytest.raises(EvidenceError, match=r"a file NAME\.py per algorithm"):
             own_algorithms.of_folder(tmp_path / "empty")
+
+    def test_the_page_shows_one(self, tmp_path: Path) -> None:
+        page = Path(__file__).parents[2] / "docs" / "python.md"
+        (block,) = re.findall(r"```py\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        (tmp_path / "my_trick.py").write_text(block)
+        assert own_algorithms.of_folder(tmp_path)["my_trick"].replaces == ("dense",)
+        assert len(block.splitlines()) < 10
 
     def test_the_option_is_given_once(self, folder: Path) -> None:
         assert "given once" in LIST.refused("--registry", folder, "--registry", folder)
