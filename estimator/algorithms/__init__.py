@@ -49,11 +49,11 @@ class Algorithm:
     replaces: tuple[str, ...]
     """Canonical baseline names; the first is the default. Only a contrast with the baseline that is asked for
     sets the level of the gain."""
-    paper_class: PaperClass
-    """What the source paper (Sanderson et al. 2025, arXiv 2505.04075) called it, before any fit of ours."""
     kind: Kind
     """What is changed. How far studies disagree is shared among algorithms of one kind."""
-    costs: str
+    paper_class: PaperClass = "not_studied"
+    """What the source paper (Sanderson et al. 2025, arXiv 2505.04075) called it, before any fit of ours."""
+    costs: str = "not stated."
     """What it changes in FLOPs, bytes and parameters."""
     saves_only: bool = False
     """It only takes FLOP away: no parameter and no better rule comes in their place. So at equal loss its gain in FLOP
