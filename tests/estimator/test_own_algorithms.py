@@ -180,8 +180,9 @@ class TestOfAFolder:
         for name in broken:
             assert f"{folder / name}.py" in said, name
         for words in (
-            "SyntaxError", "'paper', 'summary', 'replaces', and 'kind'", "constant ALGORITHM", "SystemExit: 3", 'Write ("dense",)',
-            "did you mean 'feed_forward'?", "normalisation, position", "which is moe's", "which is muon's",
+            "SyntaxError", "'paper', 'summary', 'replaces', and 'kind'", "constant ALGORITHM", "SystemExit: 3",
+            'Write ("dense",)', "did you mean 'feed_forward'?", "normalisation, position", "which is moe's",
+            "which is muon's",
             "saves FLOP", "small letters", "which is their_trick's",
         ):  # fmt: skip
             assert words in said, words
