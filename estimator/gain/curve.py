@@ -170,7 +170,7 @@ class Curve(NamedTuple):
     whose: tuple[str, ...] = ()
     """The laboratory of each run of `reach`."""
     stretch: float = 1.0
-    """All widths are multiplied by this: more than 1 where the rows contradict each other (`contradiction.ratio`)."""
+    """All widths are multiplied by this: more than 1 where the rows contradict each other (`prior.contradiction`)."""
 
     @property
     def exact(self) -> bool:

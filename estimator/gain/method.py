@@ -23,7 +23,7 @@ from cegain.common.arrays import Array
 from cegain.common.mixture import Mixture
 from cegain.common.text import number
 from cegain.common.verdict import FAR_DECADES, FAR_WIDTH
-from cegain.gain import bounds, capped, contradiction, contrasts, interaction, prior
+from cegain.gain import bounds, capped, contrasts, interaction, prior
 from cegain.gain.answer import GIVEN, OWN, Estimate
 from cegain.gain.curve import RANGE, TAPER, Curve, Posterior, posterior, variogram
 from cegain.gain.interaction import Joint
@@ -387,7 +387,7 @@ def fit_curve(
         if question.capped and capped.is_pattern(algorithm)
         else (),
         tuple(whose for _, whose in contrasts.runs(question.used)),
-        contradiction.ratio(keep_rows(rows, large) if below is not None else rows, spread, *_likeliest(weights, kept)),
+        prior.contradiction(keep_rows(rows, large) if below is not None else rows, spread, *_likeliest(weights, kept)),
     )
     if not math.isfinite(spread.slope_sd):
         low, high = curve.reach[:1], curve.reach[-1:]

@@ -6,7 +6,9 @@ fold with few studies sane. One algorithm may be calmer or wilder than the rest,
 (normalisation, attention, optimizer ...) are so together: `SCENARIOS` multiply the scatter of levels and everything
 about slopes, and an algorithm's logarithms scatter about those of its kind. What the other algorithms of a kind say of
 its scenarios is stored, in `data/prior.json`, by `ceg coverage --write`; what an algorithm's own rows say is computed
-with every answer. So rows that contradict each other widen it, and a new study moves it as Bayes' rule has it.
+with every answer. So studies that contradict each other widen it, and a new one moves it as Bayes' rule has it. Rows
+that disagree within a study, or by more than any scenario allows, would leave widths as they are: the spread of all is
+compared with what is expected of it, and widths grow by what exceeds that (`contradiction`).
 """
 
 from __future__ import annotations
@@ -19,16 +21,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import chdtri
 
 from cegain import algorithms
 from cegain.common.arrays import Array
-from cegain.gain import bounds, contrasts
-from cegain.gain.curve import posterior
+from cegain.gain import bounds, contrasts, study
+from cegain.gain.curve import COVARIATE_SD, LEVEL_SD, LINE_SD, posterior, prior_covariance
 from cegain.gain.study import Rows, Spread
 from cegain.tables.files import DATA
 from cegain.tables.published_gains import Evidence, PublishedGain
 
 PRIOR_FILE = DATA / "prior.json"
+MOST_COMPARED = 600
+"""It takes the cube of the number of rows; longer tables are taken as they are."""
+ODD = 0.001
+"""Share of tables, drawn as the model says, that count as odd."""
 
 _GUESS = Spread(study_level=0.35, study_slope=0.07, contrast_level=0.15, slope_sd=0.10)
 """Centres of the weak priors, log-normal with sd `_GUESS_LOG_SD`. Slopes have no mean: gains are not taken to grow.
@@ -233,3 +240,38 @@ def log_likelihood(by_kind: Mapping[str, Sequence[Rows]], spread: Spread) -> flo
         top = float(said.max())
         total += top + math.log(float(_KINDS @ np.exp(said - top)))
     return total
+
+
+def contradiction(rows: Rows, spread: Spread, scatter: float, slope: float) -> float:
+    """How many times further apart rows lie than one scenario says they do, 1 or more.
+
+    It is the root of chi squared over the point that only a share `ODD` of tables passes, a Birge ratio (Birge 1932,
+    doi:10.1103/PhysRev.40.207).
+
+    Args:
+        rows: the gains, without bounds.
+        spread: scatter and slope settings.
+        scatter: multiplier of how far the levels of studies scatter.
+        slope: multiplier of how far slopes stray.
+    """
+    n = len(rows.x)
+    if not 1 < n <= MOST_COMPARED:
+        return 1.0
+    chi_squared = float(rows.y @ np.linalg.solve(covariance(rows, spread, scatter, slope), rows.y))
+    return max(1.0, math.sqrt(chi_squared / float(chdtri(n, ODD))))
+
+
+def covariance(rows: Rows, spread: Spread, scatter: float, slope: float) -> Array:
+    """Of ln gains [n, n] before any is seen: the curve, its covariates, studies, contrasts and each row's own."""
+    contrast, of_study = rows.contrast_of_row, rows.study_of_contrast[rows.contrast_of_row]
+    strange = np.where(rows.fixes_level, 0.0, study.OTHER_BASELINE_SD**2)
+    level = spread.contrast_level**2 + rows.contrast_variance + strange
+    slope_sd = spread.slope_sd if math.isfinite(spread.slope_sd) else LINE_SD
+    levels, slopes = np.array([LEVEL_SD * max(1.0, slope)]), np.array([slope * slope_sd])
+    whole = prior_covariance(rows.x, rows.x, levels, slopes, 0.0)[0]
+    whole = whole + COVARIATE_SD**2 * rows.covariates @ rows.covariates.T + np.diag(rows.variance)
+    whole += (contrast[:, None] == contrast) * level[contrast]
+    dx = rows.x - rows.x.mean()
+    tilts = (slope * spread.study_slope) ** 2 * np.multiply.outer(dx, dx)
+    whole += (of_study[:, None] == of_study) * ((scatter * spread.study_level) ** 2 + tilts)
+    return np.asarray(whole)

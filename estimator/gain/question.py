@@ -156,7 +156,7 @@ def estimate_all(
         from cegain.gain import sensitivity
 
         if setting is not None:
-            kinds = [asked.influences(budget, ours) for budget in budgets]
+            kinds = [modelled.influences(budget, ours) for budget in budgets]
         else:
             kinds = sensitivity.influences(prepared, budgets, ours)
         independent: list[Range | None] = [None] * len(budgets)

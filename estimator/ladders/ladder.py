@@ -26,10 +26,10 @@ import numpy as np
 from cegain.common.arrays import Array
 from cegain.common.text import as_number
 from cegain.run_tables import repeats, run_import, run_units, yardsticks
-from cegain.run_tables.column_meanings import meaning
 from cegain.run_tables.repeats import SAME_SIZE, TOLERANCE
 from cegain.run_tables.run_import import AS_IT_IS, ReadOptions
 from cegain.tables import csv_file
+from cegain.tables.column_meanings import meaning
 from cegain.tables.problems import EvidenceError, Problem, refusal
 
 WINDOW = 0.45 * math.log(10)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cegain.common.arrays import Array
-from cegain.run_tables.column_meanings import key_of
+from cegain.tables.column_meanings import key_of
 from cegain.tables.loose_numbers import numbers
 from cegain.tables.problems import EvidenceError, Problem
 

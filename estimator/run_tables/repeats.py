@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cegain.common.arrays import Array
-from cegain.run_tables.column_meanings import ALIASES, is_setting, key_of
 from cegain.run_tables.run_import import Runs
+from cegain.tables.column_meanings import ALIASES, is_setting, key_of
 
 SEEDS, SWEEP = "seeds", "sweep"
 CHOICES = (SEEDS, SWEEP)

@@ -9,9 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cegain.common.arrays import Array
-from cegain.run_tables import column_meanings
-from cegain.run_tables.column_meanings import Formula, is_setting, meaning, yardstick
-from cegain.tables import table_files
+from cegain.tables import column_meanings, table_files
+from cegain.tables.column_meanings import Formula, is_setting, meaning, yardstick
 from cegain.tables.loose_numbers import numbers
 from cegain.tables.problems import EvidenceError, Problem, refusal
 

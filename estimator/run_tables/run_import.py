@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from cegain.common.arrays import Array
 from cegain.run_tables import flop_conventions, run_columns, run_units
-from cegain.run_tables.column_meanings import is_setting, yardstick
 from cegain.run_tables.run_columns import place
 from cegain.tables import table_files
+from cegain.tables.column_meanings import is_setting, yardstick
 from cegain.tables.problems import EvidenceError, Problem, refusal
 
 FINISHED = frozenset(("", "finished", "finish", "completed", "complete", "done", "success", "succeeded", "ok"))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cegain.common.arrays import Array
-from cegain.run_tables.column_meanings import meaning, yardstick
+from cegain.tables.column_meanings import meaning, yardstick
 from cegain.tables.loose_numbers import numbers
 
 Rows = NDArray[np.bool_]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cegain import estimate
-from cegain.gain import contradiction, contrasts, method, prior
+from cegain.gain import contrasts, method, prior
 from cegain.gain.answer import Estimate
 from cegain.gain.evidence import load
 from cegain.gain.question import QuestionError
@@ -69,12 +69,12 @@ def test_rows_drawn_as_assumed_are_no_contradiction() -> None:
     assert question.rows is not None
     rows, spread = question.rows._replace(bound=np.zeros_like(question.rows.bound)), prior.frozen()
     rng = np.random.default_rng(0)
-    V = contradiction.covariance(rows, spread, 1.0, 1.0)
+    V = prior.covariance(rows, spread, 1.0, 1.0)
     root = np.linalg.cholesky(V)
     drawn = [rows._replace(y=root @ rng.normal(size=len(V))) for _ in range(200)]
-    ratios = np.array([contradiction.ratio(some, spread, 1.0, 1.0) for some in drawn])
+    ratios = np.array([prior.contradiction(some, spread, 1.0, 1.0) for some in drawn])
     assert (ratios > 1).mean() <= 0.01
-    assert contradiction.ratio(rows._replace(y=3 * drawn[0].y), spread, 1.0, 1.0) > 1.5
+    assert prior.contradiction(rows._replace(y=3 * drawn[0].y), spread, 1.0, 1.0) > 1.5
 
 
 def test_one_far_row_earns_no_label(tmp_path: Path) -> None:

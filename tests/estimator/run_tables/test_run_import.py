@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from cegain.ladders import ladder
 from cegain.run_tables import run_import
-from cegain.run_tables.column_meanings import Formula, meaning
 from cegain.run_tables.run_import import ReadOptions
 from cegain.tables import table_files
+from cegain.tables.column_meanings import Formula, meaning
 from cegain.tables.loose_numbers import number, numbers
 from cegain.tables.problems import EvidenceError
 from tests.estimator.calls import Calls
