@@ -238,7 +238,7 @@ def _foreign(file: Path) -> bool:
 def _other_table(file: Path, loss_column: str) -> bool:
     """Whether a file that is not in our columns may still be somebody's table of runs."""
     try:
-        there = file.is_file()
+        there = file.is_file() or file.is_dir()
     except (OSError, ValueError):  # a name that no file can have
         return False
     if not there or set(OWN_COLUMNS.values()) <= set(_header(file)):

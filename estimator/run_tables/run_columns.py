@@ -144,11 +144,6 @@ def _tells_arms(cells: Sequence[str]) -> bool:
     return len(set(cells)) <= max(1, len(cells) // 2)
 
 
-def place(table: table_files.Table, row: int) -> str:
-    """Where a row of a table stands, as its reader finds it."""
-    return f"{table.place} {table.first + row}"
-
-
 def values(
     path: Path, table: table_files.Table, chosen: Mapping[str, Column]
 ) -> tuple[dict[str, Array], list[Problem]]:
@@ -171,9 +166,7 @@ def values(
                     continue
                 at = list(table.columns[name]).index(str(error.args[0]))
                 rule, remedy = "the cells are numbers", "Correct it, or name another column with --columns."
-                problems.append(
-                    Problem(f"{path}, {place(table, at)}, column {name}", rule, repr(error.args[0]), remedy)
-                )
+                problems.append(Problem(f"{path}, {table.at(at)}, column {name}", rule, repr(error.args[0]), remedy))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             value = column.formula.value(cache) * column.factor
         value = np.broadcast_to(value, (len(table),)).astype(float)

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from cegain.common.arrays import Array
 from cegain.run_tables import flop_conventions, run_columns, run_units
-from cegain.run_tables.run_columns import place
 from cegain.tables import table_files
 from cegain.tables.column_meanings import is_setting, yardstick
 from cegain.tables.problems import EvidenceError, Problem, refusal
@@ -115,14 +114,20 @@ class Runs(NamedTuple):
         )
 
 
-def read(path: Path, options: ReadOptions = AS_IT_IS) -> Runs:
+def read(path: Path, options: ReadOptions = AS_IT_IS, more: Sequence[Path] = ()) -> Runs:
     """Read a table of runs of any kind that is known (`table_files`).
+
+    Args:
+        path: a file, or a folder of them.
+        options: what its names do not tell.
+        more: further files, read as one table with the first.
 
     Raises:
         EvidenceError: all that is wrong, with rule, value and remedy.
     """
-    table = table_files.read(path)
+    table = table_files.read_all([path, *more])
     chosen, understood, remarks = run_columns.choose(path, table, options.columns)
+    understood.insert(0, f"{table.kind}, {len(table)} rows")
     values, problems = run_columns.values(path, table, chosen)
     keep, left_out = _with_results(table, chosen, values)
     if left_out:
@@ -197,7 +202,7 @@ def _not_positive(
             bad = np.flatnonzero(keep & (np.isfinite(values[field]) & (values[field] <= 0)))
         if len(bad):
             where = f"{path}, column {chosen[field].formula.text}"
-            value = f"{values[field][bad[0]]:g} in {place(table, int(bad[0]))}, {len(bad)} in all"
+            value = f"{values[field][bad[0]]:g} in {table.at(int(bad[0]))}, {len(bad)} in all"
             problems.append(Problem(where, "numbers are above 0", value, "Correct them, or leave these runs out."))
     return problems
 
@@ -232,7 +237,7 @@ def _runs(
         loss=loss,
         understood=(),
         remarks=(),
-        places=[place(table, i) for i in at],
+        places=[table.at(i) for i in at],
         columns={name: of(cells) for name, cells in table.columns.items()},
     )
 
@@ -278,10 +283,13 @@ def _one_row_a_run(
         asked = options.last or options.smooth > 1
         return runs, ["no column of steps tells a run's evaluations apart: every row is a run"] if asked else []
     labels = runs.columns[chosen["run"].formula.text] if "run" in chosen else [""] * len(steps)
-    groups: dict[tuple[str, str, float, str], list[int]] = {}
+    groups: dict[tuple[object, ...], list[int]] = {}
     # What was filled in tells no runs apart: a rounded C gives every row of one run another N.
     sizes = runs.N.tolist() if "N" in chosen else [0.0] * len(steps)
-    for i, key in enumerate(zip(labels, runs.variant, sizes, runs.seed, strict=True)):
+    tuned = [runs.columns[name] for name in runs.columns if is_setting(name) and "run" not in chosen]
+    if "steps_in_all" in chosen and "run" not in chosen:
+        tuned.append(runs.columns[chosen["steps_in_all"].formula.text])
+    for i, key in enumerate(zip(labels, runs.variant, sizes, runs.seed, *tuned, strict=True)):
         groups.setdefault(key, []).append(i)
     each = steps.tolist()
     long = [rows for rows in groups.values() if len({each[i] for i in rows}) >= MANY]

@@ -7,32 +7,90 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from cegain.tables import json_tables, log_files
 from cegain.tables.problems import EvidenceError, Problem, refusal
 
 SEPARATORS = (",", ";", "\t", "|")
 NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-NO_NEST = "Give one object per run."
 MOST_COLUMNS = 10_000
-MOST_PROBLEMS = 5
-"""Rows of a wrong length that are named one by one."""
+LOG_ENDINGS = (".log", ".txt", ".out")
+"""Files that are logs if some line in them looks like one."""
+FOLDER_ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".log", ".gz", ".parquet")
+"""Files that a folder of tables stands for."""
+MOST_FILES = 2000
 
 
 class Table(NamedTuple):
-    """Cells [n] of text by column; where row i stands is `place` and `first + i` ("line 2"); what the file is."""
+    """Cells [n] of text by column; what the file is; where row i stands: `place` and `first + i` ("line 2"), or
+    `places` where rows are of several files.
+    """
 
     columns: dict[str, list[str]]
     place: str
     first: int
     kind: str
+    places: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
+
+    def at(self, row: int) -> str:
+        """Where a row stands, as its reader finds it."""
+        return self.places[row] if self.places else f"{self.place} {self.first + row}"
+
+
+def read_all(paths: Sequence[Path]) -> Table:
+    """The cells of several files, or of the files of a folder, as one table with a column `file`, a file's stem.
+
+    Raises:
+        EvidenceError: what is wrong with any of them, or a folder holds none.
+    """
+    files: list[Path] = []
+    problems: list[Problem] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in FOLDER_ENDINGS and file.is_file())
+            rule, remedy = f"a folder holds 1 to {MOST_FILES} tables", "Name the files."
+            if not 0 < len(inside) <= MOST_FILES:
+                problems.append(Problem(str(path), rule, f"{len(inside)}", remedy))
+            files += inside[:MOST_FILES]
+        else:
+            files.append(path)
+    tables: list[Table] = []
+    read_files: list[Path] = []
+    left_out: list[str] = []
+    for file in files:
+        try:
+            tables.append(read(file))
+            read_files.append(file)
+        except EvidenceError as error:
+            if file in paths or file.suffix.lower() not in LOG_ENDINGS:
+                problems += error.problems
+            left_out.append(file.name)  # a note beside the tables of a folder
+    if problems:
+        raise EvidenceError(problems)
+    if not tables:
+        raise refusal(paths[0], "some file is a table or a log", ", ".join(left_out), "Name the files.")
+    if len(tables) == 1 and not paths[0].is_dir():
+        return tables[0]
+    names = list(dict.fromkeys(name for table in tables for name in table.columns))
+    joined: dict[str, list[str]] = {"file": []} if "file" not in names else {}
+    joined |= {name: [] for name in names}
+    places: list[str] = []
+    for file, table in zip(read_files, tables, strict=True):
+        n = len(table)
+        for name in names:
+            joined[name] += table.columns.get(name) or [""] * n
+        if "file" not in names:
+            joined["file"] += [file.name.removesuffix(".gz").rsplit(".", 1)[0]] * n
+        places += [f"{file.name}, {table.at(i)}" for i in range(n)]
+    kind = f"{len(tables)} files, the first {tables[0].kind}" + f" (not {', '.join(left_out[:5])})" * bool(left_out)
+    return Table(joined, "row", 1, kind, places)
 
 
 def read(path: Path) -> Table:
@@ -57,7 +115,11 @@ def read(path: Path) -> Table:
     if not text.strip():
         raise refusal(path, "a table has a header and rows", "an empty file", "Give one run per row.")
     start = text.lstrip()[:1]
-    return _json(path, text) if start in "[{" else _csv(path, text)
+    if start in "[{" and (not path.name.lower().endswith(LOG_ENDINGS) or text.lstrip()[:2] in ('{"', "[{", "{}")):
+        return _json(path, text)
+    if path.suffix.lower() in LOG_ENDINGS and (log := _log(path, text)) is not None:
+        return log
+    return _csv(path, text)
 
 
 def _text(path: Path, content: bytes) -> str:
@@ -114,70 +176,18 @@ def _parquet(path: Path, content: bytes) -> Table:
 
 
 def _json(path: Path, text: str) -> Table:
-    """One object per line, an array of objects, an object of columns, or a trainer's state with its log."""
-    try:
-        whole = json.loads(text)
-    except ValueError:
-        return _json_lines(path, text)
-    except RecursionError:
-        raise refusal(
-            path, "a table in JSON is objects with names", "objects within objects without end", NO_NEST
-        ) from None
-    if isinstance(whole, Mapping) and isinstance(whole.get("log_history"), list):
-        rows = [row for row in whole["log_history"] if isinstance(row, Mapping) and "eval_loss" in row]
-        return _records(path, rows or whole["log_history"], "record", 1, "a trainer's state: its evaluations")
-    if isinstance(whole, Mapping) and whole and all(isinstance(values, list) for values in whole.values()):
-        columns = [[_cell(value) for value in values] for values in whole.values()]
-        if len({len(column) for column in columns}) == 1:
-            return _named(path, list(map(str, whole)), columns, "row", 1, "JSON by columns")
-    rows = [whole] if isinstance(whole, Mapping) else whole
-    return _records(path, rows, "record", 1, "JSON")
+    found, kind, place = json_tables.records(path, text)
+    cells = found if isinstance(found, json_tables.Columns) else json_tables.columns(found)
+    return _named(path, list(cells), list(cells.values()), place, 1, kind)
 
 
-def _json_lines(path: Path, text: str) -> Table:
-    rows, problems = [], []
-    for i, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except RecursionError:
-            problems.append(
-                Problem(f"{path}, line {i}", "each line is one JSON object", "objects without end", NO_NEST)
-            )
-        except ValueError as error:
-            rule, remedy = "each line is one JSON object", "Write it again, or give CSV."
-            problems.append(Problem(f"{path}, line {i}", rule, str(error), remedy))
-    if problems:
-        more = len(problems) - MOST_PROBLEMS
-        rest = (
-            [Problem(str(path), "and so are the others", f"{more} more line(s) that are not", "")] if more > 0 else []
-        )
-        raise EvidenceError([*problems[:MOST_PROBLEMS], *rest])
-    return _records(path, rows, "line", 1, "JSON lines")
-
-
-def _records(path: Path, rows: Sequence[Any], place: str, first: int, kind: str) -> Table:
-    flat = [_flat(row) for row in rows if isinstance(row, Mapping)]
-    if not flat or len(flat) < len(rows):
-        raise refusal(path, "a table in JSON is objects with names", "something else", "Give one object per run.")
-    names = list(dict.fromkeys(name for row in flat for name in row))
-    return _named(path, names, [[row.get(name, "") for row in flat] for name in names], place, first, kind)
-
-
-def _flat(row: Mapping[str, Any], before: str = "") -> dict[str, str]:
-    """Cells by name; those of an object within have its name before theirs, as in summary/loss."""
-    cells: dict[str, str] = {}
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            cells |= _flat(value, f"{before}{name}/")
-        elif not isinstance(value, list):
-            cells[f"{before}{name}"] = _cell(value)
-    return cells
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else repr(value) if isinstance(value, float) else str(value).strip()
+def _log(path: Path, text: str) -> Table | None:
+    """A log of training, where some line has a loss beside a step."""
+    found, kind = log_files.records(text.splitlines())
+    if not found:
+        return None
+    cells = json_tables.columns(found)
+    return _named(path, list(cells), list(cells.values()), "evaluation", 1, kind)
 
 
 def _named(path: Path, names: Sequence[str], columns: Sequence[list[str]], place: str, first: int, kind: str) -> Table:
