@@ -15,6 +15,7 @@ from cegain.ladders import forecast, frontier_ratio, ladder, scaling_law
 from cegain.ladders.ladder import Ladder, RunTable
 from cegain.ladders.scaling_law import FitResult, Interval, Runs
 from cegain.run_tables import repeats
+from cegain.tables.cells import take as cells_of
 
 STEPS = (1.0, 10.0, 100.0)
 """Budgets of the gain when none are named: the largest of the treatment, and ten and a hundred times as much."""
@@ -61,12 +62,12 @@ def take(table: RunTable, kept: Array) -> RunTable:
     """The runs of a table where `kept` [n] is true."""
     at = np.flatnonzero(kept)
     return table._replace(
-        variant=tuple(table.variant[i] for i in at),
+        variant=cells_of(table.variant, at),
         N=table.N[at],
         D=table.D[at],
         C=table.C[at],
         loss=table.loss[at],
-        cells={name: tuple(cells[i] for i in at) for name, cells in table.cells.items()},
+        cells={name: cells_of(cells, at) for name, cells in table.cells.items()},
     )
 
 

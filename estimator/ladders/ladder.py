@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +28,8 @@ from cegain.common.text import as_number
 from cegain.run_tables import repeats, run_import, run_units, yardsticks
 from cegain.run_tables.repeats import SAME_SIZE, TOLERANCE
 from cegain.run_tables.run_import import AS_IT_IS, ReadOptions
-from cegain.tables import csv_file
+from cegain.tables import csv_file, table_files
+from cegain.tables.cells import Cells, Words, factorized, take
 from cegain.tables.column_meanings import meaning
 from cegain.tables.problems import EvidenceError, Problem, refusal
 
@@ -54,19 +55,19 @@ class RunTable(NamedTuple):
     `repeats` says what runs of one size and budget are, where the table's owner said it.
     """
 
-    variant: tuple[str, ...]
+    variant: Sequence[str]
     N: Array
     D: Array
     C: Array
     loss: Array
-    cells: dict[str, tuple[str, ...]]
+    cells: dict[str, Sequence[str]]
     remarks: tuple[str, ...]
     name: str
     repeats: repeats.Rule = repeats.Rule()
 
     def variants(self) -> list[str]:
         """Distinct variants in order of first appearance."""
-        return list(dict.fromkeys(self.variant))
+        return list(dict.fromkeys(self.variant.words if isinstance(self.variant, Words) else self.variant))
 
     def only(self, column: str, cell: str) -> RunTable:
         """The runs that have this cell in a column."""
@@ -128,7 +129,7 @@ def read_runs(path: str | os.PathLike[str], options: ReadOptions = AS_IT_IS) -> 
     loss_column = options.columns.get("loss", "loss")
     told = {field for field in ReadOptions._fields if field not in ("columns", *_RULE_FIELDS)}
     by_hand = set(options.columns) - {"loss"} or any(getattr(options, n) != getattr(AS_IT_IS, n) for n in told)
-    if by_hand:
+    if by_hand or _is_long(file):
         return _as_people_have_it(file, options)._replace(repeats=rule)
     try:
         table = _in_our_columns(file, loss_column)
@@ -145,6 +146,14 @@ def read_runs(path: str | os.PathLike[str], options: ReadOptions = AS_IT_IS) -> 
             return _as_people_have_it(file, options)._replace(repeats=rule)
         except EvidenceError as other:
             raise (other if _foreign(file) else error) from None
+
+
+def _is_long(file: Path) -> bool:
+    """Whether a table is so long that it is read all at once, and not row by row; one of this project's never is."""
+    try:
+        return file.stat().st_size > table_files.LONG and not set(OWN_COLUMNS.values()) <= set(_header(file))
+    except (OSError, ValueError):
+        return False
 
 
 _OF_HISTORIES = ("step", "share_done", "state")
@@ -250,23 +259,43 @@ def _as_people_have_it(file: Path, options: ReadOptions) -> RunTable:
     """Any table of runs that `run_import` understands; what was understood is a remark."""
     found = run_import.read(file, options)
     remarks = [f"read as {', '.join(found.understood)}", *found.remarks]
-    keys = zip(found.variant, *(values.tolist() for values in (found.N, found.D, found.C, found.loss)), strict=True)
-    places: dict[tuple[object, ...], int] = {}
-    for i, key in enumerate(keys):
-        places.setdefault(tuple("" if value != value else value for value in key), i)
-    if len(places) < len(found.loss):
-        remarks.append(f"{len(found.loss) - len(places)} duplicated row(s) count once")
-        found = found.take(list(places.values()))
+    distinct = _first_of_each(factorized(found.variant)[1], found.N, found.D, found.C, found.loss)
+    if len(distinct) < len(found.loss):
+        remarks.append(f"{len(found.loss) - len(distinct)} duplicated row(s) count once")
+        found = found.take(distinct)
     return RunTable(
-        tuple(found.variant),
+        found.variant if isinstance(found.variant, Words) else tuple(found.variant),
         found.N,
         found.D,
         found.C,
         found.loss,
-        {name: tuple(cells) for name, cells in found.columns.items()},
+        {name: cells if isinstance(cells, Cells | Words) else tuple(cells) for name, cells in found.columns.items()},
         tuple(remarks),
         file.stem,
     )
+
+
+def _first_of_each(*columns: np.ndarray) -> np.ndarray:
+    """Places [m], ascending, of rows that differ from all before them."""
+    bits = [column.astype(np.float64, copy=False).view(np.uint64) for column in columns]
+    mixed = np.zeros(len(columns[0]), dtype=np.uint64)
+    for column in bits:
+        mixed ^= column
+        mixed *= np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+    # Equal rows have equal numbers; few are left to be looked at.
+    numbers = np.sort(mixed)
+    if (numbers[1:] != numbers[:-1]).all():
+        return np.arange(len(mixed))
+    twice = np.unique(numbers[1:][np.diff(numbers) == 0])
+    several = twice[np.minimum(np.searchsorted(twice, mixed), len(twice) - 1)] == mixed
+    kept = ~several
+    at = np.flatnonzero(several)
+    first: dict[tuple[int, ...], int] = {}
+    for i, row in zip(at.tolist(), zip(*(column[at].tolist() for column in bits), strict=True), strict=True):
+        first.setdefault(row, i)
+    kept[list(first.values())] = True
+    return np.flatnonzero(kept)
 
 
 def select(runs: RunTable, arm: str) -> np.ndarray:
@@ -275,7 +304,7 @@ def select(runs: RunTable, arm: str) -> np.ndarray:
     Raises:
         EvidenceError: no row is selected, or there is no such column; what there is, is said.
     """
-    exact = np.array([v == arm for v in runs.variant])
+    exact = np.array([v == arm for v in runs.variant], dtype=bool)
     if exact.any():
         return exact
     kept = np.ones(len(runs.variant), dtype=bool)
@@ -321,10 +350,9 @@ def representatives(runs: RunTable, arm: str, tolerance: float = TOLERANCE) -> t
     at = np.flatnonzero(select(runs, arm))
     log_loss = np.log(runs.loss[at])
     groups = repeats.groups_of(_sizes(runs.N[at]), np.log(runs.C[at]), tolerance)
-    cells: dict[str, tuple[str, ...]] = {}
+    cells: dict[str, Sequence[str]] = {}
     if any(len(group) > 1 for group in groups):
-        each = at.tolist()
-        cells = {name: tuple(column[i] for i in each) for name, column in runs.cells.items()}
+        cells = {name: take(column, at) for name, column in runs.cells.items()}
     found = repeats.reduced(groups, log_loss, cells, runs.repeats)
     return at[found.kept], found
 
@@ -336,7 +364,11 @@ def pair(runs: RunTable, baseline: str, treatment: str) -> tuple[Ladder, Ladder]
         EvidenceError: an arm selects no run.
     """
     arms = (baseline, treatment)
-    told_by = [name for name, cells in runs.cells.items() if cells == runs.variant]
+    told_by = [
+        name
+        for name, cells in runs.cells.items()
+        if not isinstance(cells, Cells) and tuple(cells) == tuple(runs.variant)
+    ]
     told_by += [part.partition("=")[0] for arm in arms if "=" in arm for part in arm.split("&")]
     alike = yardsticks.compared(runs.cells, select(runs, baseline), select(runs, treatment), told_by)
     if alike.loss is not None:
@@ -516,7 +548,8 @@ def _cell_matches(cell: str, pattern: str) -> bool:
         return False
 
 
-def _nearest(name: str, known: Sequence[str] | dict[str, tuple[str, ...]]) -> str:
+def _nearest(name: str, known: Iterable[str]) -> str:
+    known = list(known)
     near = difflib.get_close_matches(name, list(known), 1)
     if near:
         return f"Did you mean {near[0]}?"

@@ -10,6 +10,7 @@ import numpy as np
 
 from cegain.common.arrays import Array
 from cegain.tables import column_meanings, table_files
+from cegain.tables.cells import Cells, distinct
 from cegain.tables.column_meanings import Formula, is_setting, meaning, yardstick
 from cegain.tables.loose_numbers import numbers
 from cegain.tables.problems import EvidenceError, Problem, refusal
@@ -59,7 +60,7 @@ def choose(path: Path, table: table_files.Table, by_hand: Mapping[str, str]) -> 
     for field, names in ranked.items():
         if field == "variant":
             names = [entry for entry in names if _tells_arms(table.columns[entry[1]])]
-            several = [entry for entry in names if len(set(table.columns[entry[1]])) > 1]
+            several = [entry for entry in names if len(distinct(table.columns[entry[1]])) > 1]
             names = several or names  # a name that is the same in all rows tells no arms apart
         if names:
             _, name, factor = min(names)
@@ -88,10 +89,10 @@ def _may_tell_arms(table: table_files.Table, found: Mapping[str, Column]) -> str
     taken = {name for column in found.values() for name in column.formula.columns}
     names = []
     for name, cells in table.columns.items():
-        few = 1 < len(set(cells)) <= len(cells) // 2
-        if name in taken or not few or yardstick(name) or is_setting(name):
+        if name in taken or isinstance(cells, Cells) or yardstick(name) or is_setting(name):
             continue
-        if not any(cell[:1].isdigit() for cell in set(cells)):
+        words = distinct(cells)
+        if 1 < len(words) <= len(cells) // 2 and not any(cell[:1].isdigit() for cell in words):
             names.append(name)
     return _listed(names)
 
@@ -141,7 +142,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _tells_arms(cells: Sequence[str]) -> bool:
     """Whether some of its cells stand in several rows: the name of a run does not tell arms apart."""
-    return len(set(cells)) <= max(1, len(cells) // 2)
+    return len(distinct(cells)) <= max(1, len(cells) // 2)
 
 
 def values(

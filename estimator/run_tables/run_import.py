@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from cegain.common.arrays import Array
 from cegain.run_tables import flop_conventions, run_columns, run_units
 from cegain.tables import table_files
+from cegain.tables.cells import Words, factorized, take
 from cegain.tables.column_meanings import is_setting, yardstick
 from cegain.tables.problems import EvidenceError, Problem, refusal
 
@@ -60,6 +61,17 @@ class ReadOptions(NamedTuple):
 AS_IT_IS = ReadOptions()
 
 
+class Places(NamedTuple):
+    """Where runs stood in a table: their rows [n] there."""
+
+    table: table_files.Table
+    rows: NDArray[np.intp]
+
+    def __getitem__(self, run: int) -> str:  # type: ignore[override]
+        """Of one run, as a reader finds it."""
+        return self.table.at(int(self.rows[run]))
+
+
 class Runs(NamedTuple):
     """Runs of a table, n of them: cells by field, numbers as arrays [n] (NaN: not known), and words.
 
@@ -67,15 +79,15 @@ class Runs(NamedTuple):
     cells of these rows by name.
     """
 
-    variant: list[str]
-    seed: list[str]
+    variant: Sequence[str]
+    seed: Sequence[str]
     N: Array
     D: Array
     C: Array
     loss: Array
     understood: tuple[str, ...]
     remarks: tuple[str, ...]
-    places: list[str]
+    places: Places
     columns: Mapping[str, Sequence[str]]
 
     def csv(self) -> str:
@@ -101,16 +113,15 @@ class Runs(NamedTuple):
     def take(self, rows: Sequence[int] | NDArray[np.intp]) -> Runs:
         """Some of the runs, in this order."""
         at = np.asarray(rows, dtype=np.intp)
-        each = at.tolist()
         return self._replace(
-            variant=[self.variant[i] for i in each],
-            seed=[self.seed[i] for i in each],
+            variant=take(self.variant, at),
+            seed=take(self.seed, at),
             N=self.N[at],
             D=self.D[at],
             C=self.C[at],
             loss=self.loss[at],
-            places=[self.places[i] for i in each],
-            columns={name: [cells[i] for i in each] for name, cells in self.columns.items()},
+            places=Places(self.places.table, self.places.rows[at]),
+            columns={name: take(cells, at) for name, cells in self.columns.items()},
         )
 
 
@@ -215,17 +226,19 @@ def _runs(
     keep: NDArray[np.bool_],
 ) -> Runs:
     kept = np.flatnonzero(keep)
-    at = kept.tolist()
-    every = len(at) == len(table)
+    every = len(kept) == len(table)
     nothing = np.full(len(table), np.nan)
 
     def of(cells: Sequence[str]) -> Sequence[str]:
-        return cells if every else [cells[i] for i in at]
+        return cells if every else take(cells, kept)
 
-    def text(field: str, default: str) -> list[str]:
+    def text(field: str, default: str) -> Sequence[str]:
         if field not in chosen:
-            return [default] * len(at)
-        return [cell or default for cell in of(table.columns[chosen[field].formula.text])]
+            return Words([default], np.zeros(len(kept), np.intp))
+        cells = of(table.columns[chosen[field].formula.text])
+        if isinstance(cells, Words):
+            return Words([word or default for word in cells.words], cells.which)
+        return [cell or default for cell in cells]
 
     loss = values.get("loss", values.get("bits_per_byte", nothing))[kept]
     return Runs(
@@ -237,19 +250,20 @@ def _runs(
         loss=loss,
         understood=(),
         remarks=(),
-        places=[table.at(i) for i in at],
+        places=Places(table, kept),
         columns={name: of(cells) for name, cells in table.columns.items()},
     )
 
 
 def _names_sizes(runs: Runs) -> bool:
     """Whether the labels of three arms or more only name sizes: each has one N, and no two the same."""
-    sizes: dict[str, set[float]] = {}
-    for variant, n in zip(runs.variant, runs.N.tolist(), strict=True):
-        sizes.setdefault(variant, set()).add(n)
-    if len(sizes) < MANY or not np.isfinite(runs.N).all() or any(len(of) > 1 for of in sizes.values()):
+    labels, which = factorized(runs.variant)
+    if len(labels) < MANY or not np.isfinite(runs.N).all():
         return False
-    return len(set.union(*sizes.values())) == len(sizes)
+    low, high = np.full(len(labels), np.inf), np.full(len(labels), -np.inf)
+    np.minimum.at(low, which, runs.N)
+    np.maximum.at(high, which, runs.N)
+    return bool((low == high).all()) and len(np.unique(low)) == len(labels)
 
 
 def _named_factors(runs: Runs) -> list[str]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cegain.common.arrays import Array
+from cegain.tables.cells import factorized
 from cegain.tables.problems import EvidenceError, Problem, refusal
 
 NEAR = 10.0
@@ -26,6 +28,12 @@ FEW = 0.05
 """Share of losses outside of `NATS` that is named and not refused: some runs diverge."""
 MANY_ARMS = 3
 LN2 = math.log(2)
+
+
+class SupportsPlace(Protocol):
+    """Where row i stands, as its reader finds it."""
+
+    def __getitem__(self, row: int, /) -> str: ...
 
 
 def in_nats(
@@ -83,10 +91,10 @@ def _telling(outside: NDArray[np.bool_], columns: Mapping[str, Sequence[str]]) -
 def ratio(N: Array, D: Array, C: Array) -> Array:
     """log10 of C / (6 N D) of every run; without tokens, of C / (6 N x 20 N), which is only good for a unit."""
     tokens = np.where(np.isfinite(D), D, 20 * N)
-    return np.asarray(np.log10(C) - np.log10(6 * N * tokens))
+    return np.asarray(np.log10(C / (6 * N * tokens)))
 
 
-def agree(path: Path, N: Array, D: Array, C: Array, places: Sequence[str], *, units_only: bool = False) -> None:
+def agree(path: Path, N: Array, D: Array, C: Array, places: SupportsPlace, *, units_only: bool = False) -> None:
     """Refuse counts [n] whose units contradict each other.
 
     places: of the rows, as a reader finds them. units_only: refuse only where all are off by one factor that is a unit.
@@ -141,7 +149,7 @@ def _guess(N: Array, D: Array, thousands: int) -> str:
     return f"--columns C=NAME*1e{-thousands}"
 
 
-def filled(path: Path, N: Array, D: Array, C: Array, places: Sequence[str]) -> tuple[Array, Array, Array, list[str]]:
+def filled(path: Path, N: Array, D: Array, C: Array, places: SupportsPlace) -> tuple[Array, Array, Array, list[str]]:
     """What follows from the others: C = 6 N D, and N or D from C where the table has no column for it.
 
     N and D may be unknown of all runs where C is known.
@@ -179,11 +187,14 @@ def factors(variant: Sequence[str], N: Array, D: Array, C: Array) -> dict[str, t
     """C / (6 N D) by arm, lowest and highest, of arms where that is not 1 to 5%; empty where N or D is not known."""
     if not (np.isfinite(D).all() and np.isfinite(N).all()):
         return {}
-    arms, which = np.unique(np.array(variant), return_inverse=True)
+    off_by = ratio(N, D, C)
+    if (np.abs(off_by) <= CLOSE).all():
+        return {}
+    arms, which = factorized(variant)
     order = np.argsort(which, kind="stable")
-    parts = np.split(ratio(N, D, C)[order], np.cumsum(np.bincount(which))[:-1])
+    parts = np.split(off_by[order], np.cumsum(np.bincount(which))[:-1])
     return {
-        str(arm): (10 ** float(of.min()), 10 ** float(of.max()))
+        arm: (10 ** float(of.min()), 10 ** float(of.max()))
         for arm, of in zip(arms, parts, strict=True)
         if abs(np.median(of)) > CLOSE
     }

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cegain.common.arrays import Array
+from cegain.tables.cells import Cells
 
 SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21}
 """What a letter behind a number multiplies it by; B is a thousand million, as in 7B."""
@@ -31,6 +32,8 @@ def numbers(cells: Sequence[str]) -> Array:
     Raises:
         ValueError: the first cell that is no number, as its only argument.
     """
+    if isinstance(cells, Cells):
+        return cells.floats()
     try:
         plain = np.array(cells, dtype=np.float64)
         return np.where(np.isfinite(plain), plain, np.nan)
