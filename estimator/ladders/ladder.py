@@ -126,9 +126,10 @@ def read_runs(path: str | os.PathLike[str], options: ReadOptions = AS_IT_IS) -> 
     """
     file = Path(path)
     rule = repeats.Rule(options.repeats, options.seed_columns, options.sweep_columns)
-    loss_column = options.columns.get("loss", "loss")
+    loss_column = options.columns.get("loss", "loss").strip(" {}")
     told = {field for field in ReadOptions._fields if field not in ("columns", *_RULE_FIELDS)}
-    by_hand = set(options.columns) - {"loss"} or any(getattr(options, n) != getattr(AS_IT_IS, n) for n in told)
+    by_hand = bool(set(options.columns) - {"loss"}) or any(getattr(options, n) != getattr(AS_IT_IS, n) for n in told)
+    by_hand |= loss_column != "loss" and loss_column not in _header(file)  # a formula, or a table split otherwise
     if by_hand or _is_long(file):
         return _as_people_have_it(file, options)._replace(repeats=rule)
     try:

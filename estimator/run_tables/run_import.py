@@ -153,7 +153,10 @@ def read(path: Path, options: ReadOptions = AS_IT_IS, more: Sequence[Path] = ())
         raise EvidenceError(problems)
     runs = _runs(path, table, chosen, values, keep)._replace(understood=tuple(understood))
     per_byte = "bits_per_byte" in chosen and "loss" not in chosen
-    loss, said = run_units.in_nats(path, runs.loss, options.unit, options.bytes_per_token, per_byte, runs.columns)
+    told_by = chosen["variant"].formula.text if "variant" in chosen else ""
+    loss, said = run_units.in_nats(
+        path, runs.loss, options.unit, options.bytes_per_token, per_byte, runs.columns, told_by
+    )
     runs = runs._replace(loss=loss)
     remarks += said
     if "variant" not in options.columns and _names_sizes(runs):
@@ -306,7 +309,8 @@ def _one_row_a_run(
     for i, key in enumerate(zip(labels, runs.variant, sizes, runs.seed, *tuned, strict=True)):
         groups.setdefault(key, []).append(i)
     each = steps.tolist()
-    long = [rows for rows in groups.values() if len({each[i] for i in rows}) >= MANY]
+    many = 2 if runs.places.table.is_history else MANY
+    long = [rows for rows in groups.values() if len({each[i] for i in rows}) >= many]
     if sum(map(len, long)) < len(steps) / 2:
         return runs, []
     said = f"{len(steps)} rows are evaluations of {len(groups)} run(s), by the column {chosen['step'].formula.text}"

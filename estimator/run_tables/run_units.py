@@ -38,7 +38,7 @@ class SupportsPlace(Protocol):
 
 def in_nats(
     path: Path, loss: Array, unit: str | None, bytes_per_token: float | None, per_byte: bool,
-    columns: Mapping[str, Sequence[str]],
+    columns: Mapping[str, Sequence[str]], variant: str = "",
 ) -> tuple[Array, list[str]]:  # fmt: skip
     """Losses [n] in nats per token, and remarks; refused if they can be none.
 
@@ -49,6 +49,7 @@ def in_nats(
         bytes_per_token: of the tokenizer: the losses are in bits per byte.
         per_byte: the column's name says bits per byte.
         columns: cells [n] of the other columns, to name the one that tells two units apart.
+        variant: the one that tells arms apart, which may each have a unit of their own.
 
     Raises:
         EvidenceError: the losses can be no nats per token, or bits per byte lack the tokenizer's bytes.
@@ -66,7 +67,10 @@ def in_nats(
         return in_unit, [f"{int(outside.sum())} of {len(loss)} losses lie outside of {low:g} to {high:g} nats"]
     rule = f"losses in nats per token of text lie within {low:g} to {high:g}"
     value = f"{in_unit.min():.4g} to {in_unit.max():.4g}, {int(outside.sum())} of {len(loss)} outside"
-    if (column := _telling(outside, columns)) is not None:
+    column = _telling(outside, columns)
+    if column is not None and column == variant:
+        return in_unit, [f"losses of some arms lie outside of {low:g} to {high:g} nats ({value})"]
+    if column is not None:
         remedy = f"Two units, told apart by the column {column}? Keep one of them in the table."
     elif np.median(in_unit) > high:
         remedy = 'Perplexities? Give their logarithm: --columns "loss=log({NAME})". Else confirm them: --unit nats.'

@@ -56,7 +56,7 @@ def _cells(line: str) -> dict[str, str]:
             for name, cell in cells.items()
             if not re.fullmatch(r"(global_)?(step|iter|iteration|it|s)", name)
         }
-        cells = {"step": step[1], **({"total_steps": step[2]} if step[2] else {}), **cells}
+        cells = {"step": step[1].rstrip(","), **({"total_steps": step[2]} if step[2] else {}), **cells}
     return cells
 
 

@@ -23,6 +23,7 @@ from cegain.tables.problems import EvidenceError, Problem, refusal
 SEPARATORS = (",", ";", "\t", "|")
 NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 MOST_COLUMNS = 10_000
+_HISTORIES = ("a log:", "a trainer's state", "JSON: the curve")
 _FIRST = re.compile(r"\S")
 LONG = 4_000_000
 """Letters from which on plain tables are read as numbers and words at once, which is quicker by much."""
@@ -48,6 +49,11 @@ class Table(NamedTuple):
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
+
+    @property
+    def is_history(self) -> bool:
+        """Whether rows are evaluations of a run by what the file is."""
+        return any(what in self.kind for what in _HISTORIES)
 
     def at(self, row: int) -> str:
         """Where a row stands, as its reader finds it."""
