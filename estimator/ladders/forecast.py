@@ -137,7 +137,8 @@ class Posterior:
         self._scores = np.einsum("kij,kj->ki", self._inverse, residual)
         log_determinant = np.linalg.slogdet(covariance)[1]
         fit = np.einsum("ki,ki->k", residual, self._scores)
-        likelihood = -0.5 * (log_determinant + np.log(self._precision) + fit)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            likelihood = -0.5 * (log_determinant + np.log(self._precision) + fit)
         # A sum of two terms is the same in either order, so that swapping arms changes no digit.
         likelihood = likelihood + (smoothness(baseline, nodes.noise) + smoothness(treatment, nodes.noise))
         # Reads that hardly differ leave a covariance that rounding makes no covariance; such nodes say nothing.

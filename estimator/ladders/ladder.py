@@ -146,7 +146,7 @@ def read_runs(path: str | os.PathLike[str], options: ReadOptions = AS_IT_IS) -> 
         try:
             return _as_people_have_it(file, options)._replace(repeats=rule)
         except EvidenceError as other:
-            raise (other if _foreign(file) else error) from None
+            raise (other if _foreign(file, loss_column) else error) from None
 
 
 def _is_long(file: Path) -> bool:
@@ -240,9 +240,13 @@ def _header(file: Path) -> list[str]:
         return []
 
 
-def _foreign(file: Path) -> bool:
-    """Whether a table has fewer than two of the columns that the commands name."""
-    return len({"variant", "N", "D", "C", "loss"}.intersection(_header(file))) < 2
+def _foreign(file: Path, loss_column: str) -> bool:
+    """Whether a table is somebody's own: it has not two of the columns that the commands name, or a loss beside others,
+    and what is wrong with it is then for `run_import` to say.
+    """
+    header = set(_header(file))
+    ours = {"variant", "N", "C", loss_column}
+    return len(ours.intersection(header)) < 2 or (loss_column in header and not ours <= header)
 
 
 def _other_table(file: Path, loss_column: str) -> bool:

@@ -24,6 +24,8 @@ FLOOR, FLOOR_SD = 1.6, 0.25
 """Floor in nats per token. Assumed: fits to English text with large tokenizers give 1.69 (Hoffmann et al. 2022, arXiv
 2203.15556) and 1.82 (Besiroglu et al. 2024, arXiv 2404.10102), and forms without a floor fit as well (Kaplan et al.
 2020, arXiv 2001.08361)."""
+LEAST_LOSS = FLOOR - FLOOR_SD
+"""Below this a loss is taken for one in another unit, unless the floor is given with it. Assumed."""
 EXPONENT, EXPONENT_SD = 0.165, 0.025
 """Exponent of the compute frontier, alpha beta / (alpha + beta): 0.154 from Hoffmann's fit, 0.178 from Besiroglu's."""
 SEED_NOISE = 0.0013
@@ -211,6 +213,11 @@ def _problems(
             )
         elif floor - 6 * floor_sd > lower:
             found.append(f"floor: losses far below it are not possible (found {floor} +- {floor_sd} against {lower}).")
+        elif (floor, floor_sd) == (FLOOR, FLOOR_SD) and lower < LEAST_LOSS:
+            found.append(
+                f"floor: losses below {LEAST_LOSS:g} can be no nats per token of usual text, whose floor is assumed "
+                f"(found {lower}). Give it in their unit; of bits per byte: --floor 0.4 --floor-sd 0.06."
+            )
         if exponent_sd > 2 * exponent:
             found.append(f"exponent sd: at most twice the exponent (found {exponent_sd}). Give a smaller one.")
     return found

@@ -24,6 +24,8 @@ CLOSE = 0.02
 NATS = (1.3, 15.0)
 """Losses in nats per token of text lie between these, assumed; bits per byte below, perplexities above."""
 LEAST_PARAMETERS = 1000.0
+LEAST_FLOP = 1e6
+"""FLOP for every parameter: 170,000 tokens."""
 FEW = 0.05
 """Share of losses outside of `NATS` that is named and not refused: some runs diverge."""
 MANY_ARMS = 3
@@ -129,7 +131,7 @@ def agree(path: Path, N: Array, D: Array, C: Array, places: SupportsPlace, *, un
         if len(off):
             value = f"{10 ** off_by[off[0]]:.2g} times in {places[off[0]]}, {len(off)} such row(s)"
             raise refusal(path, "C is near 6 N D in every row", value, "Correct these rows, or leave them out.")
-    elif np.median(C / N) < 1e6:
+    if not units_only and np.median(C / N) < LEAST_FLOP:
         value = f"C = {C[0]:.3g} for N = {N[0]:.3g}"
         rule, remedy = "a run takes millions of FLOP per parameter", "A unit? Try --columns C=NAME*1e15."
         raise refusal(path, rule, value, remedy)

@@ -68,3 +68,11 @@ def test_every_problem_is_named_at_once() -> None:
 def test_a_floor_above_the_losses_is_refused() -> None:
     with pytest.raises(ValueError, match="floor"):
         speedup(2.31, 2.29, 1e19, floor=2.3, floor_sd=0.0)
+
+
+def test_losses_in_another_unit_need_their_floor() -> None:
+    """Bits per byte lie below the floor of nats per token, which would be squeezed under them."""
+    with pytest.raises(ValueError, match=r"no nats per token.*--floor 0.4"):
+        speedup(0.748, 0.745, 4.3e19)
+    answer = speedup(0.748, 0.745, 4.3e19, floor=0.4, floor_sd=0.06)
+    assert answer.interval[1] < 1.2

@@ -135,7 +135,8 @@ def test_what_is_written_is_what_fit_reads(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.stdout == f"wrote {target}: 50 runs, 2 arm(s)\n"
     assert result.stderr.splitlines() == [
-        "CSV between commas, 50 rows", "variant = variant", "N = num_params", "D = total_tokens", "C = flops", "loss = val_loss",
+        "CSV between commas, 50 rows", "variant = variant",
+        "N = num_params", "D = total_tokens", "C = flops", "loss = val_loss",
     ]  # fmt: skip
     table = ladder.read_runs(target)
     assert table.variants() == ["plain", "new"]
