@@ -31,7 +31,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "shapes": (*PLAIN, "kernels.costs", "kernels.patterns"),
     "speed": (*PLAIN, "tables", "shapes", "kernels.costs", "kernels.patterns"),
     "ladders": (*PLAIN, "tables", "run_tables", "shapes"),
-    "gain": (*PLAIN, "tables", "shapes", "speed", "ladders"),
+    "gain": (*PLAIN, "tables", "run_tables", "shapes", "speed", "ladders"),
     "checks": (*PLAIN, "tables", "ladders", "gain"),
     "views": (*PLAIN, "paper", "tables", "ladders", "gain"),
     "pictures": (*PLAIN, "tables", "ladders", "gain", "checks", "views", "kernels.patterns"),

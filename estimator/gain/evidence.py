@@ -161,7 +161,8 @@ def _gains(file: Path, asked: Sequence[str]) -> _Gains:
     """Rows of a table of gains, full or with the columns that somebody has, or the gains that a table of runs shows."""
     if file in (PUBLISHED_GAINS, OWN_GAINS):
         return _Gains(read_published_gains(file))
-    from cegain.tables import loose_gains, table_files
+    from cegain.run_tables import loose_gains
+    from cegain.tables import table_files
 
     header, is_text = loose_gains.header(file)
     table = None

@@ -1,1 +1,1 @@
-"""Tables of runs as people have them: columns by meaning, units, conventions, repeated runs, yardsticks."""
+"""Tables as people have them: columns by meaning, units, conventions, repeated runs, yardsticks, gains."""

@@ -69,7 +69,7 @@ def read_all(paths: Sequence[Path]) -> Table:
     files: list[Path] = []
     problems: list[Problem] = []
     for path in paths:
-        if path.is_dir():
+        if _is_folder(path):
             inside = sorted(file for file in path.iterdir() if file.suffix.lower() in FOLDER_ENDINGS and file.is_file())
             rule, remedy = f"a folder holds 1 to {MOST_FILES} tables", "Name the files."
             if not 0 < len(inside) <= MOST_FILES:
@@ -92,7 +92,7 @@ def read_all(paths: Sequence[Path]) -> Table:
         raise EvidenceError(problems)
     if not tables:
         raise refusal(paths[0], "some file is a table or a log", ", ".join(left_out), "Name the files.")
-    if len(tables) == 1 and not paths[0].is_dir():
+    if len(tables) == 1 and not _is_folder(paths[0]):
         return tables[0]
     names = list(dict.fromkeys(name for table in tables for name in table.columns))
     joined: dict[str, list[str]] = {"file": []} if "file" not in names else {}
@@ -107,6 +107,13 @@ def read_all(paths: Sequence[Path]) -> Table:
         places += [f"{file.name}, {table.at(i)}" for i in range(n)]
     kind = f"{len(tables)} files, the first {tables[0].kind}" + f" (not {', '.join(left_out[:5])})" * bool(left_out)
     return Table(dict[str, Sequence[str]](joined), "row", 1, kind, places)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def read(path: Path) -> Table:

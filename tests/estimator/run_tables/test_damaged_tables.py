@@ -465,7 +465,7 @@ def test_the_judge_sees_what_is_wrong(damage: str, tmp_path: Path, monkeypatch: 
     from cegain.run_tables import run_import
     from cegain.tables.problems import refusal
 
-    def damaged(path: Path, how: object) -> object:
+    def damaged(path: Path, *_: object) -> object:
         if damage == "a traceback":
             raise KeyError("loss")
         if damage == "half a file":

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cegain.gain.evidence import load
-from cegain.tables import loose_gains
+from cegain.run_tables import loose_gains
 from cegain.tables.problems import EvidenceError
 from cegain.tables.published_gains import PublishedGain
 
