@@ -448,7 +448,7 @@ def _one(e: Estimate) -> dict[str, object]:
             "rows_level": len(fixing),
             "rows_growth_only": len([u for q in e.questions for u in contrasts.tells_growth(q.used)]),
             "rows_not_used": len(used) - len(kept),
-            "studies": len({u.row.study for u in fixing}),
+            "studies": len({contrasts.laboratory(u.row) for u in fixing}),
             "rows_by_basis": dict(sorted(Counter(u.row.basis for u in fixing).items())),
             "flops_range": [flops[0], flops[-1]] if flops else None,
             "influence": dict(e.influence),

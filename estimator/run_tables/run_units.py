@@ -97,7 +97,8 @@ def _telling(outside: NDArray[np.bool_], columns: Mapping[str, Sequence[str]]) -
 def ratio(N: Array, D: Array, C: Array) -> Array:
     """log10 of C / (6 N D) of every run; without tokens, of C / (6 N x 20 N), which is only good for a unit."""
     tokens = np.where(np.isfinite(D), D, 20 * N)
-    return np.asarray(np.log10(C / (6 * N * tokens)))
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        return np.asarray(np.log10(C / (6 * N * tokens)))
 
 
 def agree(path: Path, N: Array, D: Array, C: Array, places: SupportsPlace, *, units_only: bool = False) -> None:

@@ -185,7 +185,7 @@ class Formula:
     def __init__(self, text: str, columns: Mapping[str, object]) -> None:
         self.text = text
         self.names: dict[str, str] = {}
-        whole = text.strip()
+        whole = text if text in columns else text.strip()
         if whole in columns:  # a name is a formula, however odd its letters
             self.names["column_0"] = whole
             self.tree: ast.expr = ast.Name("column_0")

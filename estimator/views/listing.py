@@ -55,7 +55,7 @@ def overview(evidence: Evidence) -> list[Overview]:
                 rows=len(question.used),
                 usable=len(fixing),
                 own=sum(is_own(u.row) for u in fixing),
-                studies=len({u.row.study for u in fixing}),
+                studies=len({contrasts.laboratory(u.row) for u in fixing}),
                 flops_low=min(flops, default=math.nan),
                 flops_high=max(flops, default=math.nan),
                 gaps=entry.gaps,
