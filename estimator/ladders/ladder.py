@@ -42,7 +42,7 @@ EDGE_SD = 0.01
 """Error (ln loss) of a rung whose best run has the smallest or largest N tried: the true minimum lies beyond."""
 OWN_COLUMNS = {"variant": "arm", "N": "n_params_active", "D": "tokens", "C": "flops", "loss": "loss_nats_per_token"}
 """What this project's `training_runs.csv` calls the columns of a table of runs."""
-MOST_RUNGS = 120
+MOST_RUNGS = 64
 """Tables of more budgets than this are read with budgets pooled: a forecast takes the cube of their number."""
 LADDER_ROLE = "ladder"
 """The `role` of a run that is a point of its arm's ladder; others looked for a learning rate."""
