@@ -61,6 +61,8 @@ def _nested(whole: Mapping[str, Any]) -> tuple[list[Record] | Columns, str]:
     beside = flat(whole)
     lists = dict(_lists(whole))
     objects = {name: rows for name, rows in lists.items() if rows and all(isinstance(row, Mapping) for row in rows)}
+    if objects and _has_loss(beside) and not any(_has_loss(flat(row)) for rows in objects.values() for row in rows):
+        return [beside], "JSON"  # one run with its loss; the lists are of something else
     if objects:
         name = max(objects, key=lambda each: len(objects[each]))
         others = [other for other in objects if other != name]
@@ -83,6 +85,10 @@ def _nested(whole: Mapping[str, Any]) -> tuple[list[Record] | Columns, str]:
                 record[label] = cell(row[-1])
         return list(by_step.values()), f"JSON: the curve {', '.join(kept)}"
     return ([beside] if beside else []), "JSON"
+
+
+def _has_loss(record: Record) -> bool:
+    return any("loss" in name.lower() or "bpb" in name.lower() for name in record)
 
 
 def _lists(node: Mapping[str, Any], before: str = "", depth: int = 0) -> list[tuple[str, list[Any]]]:
