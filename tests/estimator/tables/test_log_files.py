@@ -86,7 +86,7 @@ NESTED: list[tuple[object, dict[str, list[str]]]] = [
     ({"short": [{"a": 1}], "long": [{"loss": 1.5}, {"loss": 1.4}]}, {"loss": ["1.5", "1.4"]}),
     ({"config": {"d": 8}, "train_loss": [[1, 9.0]], "eval_loss": [[100, 7.11], [200, 6.63]]},
      {"step": ["100", "200"], "eval_loss": ["7.11", "6.63"], "config/d": ["8", "8"]}),
-    ({"params": 1e8, "val_loss": 3.1, "rates": [{"step": 1, "lr": 0.1}, {"step": 2, "lr": 0.2}]}, {"val_loss": ["3.1"]}),
+    ({"val_loss": 3.1, "rates": [{"step": 1, "lr": 0.1}, {"step": 2, "lr": 0.2}]}, {"val_loss": ["3.1"]}),
     ({"log_history": [{"step": 10, "loss": 5.0}, *EVALS], "max_steps": 100},
      {"eval_loss": ["3.5", "3.0"], "max_steps": ["100", "100"]}),
     ({"log_history": [{"step": 5, "eval_a_loss": 2.0}, {"step": 5, "eval_b_loss": 3.0},
