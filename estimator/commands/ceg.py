@@ -81,7 +81,7 @@ def estimate_command(as_json: bool, explain: bool, plot: str | None, **options: 
     """
     problems: list[str] = []
     picture = output_path("--plot", plot, problems, IMAGE_TYPES)
-    estimates = answer(options, problems, sensitivity=True)
+    estimates = answer(options, problems, sensitivity=True, influence=explain or as_json)
     if picture is not None:
         from cegain.pictures import curves as drawing
 

@@ -346,7 +346,11 @@ def question_options(command: Callable[..., None], required: bool = True) -> Cal
 
 
 def answer(
-    options: dict[str, Any], problems: list[str], algo: str | None = None, sensitivity: bool = False
+    options: dict[str, Any],
+    problems: list[str],
+    algo: str | None = None,
+    sensitivity: bool = False,
+    influence: bool = False,
 ) -> tuple[Estimate, ...]:
     """Answer the question that the shared options put, reporting `problems` found elsewhere with its own."""
     from cegain.gain import question
@@ -374,6 +378,7 @@ def answer(
             seed=seed or 0,
             problems=problems,
             with_sensitivity=sensitivity,
+            with_influence=influence,
             asked=options["algo"],
         )
     except question.QuestionError as error:

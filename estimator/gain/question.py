@@ -66,13 +66,14 @@ def estimate_all(
     seed: int = 0,
     problems: Sequence[str] = (),
     with_sensitivity: bool = True,
+    with_influence: bool = True,
     asked: str | Sequence[str] | None = None,
 ) -> tuple[Estimate, ...]:
     """Answers at several budgets (FLOP); the arguments are those of `cegain.estimate`.
 
-    `problems` that the caller found already are reported with the rest. Influence, and the lines about proposers and
-    selection, take further fits, which a curve through many budgets can do without. `asked` are all algorithms of the
-    caller's question where this one is a part of it (None: it is all).
+    `problems` that the caller found already are reported with the rest. The lines about proposers and selection take
+    further fits, which a curve through many budgets can do without, and so do influences, which few read. `asked` are
+    all algorithms of the caller's question where this one is a part of it (None: it is all).
     """
     problems = list(problems)
     paths = [evidence] if isinstance(evidence, str | os.PathLike) else list(evidence)
@@ -155,9 +156,10 @@ def estimate_all(
             return tuple(answers)
         from cegain.gain import sensitivity
 
-        if setting is not None:
+        kinds: list[dict[str, float]] = [{} for _ in budgets]
+        if with_influence and setting is not None:
             kinds = [modelled.influences(budget, ours) for budget in budgets]
-        else:
+        elif with_influence:
             kinds = sensitivity.influences(prepared, budgets, ours)
         independent: list[Range | None] = [None] * len(budgets)
         chosen = independent
