@@ -37,12 +37,16 @@ if TYPE_CHECKING:
 
 CUTS = (3.0, 10.0, 30.0, 100.0)
 ENOUGH_POINTS = 8
-TRAINING_BUDGETS = 4
+TRAINING_BUDGETS = forecast.MIN_RUNGS
+DISTANCES = ((-math.inf, 0.3), (0.3, 0.6), (0.6, 1.0), (1.0, 1.5), (1.5, math.inf))
+"""Bins of decades past the last read, for the table by distance."""
+BOOTSTRAP = 2000
 PENALTY = 20
 """Of the 90% interval score, 2 / (1 - 0.9)."""
 PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95)
 METHODS = ("forecast", "last", "frontier", "chinchilla")
-TAU_CANDIDATES = np.geomspace(0.04, 0.8, 14)
+TAU_CANDIDATES = np.geomspace(0.15, 0.8, 8)
+"""Not below 0.15: the sets at hand would take 0.1, at which growing gains that were made up are covered too rarely."""
 _COMPONENTS = 120  # nodes kept of a mixture: the rest holds less than a thousandth
 _BISECTIONS = 24
 BAND_CANDIDATES = np.geomspace(0.05, 1.0, 40)
@@ -59,6 +63,7 @@ class Pair(NamedTuple):
 class Cell(NamedTuple):
     """One pair, direction and cut, with p hidden budgets; everything about it that settings do not change.
 
+    span of the reads (decades), whether the ladders are `short` (`forecast.too_short`) and the doubts about them;
     log10_flops, actual (ln CEG), decades past the last read, frontier and chinchilla [5, p] quantiles of
     the ratio of independent fits; known, unit,
     cross: error variances of `actual` (see `reading.Reads`), [p] each; log_likelihood [k], means, variances [k, p] of
@@ -70,6 +75,9 @@ class Cell(NamedTuple):
     cut: float
     reads: int
     stretch: float
+    span: float
+    short: bool
+    doubts: tuple[str, ...]
     last: float
     log10_flops: Array
     actual: Array
@@ -104,6 +112,7 @@ class Point(NamedTuple):
     flops: float
     reads: int
     decades: float
+    status: str
     actual: float
     forecast: tuple[float, ...]
     last: tuple[float, ...]
@@ -182,9 +191,10 @@ def hold_out(
     """
     if any(not cut > 1 for cut in cuts):
         raise ValueError(f"a cut is a factor above 1 (found {min(cuts)}).")
-    nodes = forecast.grid(settings or forecast.load_settings())
+    settings = settings or forecast.load_settings()
+    nodes = forecast.grid(settings)
     found = [(pair, table) for pair in pairs if (table := _table_of(tables, pair)) is not None]
-    work = partial(_cells, cuts=tuple(cuts), nodes=nodes, resamples=resamples)
+    work = partial(_cells, cuts=tuple(cuts), settings=settings, nodes=nodes, resamples=resamples)
     if workers <= 1:
         yield from map(work, found)
         return
@@ -215,7 +225,7 @@ def _table_of(tables: Sequence[RunTable], pair: Pair) -> RunTable | None:
 
 
 def _cells(
-    job: tuple[Pair, RunTable], *, cuts: tuple[float, ...], nodes: Nodes, resamples: int
+    job: tuple[Pair, RunTable], *, cuts: tuple[float, ...], settings: Settings, nodes: Nodes, resamples: int
 ) -> tuple[Pair, list[Cell], list[Skipped]]:
     pair, runs = job
     cells: list[Cell] = []
@@ -258,6 +268,9 @@ def _cells(
                     cut,
                     len(reads.m),
                     posterior.stretch,
+                    float(reads.m[-1] - reads.m[0]),
+                    bool(forecast.too_short(posterior, (seen_base, seen_treat))),
+                    tuple(forecast.doubts_of(posterior, (seen_base, seen_treat), settings.noise)),
                     last,
                     x,
                     actual,
@@ -346,6 +359,7 @@ def score(cells: Sequence[Cell], settings: Callable[[str], Settings]) -> list[Po
                     10.0 ** float(cell.log10_flops[i]),
                     cell.reads,
                     float(cell.decades[i]),
+                    _status(cell, i, ours[:, i]),
                     float(actual),
                     tuple(map(float, ours[:, i])),
                     tuple(map(float, last[:, i])),
@@ -354,6 +368,16 @@ def score(cells: Sequence[Cell], settings: Callable[[str], Settings]) -> list[Po
                 )
             )
     return points
+
+
+def _status(cell: Cell, i: int, quantiles: Array) -> str:
+    """What `ceg fit` would say of the i-th hidden budget."""
+    low, _, median, _, high = quantiles
+    last_read = cell.log10_flops[i] + cell.last / (2 * LN10) - cell.decades[i]
+    decades = float(cell.log10_flops[i] + median / (2 * LN10) - last_read)
+    if forecast.too_far(decades, cell.span, float(high - low), cell.doubts):
+        return "far_extrapolation"
+    return "few_rungs" if cell.short else "ok"
 
 
 def frozen(name: str) -> Settings:
@@ -435,7 +459,68 @@ def summarise(points: Sequence[Point]) -> list[Summary]:
     enough = [p for p in once if sizes[p.set] >= ENOUGH_POINTS]
     if len({p.set for p in enough}) > 1:
         found += _summaries("pooled", "all", enough)
+        for words, kept in (("", enough), ("ok, ", [p for p in enough if p.status == "ok"])):
+            if words:
+                found += _summaries("pooled", "ok", kept)
+            for low, high in DISTANCES:
+                near = [p for p in kept if low <= p.decades < high]
+                found += _summaries("pooled", f"{words}{_span(low, high)} decades", near)
     return found
+
+
+def _span(low: float, high: float) -> str:
+    if math.isinf(low):
+        return f"below {high:g}"
+    return f"{low:g} and more" if math.isinf(high) else f"{low:g} to {high:g}"
+
+
+class Difference(NamedTuple):
+    """How much higher (worse) the forecast's 90% interval score is than the rule's, with its 95% range by bootstrap
+    over pairs of arms, and in the pool over sets as well; `ok` is the share of answers with that status.
+    """
+
+    set: str
+    pairs: int
+    difference: float
+    range: tuple[float, float]
+    ok: float
+
+
+def differences(points: Sequence[Point], seed: int = 0) -> list[Difference]:
+    """Per set with enough points, and pooled with sets alike: paired scores of the forecast and of last gain."""
+    once = distinct(points)
+    sizes = Counter(p.set for p in once)
+    by_set: dict[str, dict[frozenset[str], list[float]]] = {}
+    for p in once:
+        if sizes[p.set] >= ENOUGH_POINTS:
+            ours, last = (
+                float(interval_score(np.array(q[0]), np.array(q[-1]), np.array(p.actual), PENALTY))
+                for q in (p.forecast, p.last)
+            )
+            by_set.setdefault(p.set, {}).setdefault(frozenset((p.baseline, p.treatment)), []).append(ours - last)
+    rng = np.random.default_rng(seed)
+    rows, drawn = [], []
+    for name, pairs in by_set.items():
+        sums = np.array([(sum(values), len(values)) for values in pairs.values()])
+        picked = sums[rng.integers(0, len(sums), (BOOTSTRAP, len(sums)))].sum(1)
+        drawn.append(picked[:, 0] / picked[:, 1])
+        ok = float(np.mean([p.status == "ok" for p in once if p.set == name]))
+        low, high = np.quantile(drawn[-1], (0.025, 0.975))
+        rows.append(Difference(name, len(sums), float(sums[:, 0].sum() / sums[:, 1].sum()), (low, high), ok))
+    if len(rows) > 1:
+        over_sets = rng.integers(0, len(drawn), (BOOTSTRAP, len(drawn)))
+        pool = np.stack(drawn)[over_sets, np.arange(BOOTSTRAP)[:, None]].mean(1)
+        low, high = np.quantile(pool, (0.025, 0.975))
+        rows.append(
+            Difference(
+                "pooled",
+                sum(row.pairs for row in rows),
+                float(np.mean([row.difference for row in rows])),
+                (low, high),
+                float(np.mean([row.ok for row in rows])),
+            )
+        )
+    return rows
 
 
 def distinct(points: Sequence[Point]) -> list[Point]:
@@ -444,6 +529,8 @@ def distinct(points: Sequence[Point]) -> list[Point]:
 
 
 def _summaries(name: str, cut: str, points: Sequence[Point]) -> Iterator[Summary]:
+    if not points:
+        return
     actual = np.array([p.actual for p in points])
     sizes = {s: sum(p.set == s for p in points) for s in {p.set for p in points}}
     weights = np.array([1 / sizes[p.set] for p in points]) / len(sizes)
@@ -496,10 +583,11 @@ def document(
         rows.append(row)
     return {
         "schema": "ceg.backtest",
-        "schema_version": 1,
+        "schema_version": 2,
         "probabilities": list(PROBABILITIES),
         "settings": {name: s._asdict() for name, s in settings.items()},
         "summary": [s._asdict() | {"too_few": s.points < ENOUGH_POINTS} for s in summarise(points)],
+        "differences": [d._asdict() for d in differences(points)],
         "skipped": [s.pair._asdict() | {"cut": s.cut, "why": s.why} for s in skipped],
         "points": rows,
     }
@@ -544,6 +632,16 @@ def print_report(console: Console, points: Sequence[Point], skipped: Sequence[Sk
             "\nErrors of the gain as factors; score: 90% interval score of ln gain, lower is better; range: 95%, each "
             "reference arm one vote. last: the gain stays what it was at the last read, its band tuned on other sets."
         )
+    compared = differences(points)
+    if compared:
+        versus = Table(box=None, padding=(0, 1))
+        for name in ("set", "pairs", "forecast - last, 90% score", "95% range", "ok"):
+            versus.add_column(name, justify="left" if name == "set" else "right")
+        for d in compared:
+            ends = "-" if d.pairs < 2 else f"{d.range[0]:+.2f} to {d.range[1]:+.2f}"
+            versus.add_row(d.set, str(d.pairs), f"{d.difference:+.2f}", ends, f"{d.ok:.0%}")
+        console.print()
+        console.print(versus)
     reasons = {
         "too_few": f"fewer than {TRAINING_BUDGETS} training budgets in an arm (too few)",
         "not_bracketed": "no hidden loss is reached by the other arm",

@@ -2,9 +2,9 @@
 
 At every loss that both arms reach, the computes they need are read off: y = ln C_baseline - ln C_treatment, placed at
 the midpoint m of the two (in decades), so that swapping the arms only flips the sign. The gain is a level plus the
-integral of an Ornstein-Uhlenbeck slope: gains may grow or die out, the slope at the top is carried on and forgotten
-over 1 / kappa decades. How far slopes wander (tau), how fast they are forgotten (kappa) and the noise of a run are not
-known; they are integrated over a grid, and every answer is a mixture of normals.
+integral of a slope: gains may grow or die out. A share of the slope lasts, the rest is forgotten over 1 / kappa
+decades (Ornstein-Uhlenbeck). How far slopes wander (tau), what share lasts, how fast the rest is forgotten and the
+noise of a run are not known; they are integrated over a grid, and every answer is a mixture of normals.
 """
 
 from __future__ import annotations
@@ -24,20 +24,23 @@ from cegain.ladders.ladder import Ladder
 from cegain.ladders.reading import Reads, read_gains, smooth, third_differences
 from cegain.tables.files import DATA
 
-METHOD = "ladder-forecast/2"
+METHOD = "ladder-forecast/3"
 SETTINGS = DATA / "forecast.json"
 
 TAUS = np.geomspace(0.02, 2.56, 10)
 NOISES = np.geomspace(0.0004, 0.05, 9)
 SHARED = (0.0, 0.8)
-"""Share of the noise that arms have in common at one budget, equally likely: arms trained on the same data order, or
-with the same shapes of which some are lucky, deviate together, and their gain is known better than either loss."""
+"""Share of the noise that arms have in common at one budget: arms trained on the same data order, or with the same
+shapes of which some are lucky, deviate together, and their gain is known better than either loss."""
 STATED_NOISE_SD = 0.3
 """A stated noise is trusted to about this (natural log): ladders deviate from smooth curves by more than seed noise."""
 LEAST_NOISE = 1e-6
 MIN_RUNGS = 3
 FEW_READS = 5
 """With fewer reads than this, all beyond them is `far_extrapolation`: the slope inside the data is hardly seen."""
+FEW_RUNGS = ((0.008, 8), (0.005, 6), (0.0, 5))
+"""Rungs that each arm needs by the noise of a run's ln loss, stated or found: with fewer, a gain that grows is not seen
+to, and intervals hold less often than they say (`docs/ladders.md`). The status is then `few_rungs`."""
 VERY_FEW_READS = 3
 """With n reads fewer than this, all widths are multiplied by VERY_FEW_READS / n."""
 ROUGH = 2.0
@@ -55,7 +58,8 @@ class Settings(NamedTuple):
 
     tau: median stationary sd of the slope (ln CEG per decade of compute) and the sd of its logarithm; noise: the same
     for the noise of a single run's ln loss; kappas: rates (per decade) at which slopes are forgotten, equally likely;
-    band: sd per decade of the rival rule "the gain stays what it was at the last read".
+    lasting: shares of a slope's variance that are never forgotten, equally likely; shared: probability that arms have
+    noise in common; band: sd per decade of the rival rule "the gain stays what it was at the last read".
     """
 
     tau: float
@@ -63,6 +67,8 @@ class Settings(NamedTuple):
     noise: float
     noise_sd: float
     kappas: tuple[float, ...]
+    lasting: tuple[float, ...]
+    shared: float
     band: float
 
 
@@ -78,13 +84,14 @@ def load_settings(path: Path = SETTINGS, without: str | None = None) -> Settings
         raise ValueError(
             f"no settings without {without!r} in {path.name}. There are: {', '.join(document['without'])}."
         )
-    return Settings(**(table | {"kappas": tuple(table["kappas"])}))
+    return Settings(**(table | {name: tuple(table[name]) for name in ("kappas", "lasting")}))
 
 
 class Nodes(NamedTuple):
-    """The grid: kappa, tau, noise, shared, each [k], and the log prior weight [k] under some settings."""
+    """The grid: kappa, lasting, tau, noise, shared, each [k], and the log prior weight [k] under some settings."""
 
     kappa: Array
+    lasting: Array
     tau: Array
     noise: Array
     shared: Array
@@ -92,7 +99,7 @@ class Nodes(NamedTuple):
 
 
 def grid(settings: Settings, loss_noise: float | None = None) -> Nodes:
-    """All combinations of kappa, tau and noise.
+    """All combinations of kappa, the lasting share, tau, noise and its shared part.
 
     Args:
         settings: where the log-normal priors of tau and noise stand.
@@ -102,17 +109,21 @@ def grid(settings: Settings, loss_noise: float | None = None) -> Nodes:
     if loss_noise is not None:
         centre, sd = max(loss_noise, LEAST_NOISE), STATED_NOISE_SD
         noises = centre * np.exp(sd * np.arange(-2.0, 3.0))
-    axes = (np.array(settings.kappas), TAUS, noises, np.array(SHARED))
-    kappa, tau, noise, shared = (part.ravel() for part in np.meshgrid(*axes, indexing="ij"))
+    axes = (np.array(settings.kappas), np.array(settings.lasting), TAUS, noises, np.array(SHARED))
+    kappa, lasting, tau, noise, shared = (part.ravel() for part in np.meshgrid(*axes, indexing="ij"))
     prior = -0.5 * (np.log(tau / settings.tau) / settings.tau_sd) ** 2 - 0.5 * (np.log(noise / centre) / sd) ** 2
-    return Nodes(kappa, tau, noise, shared, prior)
+    prior += np.log(np.where(shared > 0, settings.shared, 1 - settings.shared))
+    return Nodes(kappa, lasting, tau, noise, shared, prior)
 
 
-def variogram(decades: Array, kappa: Array) -> Array:
-    """Var[z(h) - z(0)] / tau^2 of the integral z of a stationary Ornstein-Uhlenbeck slope with rate kappa, sd tau."""
+def variogram(decades: Array, kappa: Array, lasting: Array) -> Array:
+    """Var[z(h) - z(0)] / tau^2 of the integral z of a slope with sd tau, of whose variance the share `lasting` stays
+    and the rest is a stationary Ornstein-Uhlenbeck process with rate kappa.
+    """
     kh = kappa * np.abs(decades)
     # The closed form loses all digits for a slope that is hardly forgotten.
-    return np.where(kh < 1e-3, decades**2 * (1 - kh / 3), 2 * (kh + np.expm1(-kh)) / kappa**2)
+    forgotten = np.where(kh < 1e-3, decades**2 * (1 - kh / 3), 2 * (kh + np.expm1(-kh)) / kappa**2)
+    return lasting * decades**2 + (1 - lasting) * forgotten
 
 
 class Posterior:
@@ -144,15 +155,17 @@ class Posterior:
         # Reads that hardly differ leave a covariance that rounding makes no covariance; such nodes say nothing.
         fits = np.isfinite(likelihood) & (np.linalg.slogdet(covariance)[0] > 0) & (self._precision > 0)
         self.log_likelihood = np.where(fits, likelihood, -np.inf) if fits.any() else np.zeros(len(likelihood))
-        self.roughness = self._mean_noise(self.weights()) / self._mean_noise(np.exp(nodes.log_prior))
+        self.noise = self._mean_noise(self.weights())
+        self.roughness = self.noise / self._mean_noise(np.exp(nodes.log_prior))
         self.stretch = max(1.0, VERY_FEW_READS / n) * max(1.0, self.roughness / ROUGH)
 
     def _shape(self, m: Array) -> Array:
         """Covariance of z at the reads, relative to the last read, per tau^2: [k, n, n] (an intrinsic process)."""
         h = m - m[-1]
-        kappas, index = np.unique(self.nodes.kappa, return_inverse=True)
-        from_last = variogram(h, kappas[:, None])
-        between = variogram(h[:, None] - h, kappas[:, None, None])
+        slopes, index = np.unique(np.stack([self.nodes.kappa, self.nodes.lasting]), axis=1, return_inverse=True)
+        index = index.ravel()  # NumPy 2.0 alone keeps the shape of its input
+        from_last = variogram(h, *slopes[:, :, None])
+        between = variogram(h[:, None] - h, *slopes[:, :, None, None])
         return np.asarray((0.5 * (from_last[:, :, None] + from_last[:, None, :] - between))[index])
 
     def _mean_noise(self, weights: Array) -> float:
@@ -203,9 +216,9 @@ class Posterior:
         nodes, h = self.nodes, self.reads.m - self.reads.m[-1]
         out = m - self.reads.m[-1]
         squared = nodes.tau**2
-        own = variogram(out, nodes.kappa)
-        kappa = nodes.kappa[:, None]
-        shape = own[:, None] + variogram(h, kappa) - variogram(out[:, None] - h, kappa)
+        own = variogram(out, nodes.kappa, nodes.lasting)
+        kappa, lasting = nodes.kappa[:, None], nodes.lasting[:, None]
+        shape = own[:, None] + variogram(h, kappa, lasting) - variogram(out[:, None] - h, kappa, lasting)
         c = 0.5 * squared[:, None] * shape
         mean = self._level + np.einsum("ki,ki->k", c, self._scores)
         explained = np.einsum("ki,kij,kj->k", c, self._inverse, c)
@@ -217,7 +230,7 @@ class Posterior:
         """Posterior covariance [k] of ln CEG at two midpoints, given their covariances with the reads."""
         nodes, top = self.nodes, self.reads.m[-1]
         a, b = np.full(len(nodes.tau), low - top), np.full(len(nodes.tau), high - top)
-        prior = variogram(a, nodes.kappa) + variogram(b, nodes.kappa) - variogram(a - b, nodes.kappa)
+        prior = sum(sign * variogram(h, nodes.kappa, nodes.lasting) for sign, h in ((1, a), (1, b), (-1, a - b)))
         explained = np.einsum("ki,kij,kj->k", first, self._inverse, second)
         left = 1 - np.einsum("ki,ki->k", first, self._to_level)
         right = 1 - np.einsum("ki,ki->k", second, self._to_level)
@@ -317,10 +330,10 @@ def forecast(
 
     Returns:
         per budget a status: `ok`; `ambiguous_repeats` or `unlike_yardsticks` where an arm's runs leave a doubt
-        (`Ladder.doubt`); `far_extrapolation` more than 3 decades past the last read, further past it than the
-        reads span, from fewer than 5 reads, rough or flattening ladders, or with a 90% interval wider than a factor of
-        100. Overall: `too_few` (an
-        arm has fewer than 3 rungs), `no_overlap` (the arms reach no common loss), or the worst of its budgets.
+        (`Ladder.doubt`); `few_rungs` where a ladder is too short for its noise (`FEW_RUNGS`); `far_extrapolation`
+        more than 3 decades past the last read, further past it than the reads span, from fewer than 5 reads, rough or
+        flattening ladders, or with a 90% interval wider than a factor of 100. Overall: `too_few` (an arm has fewer
+        than 3 rungs), `no_overlap` (the arms reach no common loss), or the worst of its budgets.
 
     Raises:
         ValueError: a budget is not positive and finite, or the noise is negative.
@@ -346,7 +359,7 @@ def forecast(
         arms = [f"{a.name} {math.exp(a.y[-1]):.4g} to {math.exp(a.y[0]):.4g}" for a in (baseline, treatment)]
         return no_forecast("no_overlap", f"no loss is reached by both arms: {'; '.join(arms)}")
     posterior = Posterior(baseline, treatment, reads, grid(settings, loss_noise))
-    doubts = _doubts(posterior, (baseline, treatment), noise)
+    doubts = doubts_of(posterior, (baseline, treatment), noise)
     at = tuple(_at_budget(posterior, c, settings, doubts) for c in flops)
     label, classes = classify(posterior.slope(*np.log10(CLASS_RANGE)))
     inside = reads.m[(reads.m >= math.log10(CLASS_RANGE[0])) & (reads.m <= math.log10(CLASS_RANGE[1]))]
@@ -358,6 +371,8 @@ def forecast(
             f"no class: the reads cover {covered:.1f} decades from 1e18 to 1e26 FLOP, and a label takes two",
         )
     doubt = baseline.doubt or treatment.doubt
+    if doubt is None and (short := too_short(posterior, (baseline, treatment), loss_noise)):
+        at = tuple(a._replace(status="few_rungs", reason=short) if a.status == "ok" else a for a in at)
     if doubt is not None:
         at = tuple(a._replace(status=doubt[0], reason=doubt[1]) if a.status == "ok" else a for a in at)
     far = [a for a in at if a.status != "ok"]
@@ -386,7 +401,18 @@ def last_gain(reads: Reads, settings: Settings, log10_flops: float) -> tuple[flo
     return last, settings.band * abs(decades), decades
 
 
-def _doubts(posterior: Posterior, arms: Sequence[Ladder], noise: float) -> list[str]:
+def too_short(posterior: Posterior, arms: Sequence[Ladder], stated: float | None = None) -> str:
+    """Why ladders as short and noisy as these are not enough for `ok`; "" where they are."""
+    per_run = posterior.noise if stated is None else stated
+    noise = max(per_run / math.sqrt(float(np.median(arm.repeats))) for arm in arms)
+    needed = next(rungs for least, rungs in FEW_RUNGS if noise >= least)
+    few = [f"{arm.name} has {len(arm.x)}" for arm in arms if len(arm.x) < needed]
+    if not few:
+        return ""
+    return f"noise of {noise:.2%} of the loss takes {needed} rungs of falling loss: {', '.join(few)}"
+
+
+def doubts_of(posterior: Posterior, arms: Sequence[Ladder], noise: float) -> list[str]:
     """Why nothing beyond these reads is more than a far extrapolation."""
     doubts = []
     if len(posterior.reads.m) < FEW_READS:
@@ -404,6 +430,26 @@ def _doubts(posterior: Posterior, arms: Sequence[Ladder], noise: float) -> list[
     return doubts
 
 
+def too_far(decades: float, span: float, log_width: float, doubts: Sequence[str]) -> str:
+    """Why an answer is a far extrapolation; "" where it is none.
+
+    Args:
+        decades: past the reads.
+        span: of the reads, decades.
+        log_width: of the 90% interval, ln.
+        doubts: `doubts_of` the ladders.
+    """
+    if decades > FAR_DECADES:
+        return f"{decades:.1f} decades past the reads (more than {FAR_DECADES:g})"
+    if decades > 0.1 and decades > span:
+        return f"{decades:.1f} decades past reads that span {span:.1f}"
+    if decades > 0.1 and doubts:
+        return "; ".join(doubts)
+    if log_width > math.log(FAR_WIDTH):
+        return f"the 90% interval spans a factor of {math.exp(log_width):.3g} (more than {FAR_WIDTH:g})"
+    return ""
+
+
 def _at_budget(posterior: Posterior, flops: float, settings: Settings, doubts: Sequence[str]) -> AtBudget:
     reads, x = posterior.reads, math.log10(flops)
     distribution = posterior.mixture(x)
@@ -411,16 +457,7 @@ def _at_budget(posterior: Posterior, flops: float, settings: Settings, doubts: S
     low, high = distribution.central(0.9)
     beyond = x + median / (2 * LN10)
     decades = max(0.0, beyond - float(reads.m[-1]), float(reads.m[0]) - beyond)
-    span = float(reads.m[-1] - reads.m[0])
-    reason = ""
-    if decades > FAR_DECADES:
-        reason = f"{decades:.1f} decades past the reads (more than {FAR_DECADES:g})"
-    elif decades > 0.1 and decades > span:
-        reason = f"{decades:.1f} decades past reads that span {span:.1f}"
-    elif decades > 0.1 and doubts:
-        reason = "; ".join(doubts)
-    elif high - low > math.log(FAR_WIDTH):
-        reason = f"the 90% interval spans a factor of {math.exp(high - low):.3g} (more than {FAR_WIDTH:g})"
+    reason = too_far(decades, float(reads.m[-1] - reads.m[0]), high - low, doubts)
     last, band, _ = last_gain(reads, settings, x)
     half = NORMAL_90 * band
     return AtBudget(

@@ -7,8 +7,9 @@ own `training_runs.csv` is read by its own column names.
 An arm is a selection of rows, `variant` or `column=pattern[&column=pattern...]` with the wildcards of the shell. Its
 ladder has one rung per budget: seeds averaged; where a budget has runs of several N the minimum of a local parabola of
 ln loss in ln N with its error (Hoffmann et al. 2022, arXiv 2203.15556, approach 2), or the best run where a parabola
-has no minimum. Where a dearer rung is no better than a cheaper one, the two are averaged if N grows with C (a ladder:
-that is noise), and the dearer one is left out if not (a grid of runs: it is off the frontier).
+has no minimum, or one that lies below every run. Where a dearer rung is no better than a cheaper one, the two are
+averaged if N grows with C (a ladder: that is noise). If not (a grid of sizes and tokens), most runs are off the
+frontier: what lies above the lower convex hull of ln loss over ln C is left out.
 """
 
 from __future__ import annotations
@@ -38,6 +39,14 @@ WINDOW = 0.45 * math.log(10)
 PARABOLA_SD = 0.003
 """Scatter (ln loss) assumed about a parabola when no budget has runs to spare for measuring it; seed noise of small
 language models is 0.001-0.005."""
+DEEP = 0.005
+"""A parabola's minimum is at most this far (ln loss) below its best run: sizes a factor of two apart cost half as much,
+and deeper ones lie in a gap between sizes, or follow runs of unlike shape."""
+ABOVE_HULL = 0.005
+"""Runs of a grid this far (ln loss) above the hull, beyond their own error, are off the frontier."""
+OF_A_GRID = 0.003
+"""Error (ln loss) of what is left: how far a coarse grid's best run is above the true frontier differs from budget to
+budget. With it 88% to 94% of true gains lay inside 90% intervals on 600 made-up grids, without it 83% to 90%."""
 EDGE_SD = 0.01
 """Error (ln loss) of a rung whose best run has the smallest or largest N tried: the true minimum lies beyond."""
 OWN_COLUMNS = {"variant": "arm", "N": "n_params_active", "D": "tokens", "C": "flops", "loss": "loss_nats_per_token"}
@@ -410,10 +419,13 @@ def build(name: str, log_n: Array, log_c: Array, log_loss: Array, tolerance: flo
     freedom = sum(p.freedom for p in points)
     scatter = math.sqrt(float(residuals @ residuals) / freedom) if freedom > 0 else PARABOLA_SD
     edges = sum(p.edge for p in points)
+    deep = sum(p.deep for p in points)
+    if deep:
+        notes.append(f"{deep} budget(s) have a parabola that dips below every run: the best run is taken")
     if edges:
         notes.append(f"{edges} budget(s) have their lowest loss at the smallest or largest N tried")
     x, y = np.array([p.x for p in points]), np.array([p.y for p in points])
-    sd = np.array([math.hypot(p.factor * scatter, EDGE_SD if p.edge else 0.0) for p in points])
+    sd = np.array([math.hypot(p.factor * scatter, EDGE_SD if p.edge or p.deep else 0.0) for p in points])
     repeats = np.array([p.repeats for p in points])
     grows = np.array([p.size for p in points])
     if (np.diff(grows) >= -SAME_SIZE).all():
@@ -424,12 +436,32 @@ def build(name: str, log_n: Array, log_c: Array, log_loss: Array, tolerance: flo
                 f"loss does not fall with compute everywhere: {len(points)} budgets averaged to {len(x)} rungs (if "
                 "runs diverged, leave them out and say so)"
             )
-    else:  # a grid of runs, most of them off the frontier
-        on = y < np.minimum.accumulate(np.concatenate([[np.inf], y[:-1]]))
-        x, y, sd, repeats = x[on], y[on], sd[on], repeats[on]
+    else:
+        on = _on_frontier(x, y, sd)
+        lone = np.array([p.factor == 0 for p in points])
+        x, y, sd, repeats = x[on], y[on], np.hypot(sd, OF_A_GRID * lone)[on], repeats[on]
         if not on.all():
-            notes.append(f"{int((~on).sum())} of {len(on)} budgets are no better than a cheaper one and are left out")
+            notes.append(f"{int((~on).sum())} of {len(on)} budgets of a grid lie off its frontier and are left out")
     return Ladder(name, x, y, sd, repeats, len(points), tuple(notes))
+
+
+def _on_frontier(x: Array, y: Array, sd: Array) -> np.ndarray:
+    """Which budgets [n] of a grid may lie on its frontier: ln loss y [n] falls with ln C x [n], and is no further above
+    the lower convex hull than its error sd [n] explains. A frontier E + K C^-gamma is convex in these.
+    """
+    falling = np.flatnonzero(y < np.minimum.accumulate(np.concatenate([[np.inf], y[:-1]])))
+    hull: list[int] = []
+    for i in falling.tolist():
+        while len(hull) > 1:
+            a, b = hull[-2:]
+            if (y[b] - y[a]) * (x[i] - x[a]) < (y[i] - y[a]) * (x[b] - x[a]):
+                break
+            hull.pop()
+        hull.append(i)
+    above = y - np.interp(x, x[hull], y[hull])
+    on = np.zeros(len(x), dtype=bool)
+    on[falling] = above[falling] <= ABOVE_HULL + 2 * sd[falling]
+    return on
 
 
 def _budgets(log_c: Array, tolerance: float) -> list[int]:
@@ -466,7 +498,9 @@ def _merge(blocks: list[list[int]], *columns: Array) -> tuple[Array, Array, Arra
 
 
 class _Point(NamedTuple):
-    """One budget: ln C, ln loss, ln N, error per scatter, seeds, residuals and their freedom, minimum at the edge."""
+    """One budget: ln C, ln loss, ln N, error per scatter, seeds, residuals and their freedom; whether the minimum is at
+    the edge, and whether it would be below every run.
+    """
 
     x: float
     y: float
@@ -476,6 +510,7 @@ class _Point(NamedTuple):
     residuals: Array
     freedom: int
     edge: bool
+    deep: bool = False
 
 
 def _budget(x: float, sizes: Array, losses: Array, counts: Array) -> _Point:
@@ -499,6 +534,8 @@ def _budget(x: float, sizes: Array, losses: Array, counts: Array) -> _Point:
         return lone
     at = float(np.clip(-b[1] / (2 * b[2]), t.min(), t.max()))
     h = np.array([1.0, at, at * at])  # the minimum's place does not matter to first order
+    if h @ b < losses[best] - DEEP:
+        return lone._replace(deep=True)
     residuals = np.sqrt(weights) * (losses[near] - design @ b)
     size = float(sizes[best]) + at
     return _Point(x, float(h @ b), size, math.sqrt(float(h @ covariance @ h)), 1.0, residuals, len(t) - 3, False)

@@ -47,20 +47,22 @@ def fixed(name: str, rungs: int, noise: float, rng: np.random.Generator) -> Trut
 
 
 def drawn(settings: Settings, rungs: int, noise: float, rng: np.random.Generator) -> Truth:
-    """A gain drawn from the forecast's prior (tau, kappa, shared noise; the noise itself is given)."""
+    """A gain drawn from the forecast's prior (tau, kappa, lasting, shared noise; the noise itself is given)."""
     tau = settings.tau * math.exp(settings.tau_sd * rng.standard_normal())
-    kappa = float(rng.choice(settings.kappas))
+    kappa, lasting = float(rng.choice(settings.kappas)), float(rng.choice(settings.lasting))
     step = 0.02
     m = np.arange(START - 4, START + STEP * rungs + 4, step)
     keep = math.exp(-kappa * step)
-    kicks = tau * rng.standard_normal(len(m))
+    kicks = tau * math.sqrt(1 - lasting) * rng.standard_normal(len(m))
     slope = np.empty(len(m))
     slope[0] = kicks[0]
     for i in range(1, len(m)):
         slope[i] = keep * slope[i - 1] + math.sqrt(1 - keep**2) * kicks[i]
+    slope += tau * math.sqrt(lasting) * rng.standard_normal()
     integral = np.concatenate([[0.0], np.cumsum((slope[1:] + slope[:-1]) / 2 * step)])
     path = integral - np.interp(START, m, integral) + LEVEL + LEVEL_SD * rng.standard_normal()
-    return observe(lambda x: np.interp(x, m, path), rungs, noise, float(rng.choice(SHARED)), rng)
+    shared = float(rng.choice(SHARED, p=(1 - settings.shared, settings.shared)))
+    return observe(lambda x: np.interp(x, m, path), rungs, noise, shared, rng)
 
 
 def observe(gain: Callable[[Array], Array], rungs: int, noise: float, shared: float, rng: np.random.Generator) -> Truth:

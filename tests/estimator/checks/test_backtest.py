@@ -11,7 +11,7 @@ from cegain.checks.backtest import Pair
 from cegain.ladders import forecast, ladder, synthetic
 from cegain.tables.problems import EvidenceError
 
-SETTINGS = forecast.Settings(0.15, 0.6, 0.003, 0.5, (0.2, 0.8), 0.2)
+SETTINGS = forecast.Settings(0.15, 0.6, 0.003, 0.5, (0.2, 0.8), (0.0, 0.5), 0.5, 0.2)
 PAIR = Pair("made", "baseline", "treatment")
 
 
@@ -70,7 +70,7 @@ def test_error_of_reading_the_actual_gain_is_in_the_interval(tmp_path: Path) -> 
 
 
 def test_short_ladders_are_too_few(tmp_path: Path) -> None:
-    cells, skipped = held(runs(tmp_path, rungs=4))
+    cells, skipped = held(runs(tmp_path, rungs=3))
     assert cells == []
     assert {s.why for s in skipped} == {"too_few"}
 
@@ -141,7 +141,7 @@ def test_pooling_weighs_sets_alike() -> None:
 
     def point(name: str, i: int, actual: float) -> backtest.Point:
         return backtest.Point(
-            name, "b", f"t{i}", "b", 3, 1e20, 9, 1.0, actual, quantiles, quantiles, quantiles, quantiles
+            name, "b", f"t{i}", "b", 3, 1e20, 9, 1.0, "ok", actual, quantiles, quantiles, quantiles, quantiles
         )
 
     points = [point("many", i, 2.0) for i in range(80)] + [point("few", i, 0.0) for i in range(8)]

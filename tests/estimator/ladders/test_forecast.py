@@ -8,7 +8,7 @@ from cegain.common import arrays
 from cegain.common.arrays import Array
 from cegain.ladders import forecast, frontier_ratio, ladder, reading, synthetic
 
-SETTINGS = forecast.Settings(0.15, 0.6, 0.003, 0.5, (0.2, 0.8), 0.2)
+SETTINGS = forecast.Settings(0.15, 0.6, 0.003, 0.5, (0.2, 0.8), (0.0, 0.5), 0.5, 0.2)
 
 
 def arm(name: str, losses: list[float], start: float = 17.0, step: float = 0.5) -> ladder.Ladder:
@@ -69,11 +69,15 @@ def test_noise_of_the_loss_widens_the_interval() -> None:
 
 def test_variogram_between_linear_and_constant() -> None:
     h = np.array([0.0, 0.5, 3.0])
-    assert forecast.variogram(h, np.array(1e-9)) == pytest.approx(h**2)  # a slope never forgotten: linear growth
-    assert forecast.variogram(h, np.array(1e3)) == pytest.approx(2 * h / 1e3, rel=1e-2)  # at once: a random walk
+    none, half, all_of_it = np.array(0.0), np.array(0.5), np.array(1.0)
+    assert forecast.variogram(h, np.array(1e-9), none) == pytest.approx(h**2)  # a slope never forgotten: linear growth
+    assert forecast.variogram(h, np.array(1.0), all_of_it) == pytest.approx(h**2)  # the same
+    at_once = forecast.variogram(h, np.array(1e3), none)
+    assert at_once == pytest.approx(2 * h / 1e3, rel=1e-2)  # a random walk
+    assert forecast.variogram(h, np.array(1e3), half) == pytest.approx((h**2 + at_once) / 2)
     near, above = (
-        forecast.variogram(np.array([1.0]), np.array([9.99e-4])),
-        forecast.variogram(np.array([1.0]), np.array([1.001e-3])),
+        forecast.variogram(np.array([1.0]), np.array([9.99e-4]), none),
+        forecast.variogram(np.array([1.0]), np.array([1.001e-3]), none),
     )
     assert near == pytest.approx(above, rel=1e-5)
 
@@ -104,6 +108,32 @@ def test_far_few_and_long_steps_are_flagged() -> None:
     barely = forecast.forecast(arm("base", [4, 3.5, 3.1, 2.8]), arm("new", [3.0, 2.7, 2.5, 2.4]), [1e19], SETTINGS)
     assert barely.reads < forecast.FEW_READS
     assert barely.status == "far_extrapolation"
+
+
+def test_short_noisy_ladders_are_not_ok() -> None:
+    def status(rungs: int, noise: float, stated: float | None = None) -> str:
+        truth = pair("constant", rungs, noise, seed=1)
+        found = forecast.forecast(truth.baseline, truth.treatment, [10.0 ** truth.log10_flops[-1]], loss_noise=stated)
+        return found.at[0].status
+
+    assert [status(rungs, 0.0005, 0.0005) for rungs in (4, 5, 6)] == ["few_rungs", "ok", "ok"]
+    assert [status(rungs, 0.0005, 0.006) for rungs in (5, 6)] == ["few_rungs", "ok"]  # what is stated counts
+    assert [status(rungs, 0.0005, 0.009) for rungs in (7, 8)] == ["few_rungs", "ok"]
+    assert status(4, 0.01) == "few_rungs"
+    truth = pair("constant", 5, 0.0005, seed=1)
+    seeds = truth.treatment._replace(repeats=np.full(5, 4.0)), truth.baseline._replace(repeats=np.full(5, 4.0))
+    assert forecast.forecast(seeds[1], seeds[0], [1e19], loss_noise=0.006).status == "ok"  # 0.3% of their means
+
+
+def test_a_growing_gain_is_not_forgotten() -> None:
+    """Ten times beyond ladders that show growth as C^0.1, the middle of the answer has gone most of the way."""
+    errors = []
+    for seed in range(10):
+        truth = pair("power-law", 8, 0.001, seed)
+        top = float(truth.log10_flops[-1])
+        found = forecast.forecast(truth.baseline, truth.treatment, [10 ** (top + 1)])
+        errors.append(truth.gain(top + 1) - math.log(found.at[0].median))
+    assert abs(np.mean(errors)) < 0.5 * 0.1 * arrays.LN10  # of 0.23 that it grows
 
 
 def test_a_flattening_arm_is_flagged_beyond_its_reads() -> None:

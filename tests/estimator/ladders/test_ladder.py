@@ -144,9 +144,23 @@ def test_a_noisy_ladder_is_averaged_where_it_does_not_fall() -> None:
 
 def test_a_grid_of_runs_keeps_its_frontier() -> None:
     sizes = np.array([0.0, 1.0, 0.0, 1.0])
-    found = ladder.build("a", sizes, np.arange(4.0) + 40, np.array([1.5, 1.7, 1.3, 1.1]))
-    assert found.y == pytest.approx([1.5, 1.3, 1.1])
+    found = ladder.build("a", sizes, np.arange(4.0) + 40, np.array([1.5, 1.7, 1.2, 1.1]))
+    assert found.y == pytest.approx([1.5, 1.2, 1.1])
     assert "left out" in found.notes[0]
+    # The third budget is above the line between its neighbours, which no frontier is by more than its error.
+    bulging = ladder.build("a", sizes, np.arange(4.0) + 40, np.array([1.5, 1.7, 1.3, 1.1]))
+    assert bulging.y == pytest.approx([1.5, 1.1])
+    assert (bulging.sd >= ladder.OF_A_GRID).all()
+
+
+def test_no_rung_lies_below_every_run() -> None:
+    """A parabola over sizes with a gap, where unlike shapes at one size scatter, has its vertex in the gap."""
+    sizes = np.array([0.0, 0.05, 0.1, 1.6, 1.65, 1.7])
+    losses = np.array([1.30, 1.20, 1.12, 1.10, 1.15, 1.25])
+    rung = ladder.build("a", sizes, np.full(6, 40.0), losses)
+    assert rung.y == pytest.approx([1.10])
+    assert rung.sd[0] >= ladder.EDGE_SD
+    assert "dips below every run" in rung.notes[0]
 
 
 def test_below_keeps_the_rungs_up_to_a_budget() -> None:
