@@ -160,7 +160,8 @@ def synthetic_command(output: str, truth: str, **options: Any) -> None:
 
 
 @click.command("backtest", cls=Command)
-@click.argument("runs", metavar="RUNS.csv...", nargs=-1, required=True)
+@click.argument("runs", metavar="[RUNS.csv...]", nargs=-1)
+@single("--made-up", metavar="N", help="In place of tables: N made-up ladders of each known gain, length and noise.")
 @single("--pairs", metavar="FILE", help="Arms to compare (columns set,baseline,treatment); every two arms without it.")
 @click.option("--cut", multiple=True, metavar="X", help="Hide runs above the largest budget / X; 3, 10, 30, 100.")
 @table_options
@@ -184,11 +185,19 @@ def backtest_command(runs: tuple[str, ...], cut: tuple[str, ...], as_json: bool,
     from cegain.ladders import forecast
 
     problems: list[str] = []
+    made_up_ladders = number("--made-up", options["made_up"], problems, "100", **COUNT)
+    if (options["made_up"] is None) == (not runs):
+        found = "nothing" if not runs else "both"
+        problems.append(f"RUNS.csv: tables of runs, or --made-up N in their place, are needed (found {found}).")
     cuts = [number("--cut", text, problems, "10", **POSITIVE) for text in cut]
     problems += [f"--cut: a factor above 1 is needed (found {c:g}). Try 10." for c in cuts if c is not None and c <= 1]
     jobs = max(1, number("--jobs", options["jobs"], problems, "2", **COUNT) or 0)
     target = output_path("--freeze", options["freeze"], problems, (".json",))
     scores = output_path("--scores", options["scores"], problems, (".json",))
+    if made_up_ladders is not None and not runs:
+        refuse(problems)
+        _made_up(made_up_ladders, jobs, as_json)
+        return
     entries: list[backtest_scores.Entry] = []
     if scores is not None:
         misplaced = ["--cut"] * bool(cut) + ["--loss-column"] * (options["loss_column"] is not None)
@@ -217,6 +226,23 @@ def backtest_command(runs: tuple[str, ...], cut: tuple[str, ...], as_json: bool,
         print_json(backtest.document(points, skipped, settings))
     else:
         backtest.print_report(console(), points, skipped)
+
+
+def _made_up(ladders: int, jobs: int, as_json: bool) -> None:
+    """Answers from made-up ladders against the gains behind them."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from cegain.checks import made_up
+    from cegain.ladders import synthetic
+
+    steps = made_up.run(ladders, jobs=jobs)
+    bar = track(steps, "drawing", total=len(synthetic.TRUTHS), console=Console(stderr=True), transient=True)
+    cells = [cell for of_truth in bar for cell in of_truth]
+    if as_json:
+        print_json({"schema": "ceg.made_up", "schema_version": 1, "cells": [cell._asdict() for cell in cells]})
+    else:
+        made_up.print_report(console(), cells)
 
 
 def _tables_and_pairs(

@@ -38,9 +38,11 @@ LEAST_NOISE = 1e-6
 MIN_RUNGS = 3
 FEW_READS = 5
 """With fewer reads than this, all beyond them is `far_extrapolation`: the slope inside the data is hardly seen."""
-FEW_RUNGS = ((0.008, 8), (0.005, 6), (0.0, 5))
-"""Rungs that each arm needs by the noise of a run's ln loss, stated or found: with fewer, a gain that grows is not seen
-to, and intervals hold less often than they say (`docs/ladders.md`). The status is then `few_rungs`."""
+FEW_RUNGS = ((0.008, 8), (0.005, 6), (0.0025, 5), (0.0, 4))
+"""Rungs that each arm needs by the noise of a rung's ln loss: with fewer, a gain that grows is not seen to, and
+intervals hold less often than they say (`docs/ladders.md`). The status is then `few_rungs`."""
+FEW_WITHOUT_SEEDS = 5
+"""The least number of rungs where the noise is not stated: fewer do not show it."""
 VERY_FEW_READS = 3
 """With n reads fewer than this, all widths are multiplied by VERY_FEW_READS / n."""
 ROUGH = 2.0
@@ -406,6 +408,8 @@ def too_short(posterior: Posterior, arms: Sequence[Ladder], stated: float | None
     per_run = posterior.noise if stated is None else stated
     noise = max(per_run / math.sqrt(float(np.median(arm.repeats))) for arm in arms)
     needed = next(rungs for least, rungs in FEW_RUNGS if noise >= least)
+    if stated is None:
+        needed = max(needed, FEW_WITHOUT_SEEDS)
     few = [f"{arm.name} has {len(arm.x)}" for arm in arms if len(arm.x) < needed]
     if not few:
         return ""

@@ -1,7 +1,7 @@
 """Ladders of a known gain: to check that intervals hold, and for trying the commands without any runs of one's own.
 
 The baseline's loss is E + K C^-gamma. The treatment reaches it with exp(f(m)) times less compute, where f is either
-drawn from the forecast's own prior or one of three fixed truths, and m is the midpoint of the two (log10 FLOP).
+drawn from the forecast's own prior or one of a few fixed truths, and m is the midpoint of the two (log10 FLOP).
 """
 
 from __future__ import annotations
@@ -28,8 +28,13 @@ TRUTHS: dict[str, Callable[[Array], Array]] = {
     "constant": lambda m: np.full_like(m, math.log(2.0)),
     "power-law": lambda m: math.log(1.5) + 0.1 * LN10 * (m - START),
     "fading": lambda m: np.log1p(3.0 * np.exp(-0.5 * (m - START))),
+    "saturating": lambda m: math.log(3.0) * (1 - np.exp(-0.5 * np.maximum(m - START + 1, 0.0))),
+    "crossover": lambda m: -0.4 + 0.2 * (m - START),
+    "onset": lambda m: math.log(1.1) + 0.3 * np.maximum(m - START - 2.0, 0.0),
 }
-"""ln CEG of midpoint m: always 2x; 1.5x growing as C^0.1; 4x decaying to 1x, the excess by exp(-0.5) per decade."""
+"""ln CEG of midpoint m: always 2x; 1.5x growing as C^0.1; 4x decaying to 1x, the excess by exp(-0.5) per decade;
+growing towards 3x by exp(-0.5) per decade; 0.67x growing by exp(0.2) per decade, past 1x two decades on; 1.1x that
+starts to grow by exp(0.3) per decade at the fifth budget."""
 
 
 class Truth(NamedTuple):

@@ -184,10 +184,19 @@ def test_misspelled_pairs_are_refused_and_foreign_ones_said(runs: Path, tmp_path
 
 def test_short_ladders_say_what_a_backtest_needs(tmp_path: Path) -> None:
     path = tmp_path / "short.csv"
-    path.write_text(synthetic.table("constant", rungs=4, noise=0.0005, seed=1))
+    path.write_text(synthetic.table("constant", rungs=3, noise=0.0005, seed=1))
     result = call("backtest", path)
     assert result.exit_code == 0
     assert "smaller --cut" in " ".join(result.stdout.split())
+
+
+def test_made_up_ladders_stand_in_for_tables() -> None:
+    cells = answer("backtest", "--made-up", 1, "--jobs", 1)["cells"]
+    assert {cell["rungs"] for cell in cells} == {3, 4, 5, 6, 8}
+    assert all(cell["ok"] == 0 for cell in cells if cell["rungs"] == 3)
+    refusal = call("backtest", "--made-up", 1, "runs.csv")
+    assert refusal.exit_code == 2
+    assert "RUNS.csv: tables of runs, or --made-up N in their place" in refusal.output
 
 
 def test_scores_are_stored_beside_those_of_other_tables(runs: Path, tmp_path: Path) -> None:

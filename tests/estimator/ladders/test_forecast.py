@@ -116,7 +116,9 @@ def test_short_noisy_ladders_are_not_ok() -> None:
         found = forecast.forecast(truth.baseline, truth.treatment, [10.0 ** truth.log10_flops[-1]], loss_noise=stated)
         return found.at[0].status
 
-    assert [status(rungs, 0.0005, 0.0005) for rungs in (4, 5, 6)] == ["few_rungs", "ok", "ok"]
+    assert [status(rungs, 0.0005) for rungs in (4, 5, 6)] == ["few_rungs", "ok", "ok"]
+    assert [status(rungs, 0.0005, 0.0005) for rungs in (3, 4, 5)] == ["far_extrapolation", "ok", "ok"]
+    assert [status(rungs, 0.0005, 0.003) for rungs in (4, 5)] == ["few_rungs", "ok"]
     assert [status(rungs, 0.0005, 0.006) for rungs in (5, 6)] == ["few_rungs", "ok"]  # what is stated counts
     assert [status(rungs, 0.0005, 0.009) for rungs in (7, 8)] == ["few_rungs", "ok"]
     assert status(4, 0.01) == "few_rungs"
@@ -247,16 +249,3 @@ def test_intervals_hold_for_truths_from_the_prior() -> None:
     shown = [show("drawn, top rung", top), show("drawn, 10x beyond", beyond)]
     assert 0.87 <= np.mean(shown) <= 0.93
     assert all(0.84 <= cell.inside <= 0.96 for cell in top + beyond)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", synthetic.TRUTHS)
-def test_intervals_hold_for_fixed_truths(name: str) -> None:
-    settings, cells = forecast.load_settings(), []
-    for rungs, noise in CELLS:
-        rng = np.random.default_rng(202)
-        truths = [t for _ in range(300) if usable(t := synthetic.fixed(name, rungs, noise, rng))]
-        cells.append(held(truths, settings, noise))
-    top, beyond = (list(part) for part in zip(*cells, strict=True))
-    assert show(f"{name}, top rung", top) >= 0.85
-    assert show(f"{name}, 10x beyond", beyond) >= 0.80
