@@ -31,10 +31,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "shapes": (*PLAIN, "kernels.costs", "kernels.patterns"),
     "speed": (*PLAIN, "tables", "shapes", "kernels.costs", "kernels.patterns"),
     "ladders": (*PLAIN, "tables", "run_tables", "shapes"),
+    "comparison": (*PLAIN, "tables", "run_tables", "ladders"),
     "gain": (*PLAIN, "tables", "run_tables", "shapes", "speed", "ladders"),
     "checks": (*PLAIN, "tables", "ladders", "gain"),
     "views": (*PLAIN, "paper", "tables", "ladders", "gain"),
-    "pictures": (*PLAIN, "tables", "ladders", "gain", "checks", "views", "kernels.patterns"),
+    "pictures": (*PLAIN, "tables", "ladders", "comparison", "gain", "checks", "views", "kernels.patterns"),
     "explorer": (
         *PLAIN, "tables", "shapes", "speed", "ladders", "gain", "checks", "views", "kernels.costs", "kernels.patterns",
     ),
@@ -44,14 +45,16 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "training.sweeps": ("common", "tables", "shapes", "speed", "training.models", "training.text", "training.run"),
     "benchmarks": ("common", "tables", "shapes", "speed", "ladders", "kernels", "kernels.costs", "kernels.patterns"),
     "commands": (
-        *PLAIN, "paper", "tables", "run_tables", "shapes", "speed", "ladders", "gain", "checks", "views", "pictures",
-        "explorer", "kernels.patterns",
+        *PLAIN, "paper", "tables", "run_tables", "shapes", "speed", "ladders", "comparison", "gain", "checks",
+        "views", "pictures", "explorer", "kernels.patterns",
     ),
     "training.commands": (
         "common", "tables", "shapes", "speed", "pictures", "commands", "training.models", "training.text",
         "training.run", "training.sweeps",
     ),
-    "api": (*PLAIN, "tables", "run_tables", "speed", "ladders", "gain", "checks", "pictures", "commands"),
+    "api": (
+        *PLAIN, "tables", "run_tables", "speed", "ladders", "comparison", "gain", "checks", "pictures", "commands",
+    ),
     "cegain": ("api", "run_tables"),
 }  # fmt: skip
 """Room -> what its files may import besides their neighbours. A row names rooms of rows above it only."""

@@ -38,6 +38,7 @@ _HERE, _TRAIN = "cegain.commands", "cegain.training.commands"
     cls=Group,
     lazy={
         (f"{_HERE}.runs", "fit"): "Scaling law of one arm, or the gain between two, from a table of runs.",
+        (f"{_HERE}.compare", "compare"): "Is an arm better than another, by a few seeds each: a verdict.",
         (f"{_HERE}.imports", "import"): "Turn somebody's table of runs into one that the other commands read.",
         (f"{_HERE}.runs", "backtest"): "Hide the top of ladders, predict the gains there, and score it.",
         (f"{_HERE}.plot", "plot"): "Pictures: CEG against scale, stacks, ladders, kernels, backtests.",
