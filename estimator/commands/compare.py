@@ -40,7 +40,12 @@ def compare_command(a: str, b: str | None, check: bool, as_json: bool, **options
     problems: list[str] = []
     at_least = number("--at-least", options["at_least"], problems, "1.05", **POSITIVE)
     level = number(
-        "--level", options["level"], problems, "0.05", fits=lambda p: 0 < p < 1, rule="a number between 0 and 1 is needed"
+        "--level",
+        options["level"],
+        problems,
+        "0.05",
+        fits=lambda p: 0 < p < 1,
+        rule="a number between 0 and 1 is needed",
     )
     noise = number("--loss-noise", options["loss_noise"], problems, "0.002", **POSITIVE)
     how = read_options(options, problems)
@@ -56,20 +61,24 @@ def compare_command(a: str, b: str | None, check: bool, as_json: bool, **options
     for source in sources:
         print_remarks(source.table)
     with refused():
-        both = arms.of_one(sources[0], baseline, variant) if b is None else arms.of_two(*sources, baseline, variant)
+        both = (
+            arms.of_one(sources[0], baseline, variant)
+            if b is None
+            else arms.of_two(sources[0], sources[1], baseline, variant)
+        )
         answer = compare.compare(both, at_least, level, noise)
     print_json(report.document(answer)) if as_json else click.echo(report.text(answer))
     if check:
         raise SystemExit(report.EXIT[answer.verdict])
 
 
-def _both_arms(
-    there: list[str], baseline: str | None, variant: str | None, problems: list[str]
-) -> tuple[str, str]:
+def _both_arms(there: list[str], baseline: str | None, variant: str | None, problems: list[str]) -> tuple[str, str]:
     """The arms of one table: the other one of two where one is named."""
     shown = ", ".join(there[:12]) + (", ..." if len(there) > 12 else "")
     if baseline is None:
-        problems.append(f"--baseline: the arm to compare with is needed (the table has {len(there)}: {shown}). Name it.")
+        problems.append(
+            f"--baseline: the arm to compare with is needed (the table has {len(there)}: {shown}). Name it."
+        )
     if variant is None:
         others = [arm for arm in there if arm != baseline]
         if len(others) == 1:

@@ -244,7 +244,9 @@ def _said_by_one(table: RunTable, first: np.ndarray, second: np.ndarray, told_by
     return [f"only one arm says its {', '.join(dict.fromkeys(lone))}: taken to be the same for both"]
 
 
-def _pairs(table: RunTable, base: np.ndarray, treat: np.ndarray, names: tuple[str, str]) -> tuple[list[Pair], list[str]]:
+def _pairs(
+    table: RunTable, base: np.ndarray, treat: np.ndarray, names: tuple[str, str]
+) -> tuple[list[Pair], list[str]]:
     """Budgets and sizes that both arms have, and remarks on what is left out or unequal."""
     notes: list[str] = []
     budgets = [_by_budget(table, at) for at in (base, treat)]
@@ -314,7 +316,8 @@ def _sample(table: RunTable, at: np.ndarray, notes: list[str]) -> Sample:
             labels = ()  # a column that is the same everywhere tells no seeds
         else:
             notes.append("a seed that stands twice in one arm at one budget counts once, by its mean")
-            log_loss = np.array([np.mean([y for y, l in zip(log_loss, labels, strict=True) if l == d]) for d in distinct])
+            where = np.array(labels)
+            log_loss = np.array([log_loss[where == seed].mean() for seed in distinct])
             labels = tuple(distinct)
     return Sample(
         log_loss,

@@ -65,7 +65,9 @@ def differences(arms: Arms, loss_noise: float | None = None) -> tuple[list[Diffe
     elsewhere = _within(arms.pairs)
     found = [_difference(pair, arms.rounding, loss_noise, elsewhere) for pair in arms.pairs]
     tests = [difference.test for difference in found]
-    lone = sum(max(map(len, _logs(pair))) - d.runs[0] for pair, d in zip(arms.pairs, found, strict=True) if d.test == PAIRED)
+    lone = sum(
+        max(map(len, _logs(pair))) - d.runs[0] for pair, d in zip(arms.pairs, found, strict=True) if d.test == PAIRED
+    )
     if lone:
         notes.append(f"{counted(lone, 'run')} without a partner of the same seed left out")
     if GIVEN in tests:

@@ -41,7 +41,9 @@ def _claim(c: Comparison) -> str:
     p = min(c.p_better, c.p_worse)
     claim = f"CEG {'>' if c.p_better <= c.p_worse else '<'} {than}"
     what = "is shown" if c.verdict != NOT_SHOWN else "is not shown"
-    return f"{claim} {what}: one-sided p = {_p(p)}, claimed at {side} (two-sided p = {_p(c.p_value)}, level {c.level:g})"
+    return (
+        f"{claim} {what}: one-sided p = {_p(p)}, claimed at {side} (two-sided p = {_p(c.p_value)}, level {c.level:g})"
+    )
 
 
 def _table(c: Comparison) -> list[str]:
@@ -74,12 +76,15 @@ def _worth(c: Comparison) -> list[str]:
     if ends[1] / ends[0] > WIDE:
         headline = f"CEG 90%: {span(ends)}    (median {number(c.gain.median)}x; read the interval)"
     spent, gain = top.pair.treatment.flops, top.gain
+    needed = spent * gain.interval_90[0], spent * gain.interval_90[1]
     reach = (
         f"To the loss of {c.arms.names[1]} at {number(spent)} FLOP, {c.arms.names[0]} would need "
-        f"{number(spent * gain.median)} FLOP (90%: {span((spent * gain.interval_90[0], spent * gain.interval_90[1]), '')})"
+        f"{number(spent * gain.median)} FLOP (90%: {span(needed, '')})"
     )
     others = [f"{number(value)} {what}" for what, value in equals(c, top).items() if value is not None]
-    return [headline, reach + (", or " + " and ".join(others) if others else "") + ".", f"Slope: {worth.words_of(c.curve)}."]
+    if others:
+        reach += f", or {' and '.join(others)}{' at its size' if len(c.budgets) == 1 else ''}"
+    return [headline, f"{reach}.", f"Slope: {worth.words_of(c.curve)}."]
 
 
 def equals(c: Comparison, at: AtBudget) -> dict[str, float | None]:
@@ -117,11 +122,12 @@ def _more(c: Comparison) -> str:
     if c.seeds is None:
         return "More seeds would hardly settle it: there is next to nothing to see."
     here = further(c)
+    cases = f"in {POWER:.0%} of cases"
     if not here:
-        return f"{counted(c.seeds, 'seed')} per arm and budget show such a difference in {POWER:.0%} of cases (about)."
+        return f"{counted(c.seeds, 'seed')} per arm and budget show such a difference {cases} (about)."
     return (
-        f"About {here} more per arm and budget ({c.seeds} in all) would show such a difference in {POWER:.0%} of cases, "
-        "were difference and noise what they are here."
+        f"About {here} more per arm and budget ({c.seeds} in all) would show it {cases}, were difference and noise what "
+        "they are here."
     )
 
 
@@ -198,7 +204,8 @@ def _gain(gain: Gain) -> dict[str, object]:
 
 def _signed(relative: float) -> str:
     """A difference of ln loss as the change of the loss in percent: -0.4% is better."""
-    return f"{100 * math.expm1(-relative):+.2g}%"
+    percent = 100 * math.expm1(-relative)
+    return f"{percent:+.2g}%" if abs(percent) > 1e-6 else "0%"
 
 
 def _p(value: float) -> str:

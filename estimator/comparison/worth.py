@@ -81,7 +81,7 @@ def curve(arms: Arms, differences: Sequence[Difference]) -> tuple[Curve | None, 
     x, y, repeats = arms.rungs
     noise = math.sqrt(np.mean([difference.noise**2 for difference in differences]))
     starts = np.array([math.log(pair.baseline.flops) for pair in arms.pairs])
-    for degree in ((2, 1) if len(x) > 2 else (1,) if len(x) == 2 else ()):
+    for degree in (2, 1) if len(x) > 2 else (1,) if len(x) == 2 else ():
         polynomial = np.polynomial.Polynomial.fit(x, y, degree)
         ends = float(x.min()), float(x.max())
         slopes = -polynomial.deriv()(np.clip(starts, *ends))
@@ -163,7 +163,7 @@ class JointTest(NamedTuple):
         return self.curve.falls(self.starts, to)[:, None] * self.curve.scales
 
     def refuted(self, log_gain: float) -> tuple[float, float]:
-        """One-sided p-values: of data so good if the gain were f (small: it is more), and of data so bad (it is less)."""
+        """One-sided p-values of a gain f: of data as good as these (small: it is more), and as bad (it is less)."""
         falls = self._falls(log_gain)
         more = float(ndtr(-self._z(falls, -self.favours[0])).mean())
         less = float(ndtr(self._z(falls, self.favours[1])).mean())
@@ -198,8 +198,10 @@ def joint_test(arms: Arms, differences: Sequence[Difference], known: Curve | Non
     )
     if part is None and float(np.abs(starts - spent).max()) < NEAR:
         spent = starts
-    columns = (np.array([getattr(d, name) for d in some]) for name in ("value", "se", "freedom", "weight"))
-    return JointTest(*columns, starts, spent, part, arms.favours)
+    value, se, freedom, weight = (
+        np.array([getattr(d, name) for d in some]) for name in ("value", "se", "freedom", "weight")
+    )
+    return JointTest(value, se, freedom, weight, starts, spent, part, arms.favours)
 
 
 NEAR = 0.01
