@@ -251,7 +251,7 @@ def _pairs(
     notes: list[str] = []
     budgets = [_by_budget(table, at) for at in (base, treat)]
     centres = [[float(np.log(table.C[at]).mean()) for at in of] for of in budgets]
-    matches = _matched(centres[0], centres[1], FARTHEST)
+    matches = _matched(centres[0], centres[1], TOLERANCE) or _matched(centres[0], centres[1], FARTHEST)
     left = [len(of) - len(matches) for of in budgets]
     for name, n in zip(names, left, strict=True):
         if n:
@@ -292,13 +292,17 @@ def _by_size(table: RunTable, at: np.ndarray) -> list[np.ndarray]:
 
 
 def _matched(first: Sequence[float], second: Sequence[float], most: float) -> list[tuple[int, int]]:
-    """Places in both that are nearest to each other, one to one, the closest first; ascending."""
-    near = sorted((abs(a - b), i, j) for i, a in enumerate(first) for j, b in enumerate(second) if abs(a - b) <= most)
-    pairs: list[tuple[int, int]] = []
-    for _, i, j in near:
-        if all(i != a and j != b for a, b in pairs):
-            pairs.append((i, j))
-    return sorted(pairs)
+    """Places in both, ascending, that are matched in order: as many as lie within `most`, and of these the nearest."""
+    best: dict[tuple[int, int], tuple[int, float, list[tuple[int, int]]]] = {}
+    for i in range(len(first) + 1):
+        for j in range(len(second) + 1):
+            ways = [best[i - 1, j]] if i else []
+            ways += [best[i, j - 1]] if j else []
+            if i and j and abs(first[i - 1] - second[j - 1]) <= most:
+                n, apart, pairs = best[i - 1, j - 1]
+                ways.append((n + 1, apart - abs(first[i - 1] - second[j - 1]), [*pairs, (i - 1, j - 1)]))
+            best[i, j] = max(ways, key=lambda way: way[:2], default=(0, 0.0, []))
+    return best[len(first), len(second)][2]
 
 
 def _sample(table: RunTable, at: np.ndarray, notes: list[str]) -> Sample:

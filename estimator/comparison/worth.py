@@ -8,8 +8,9 @@ times the treatment's compute, x_t + ln f, it would lose a further
 The claim "CEG >= f" is d_r > fall_r(f), with d_r the difference of losses (`difference`). The data at hand decide how
 well s is known, by a factor u on every fall that all budgets share:
 
-- a baseline at two budgets or more: s is a line (two), or a parabola in ln C through its mean ln losses, straight past
-  its ends. u is log-normal: seeds' noise in the slope, and what a line or parabola is not (`LINE`, `PARABOLA`, `PAST`).
+- a baseline at two budgets or more: s is a line (two), a parabola or a cubic in ln C through its mean ln losses,
+  straight past its ends; the first that falls clearly. u is log-normal: seeds' noise in the slope, and what such a
+  curve is not (`LINE`, `CURVED`).
 - a baseline at one budget, or whose loss does not clearly fall: the slope that is usual, `one_pair.speedup`, with that
   function's own uncertainty. It is called without seed noise, which d_r has already.
 
@@ -36,9 +37,12 @@ from cegain.comparison.arms import Arms
 from cegain.comparison.difference import Difference
 from cegain.ladders import one_pair
 
-LINE, PARABOLA, PAST = 0.10, 0.05, 0.15
-"""sd of a fall, as a share of it: read along a line through two budgets (and `LINE` per e-fold between them), along a
-parabola, and past the ends. E + K C^-gamma with usual numbers over two decades stays within them."""
+LINE, CURVED = 0.06, 0.05
+"""sd of a fall, as a share of it: `LINE` per e-fold of compute that a line spans, and `CURVED` of a parabola (more by the
+square of what it spans past `WIDE`) or a cubic. Over E + K C^-gamma with E 30 to 70% of the first loss, gamma 0.08 to
+0.2 and gains up to 2, the root mean square of what they are off is 0.045 per e-fold, and 0.02."""
+WIDE = math.log(100)
+"""ln C that a parabola spans at most where there are budgets enough for a cubic."""
 CLEAR = 1 / 3
 """A slope with a standard error above this share of it is taken from the prior. Assumed."""
 LEAST = 0.002
@@ -46,6 +50,7 @@ LEAST = 0.002
 FARTHEST = math.log(1e6)
 """Gains (ln) are looked for up to here."""
 _Z90 = 1.6448536269514722
+_NAMES = {1: "a line", 2: "a parabola", 3: "a cubic"}
 _SCALES = ndtri((np.arange(41) + 0.5) / 41)
 
 
@@ -81,17 +86,18 @@ def curve(arms: Arms, differences: Sequence[Difference]) -> tuple[Curve | None, 
     x, y, repeats = arms.rungs
     noise = math.sqrt(np.mean([difference.noise**2 for difference in differences]))
     starts = np.array([math.log(pair.baseline.flops) for pair in arms.pairs])
-    for degree in (2, 1) if len(x) > 2 else (1,) if len(x) == 2 else ():
+    span = float(np.ptp(x))
+    for degree in [d for d, least in ((3, 5), (2, 3), (1, 2)) if len(x) >= least and (d < 3 or span > WIDE)]:
         polynomial = np.polynomial.Polynomial.fit(x, y, degree)
         ends = float(x.min()), float(x.max())
-        slopes = -polynomial.deriv()(np.clip(starts, *ends))
-        at_ends = -polynomial.deriv()(np.array(ends))
-        errors = _slope_errors(x, noise / np.sqrt(repeats), degree, np.clip(starts, *ends))
-        if min(slopes.min(), at_ends.min()) > 0 and float((errors / np.maximum(slopes, 1e-300)).max()) < CLEAR:
-            shape = PARABOLA if degree == 2 else LINE * max(1.0, float(np.diff(np.sort(x)).max()))
+        at = np.clip(starts, *ends)
+        slopes = -polynomial.deriv()(at)
+        everywhere = -polynomial.deriv()(np.linspace(*ends, 50))
+        errors = _slope_errors(x, noise / np.sqrt(repeats), degree, at)
+        if min(slopes.min(), everywhere.min()) > 0 and float((errors / np.maximum(slopes, 1e-300)).max()) < CLEAR:
+            shape = LINE * span if degree == 1 else CURVED * max(1.0, (span / WIDE) ** 2 if degree == 2 else 1.0)
             share = math.hypot(shape, float((errors / slopes).max()))
-            what = "parabola" if degree == 2 else "line"
-            words = f"a {what} in ln C through the baseline's {len(x)} budgets"
+            words = f"{_NAMES[degree]} in ln C through the baseline's {len(x)} budgets"
             scales = np.exp(math.sqrt(math.log1p(share**2)) * _SCALES)
             return Curve("frontier", words, slopes, scales, ends, polynomial), notes
     if len(x) > 1:
@@ -211,7 +217,7 @@ NEAR = 0.01
 def _solved(share_above: Callable[[float], float], share: float, most: float) -> float:
     """Where a rising function of x passes a value, between -most and most, by halving."""
     low, high = -most, most
-    for _ in range(60):
+    for _ in range(45):
         middle = (low + high) / 2
         low, high = (middle, high) if share_above(middle) < share else (low, middle)
     return (low + high) / 2
