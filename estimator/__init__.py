@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cegain.api.answers import estimate as estimate
     from cegain.api.runs import backtest as backtest
+    from cegain.api.runs import compare as compare
     from cegain.api.runs import fit as fit
     from cegain.api.runs import forecast as forecast
     from cegain.api.runs import speedup as speedup
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
     from cegain.run_tables.run_import import ReadOptions as ReadOptions
 
 _WHERE = {
-    "estimate": "answers", "fit": "runs", "forecast": "runs", "backtest": "runs", "speedup": "runs",
-    "step_time": "steps",
+    "estimate": "answers", "fit": "runs", "forecast": "runs", "backtest": "runs", "compare": "runs",
+    "speedup": "runs", "step_time": "steps",
 }  # fmt: skip
-__all__ = ["ReadOptions", "backtest", "estimate", "fit", "forecast", "speedup", "step_time"]
+__all__ = ["ReadOptions", "backtest", "compare", "estimate", "fit", "forecast", "speedup", "step_time"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""`cegain.fit`, `forecast`, `backtest`, `speedup`: what tables of runs, or one pair of losses, tell."""
+"""`cegain.fit`, `forecast`, `backtest`, `compare`, `speedup`: what tables of runs, or one pair of losses, tell."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Any
 from cegain.api.result import Picture, Result
 from cegain.checks import backtest as held_out
 from cegain.checks import backtest_scores
+from cegain.comparison import arms, report
+from cegain.comparison import compare as comparisons
 from cegain.gain.question import QuestionError
 from cegain.ladders import fit_report, ladder, one_pair
 from cegain.ladders import forecast as forecasts
@@ -104,6 +106,27 @@ class Backtest(Result):
 
         entry = {"points": backtest_scores.columns(self.points), "tables": []}
         return Picture(lambda ending: draw_backtest([entry], ending))
+
+
+@dataclass(frozen=True)
+class Verdict(Result):
+    """Is one arm better than another, as `ceg compare`."""
+
+    value: comparisons.Comparison
+    """`value.verdict`, `value.p_value`, `value.gain`, and `value.budgets` with each budget's own."""
+
+    def __str__(self) -> str:
+        return report.text(self.value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `ceg compare --json`."""
+        return report.document(self.value)
+
+    def plot(self) -> Picture:
+        """The difference of losses at every budget, beside its 95% interval."""
+        from cegain.pictures.runs import draw_comparison
+
+        return Picture(lambda ending: draw_comparison(self.value, ending))
 
 
 @dataclass(frozen=True)
@@ -272,6 +295,71 @@ def backtest(
     return Backtest(tuple(held_out.score(cells, held_out.frozen)), tuple(skipped), settings)
 
 
+def compare(
+    runs: Runs,
+    other: Runs | None = None,
+    variant: str | None = None,
+    baseline: str | None = None,
+    *,
+    at_least: float = 1.0,
+    level: float = comparisons.LEVEL,
+    loss_noise: float | None = None,
+    loss_column: str = "loss",
+    read: ReadOptions = AS_IT_IS,
+) -> Verdict:
+    """Is the treatment better than the baseline, by a few seeds of each at one budget or several?
+
+    >>> import tempfile, cegain
+    >>> from cegain.ladders.synthetic import table
+    >>> path = tempfile.mkdtemp() + "/runs.csv"
+    >>> _ = open(path, "w").write(table("constant", seed=1))  # a gain of 2x everywhere
+    >>> cegain.compare(path, variant="treatment", baseline="baseline").value.verdict
+    'better'
+
+    Args:
+        runs: a table (path or DataFrame) of the baseline's runs, or of both arms'.
+        other: a table of the treatment's runs; None where `runs` has both.
+        variant: the arm with the algorithm, where its table has several.
+        baseline: the arm without it.
+        at_least: better means CEG > at_least, worse CEG < at_least.
+        level: two-sided; each of the two is claimed at half of it.
+        loss_noise: sd of one run's ln loss, where it is known.
+        loss_column: the column that holds the loss.
+        read: what its names do not tell: `cegain.ReadOptions(columns={"C": "1e19"}, repeats="seeds")`.
+
+    Raises:
+        QuestionError: everything wrong with the tables and the question.
+    """
+    rules = {"at_least": (at_least, math.inf, "1.05"), "level": (level, 1.0, "0.05")}
+    rules |= {"loss_noise": (loss_noise, math.inf, "0.002")} if loss_noise is not None else {}
+    problems = [
+        f"{name}: a number above 0 and below {below:g} is needed (found {value}). Try {remedy}."
+        for name, (value, below, remedy) in rules.items() if not 0 < value < below
+    ]  # fmt: skip
+    how = _how(read, loss_column)
+    sources: list[arms.Source] = []
+    for each in (runs, other):
+        if each is not None:
+            try:
+                sources.append(_source(each, how))
+            except EvidenceError as error:
+                problems += map(str, error.problems)
+    if other is None and sources:
+        if baseline is None:
+            problems.append("baseline: the arm to compare with is needed (found none). Name it.")
+        variant = variant if variant is not None else _only_arm(sources[0].table, baseline, problems)
+    if problems:
+        raise QuestionError(problems)
+    try:
+        if other is None:
+            both = arms.of_one(sources[0], str(baseline), str(variant))
+        else:
+            both = arms.of_two(sources[0], sources[1], baseline, variant)
+        return Verdict(comparisons.compare(both, at_least, level, loss_noise))
+    except EvidenceError as error:
+        raise QuestionError([str(problem).replace("--", "") for problem in error.problems]) from None
+
+
 def speedup(baseline_loss: float, loss: float, flops: float, **assumed: float) -> Speedup:
     """CEG with a 90% interval from one pair of losses at the same compute.
 
@@ -298,6 +386,15 @@ def speedup(baseline_loss: float, loss: float, flops: float, **assumed: float) -
 
 def _how(read: ReadOptions, loss_column: str) -> ReadOptions:
     return read if loss_column == "loss" else read._replace(columns={**read.columns, "loss": loss_column})
+
+
+def _source(runs: Runs, how: ReadOptions) -> arms.Source:
+    if not hasattr(runs, "to_csv"):
+        return arms.read(runs, how)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "DataFrame.csv"
+        runs.to_csv(path, index=False)
+        return arms.read(path, how)
 
 
 def _table(runs: Runs, how: ReadOptions) -> RunTable:

@@ -310,10 +310,8 @@ def _sample(table: RunTable, at: np.ndarray, notes: list[str]) -> Sample:
     labels = _seeds(table, at)
     log_loss = np.log(table.loss[at])
     if float(log_loss.max() - log_loss.min()) > OUTLIER:
-        notes.append(
-            f"{table.variant[int(at[0])]}: a loss of {math.exp(log_loss.max()):.4g} beside {math.exp(log_loss.min()):.4g} "
-            "at one budget: a run that diverged? It counts"
-        )
+        worst, best = (f"{math.exp(end):.4g}" for end in (log_loss.max(), log_loss.min()))
+        notes.append(f"{table.variant[int(at[0])]}: a loss of {worst} beside {best} at one budget: diverged? It counts")
     if labels and len(set(labels)) < len(labels):
         distinct = list(dict.fromkeys(labels))
         if len(distinct) == 1:

@@ -126,8 +126,8 @@ def _more(c: Comparison) -> str:
     if not here:
         return f"{counted(c.seeds, 'seed')} per arm and budget show such a difference {cases} (about)."
     return (
-        f"About {here} more per arm and budget ({c.seeds} in all) would show it {cases}, were difference and noise what "
-        "they are here."
+        f"About {here} more per arm and budget ({c.seeds} in all) would show it {cases}, were difference and noise "
+        "what they are here."
     )
 
 

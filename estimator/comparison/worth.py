@@ -38,9 +38,9 @@ from cegain.comparison.difference import Difference
 from cegain.ladders import one_pair
 
 LINE, CURVED = 0.06, 0.05
-"""sd of a fall, as a share of it: `LINE` per e-fold of compute that a line spans, and `CURVED` of a parabola (more by the
-square of what it spans past `WIDE`) or a cubic. Over E + K C^-gamma with E 30 to 70% of the first loss, gamma 0.08 to
-0.2 and gains up to 2, the root mean square of what they are off is 0.045 per e-fold, and 0.02."""
+"""sd of a fall, as a share of it: `LINE` per e-fold of compute that a line spans, and `CURVED` of a parabola (more by
+the square of what it spans past `WIDE`) or a cubic. Over E + K C^-gamma with E 30 to 70% of the first loss, gamma 0.08
+to 0.2 and gains up to 2, the root mean square of what they are off is 0.045 per e-fold, and 0.02."""
 WIDE = math.log(100)
 """ln C that a parabola spans at most where there are budgets enough for a cubic."""
 CLEAR = 1 / 3

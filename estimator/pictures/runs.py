@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 from matplotlib.axes import Axes
+from scipy.special import stdtrit
 
 from cegain.common.text import number
+from cegain.comparison.compare import Comparison
 from cegain.ladders import forecast, reading
 from cegain.ladders.ladder import Ladder
 from cegain.ladders.one_pair import Speedup
@@ -79,6 +81,30 @@ def draw_pair(pair: Speedup, ending: str) -> bytes:
         style.one_line(axes)
         axes.legend()
         style.below(page, "Points: the floor at its 5%, 50% and 95% point.", style.source())
+        return style.encode(page, ending)
+
+
+def draw_comparison(compared: Comparison, ending: str) -> bytes:
+    """Draw the difference of two arms' losses at every budget."""
+    baseline, treatment = compared.arms.names
+    with style.picture(6.4, 4.4, f"{treatment} against {baseline}: {compared.verdict}") as page:
+        axes = page.subplots()
+        flops = [at.pair.treatment.flops for at in compared.budgets]
+        style.compute_axis(axes.xaxis, min(flops) / 2, 2 * max(flops))
+        axes.set_xlabel("training compute (FLOP)")
+        axes.set_ylabel("loss against the baseline's (%)")
+        values = [100 * math.expm1(-at.difference.value) for at in compared.budgets]
+        freedoms = [min(at.difference.freedom, 1e6) for at in compared.budgets]
+        halves = [
+            100 * float(stdtrit(freedom, 0.975)) * at.difference.se
+            for freedom, at in zip(freedoms, compared.budgets, strict=True)
+        ]
+        axes.errorbar(flops, values, halves, fmt="o", color=BLACK, markersize=4.5, linewidth=1, capsize=3)
+        low, high = (100 * math.expm1(-end) for end in compared.relative_95[::-1])
+        axes.axhspan(low, high, color=BLUE, alpha=0.18, linewidth=0, label="all budgets together, 95%")
+        axes.axhline(0.0, color=GREY, linewidth=0.8)
+        axes.legend()
+        style.below(page, "Below 0 the treatment's loss is lower. Bars hold 95% of each budget alone.", style.source())
         return style.encode(page, ending)
 
 

@@ -163,6 +163,10 @@ CASES: dict[str, Case] = {
         ("fit", "RUNS", "--baseline", "baseline", "--variant", "treatment"),
     ),
     "backtest": (lambda runs: cegain.backtest(runs, cuts=[3, 10]), ("backtest", "RUNS", "--cut", "3", "--cut", "10")),
+    "compare": (
+        lambda runs: cegain.compare(runs, baseline="baseline", at_least=1.1, level=0.1),
+        ("compare", "RUNS", "--baseline", "baseline", "--at-least", "1.1", "--level", "0.1"),
+    ),
     "speedup": (
         lambda _: cegain.speedup(2.310, 2.290, 1e19, seed_noise=0.002),
         ("speedup", "--baseline-loss", "2.31", "--loss", "2.29", "--flops", "1e19", "--seed-noise", "0.002"),
@@ -189,7 +193,7 @@ def test_a_result_prints_and_holds_what_the_command_does(which: str, runs: Path)
     assert html.escape(str(result).splitlines()[0]) in result._repr_html_()
 
 
-@pytest.mark.parametrize("which", ["one", "stack", "law", "gain", "backtest", "speedup", "step", "token"])
+@pytest.mark.parametrize("which", ["one", "stack", "law", "gain", "backtest", "compare", "speedup", "step", "token"])
 def test_a_result_draws_itself(which: str, runs: Path, tmp_path: Path) -> None:
     result = CASES[which][0](runs)
     picture = result.plot()
@@ -226,6 +230,9 @@ def test_a_data_frame_is_a_table_of_runs(runs: Path) -> None:
         (lambda runs: cegain.fit(runs, "gpt"), ["gpt"]),
         (lambda runs: cegain.fit(runs / "none", "gpt"), ["none"]),
         (lambda runs: cegain.backtest([runs, runs / "none"], cuts=[0.5]), ["cuts: a factor above 1", "none"]),
+        (lambda runs: cegain.compare(runs, runs / "none", at_least=0, level=2), ["at_least", "level", "none"]),
+        (lambda runs: cegain.compare(runs), ["baseline: the arm", "variant: one arm"]),
+        (lambda runs: cegain.compare(runs, runs), ["baseline names the one", "variant names the one"]),
         (lambda _: cegain.speedup(-1.0, 2.0, 1e19, exponent=0.0), ["baseline loss", "exponent"]),
         (lambda _: cegain.step_time("h1000", params=-1.0), ["device", "params"]),
         (lambda _: cegain.step_time("h100", wide=3), ["wide"]),
