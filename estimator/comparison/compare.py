@@ -19,6 +19,8 @@ LEVEL = 0.05
 """Two-sided: each of "better" and "worse" is claimed falsely in half of this at most."""
 POWER = 0.8
 MOST_SEEDS = 1000
+APART = 0.01
+"""p-value of equal gains at all budgets below which it is said that they differ."""
 WIDE = 100.0
 """A 90% interval of a gain that spans more than this factor is read, and not its median."""
 
@@ -48,7 +50,8 @@ class AtBudget(NamedTuple):
 class Comparison(NamedTuple):
     """The verdict on two arms, and all it rests on.
 
-    status: ok, or why no verdict is given whatever the numbers: `unlike_yardsticks`, `ambiguous_repeats`, `lost_runs`.
+    status: ok, or why no verdict is given whatever the numbers: `unlike_yardsticks`, `ambiguous_repeats`, `lost_runs`,
+    `budgets_disagree`.
     p_better, p_worse: one-sided p-values of "CEG > at_least" and "CEG < at_least"; relative: the difference of ln loss
     all budgets together, with its 95% interval. seeds: per arm and budget, at which 8 of 10 such comparisons would
     settle it, None above `MOST_SEEDS` or where nothing is left to settle.
@@ -91,8 +94,10 @@ def compare(arms: Arms, at_least: float = 1.0, level: float = LEVEL, loss_noise:
     found, notes = differences(arms, loss_noise)
     known, more = worth.curve(arms, found)
     every, p_better, p_worse = _tested(arms, found, known, at_least)
-    verdict, status, reason = _judged(arms, p_better, p_worse, level)
     at = math.log(at_least)
+    verdict, status, reason = _judged(arms, found, known, (p_better, p_worse), at, level)
+    if len(found) > 1 and (apart := every.apart()) < APART:
+        more.append(f"the budgets do not agree about the gain (p = {apart:.1g}): read them one by one")
     budgets = []
     for i, (pair, difference) in enumerate(zip(arms.pairs, found, strict=True)):
         alone = worth.joint_test(arms, found, known, [i])
@@ -110,8 +115,8 @@ def decided(arms: Arms, at_least: float = 1.0, level: float = LEVEL, loss_noise:
     found, _ = differences(arms, loss_noise)
     equal = all(pair.baseline.flops == pair.treatment.flops for pair in arms.pairs)
     known = None if equal and at_least == 1.0 else worth.curve(arms, found)[0]
-    _, p_better, p_worse = _tested(arms, found, known, at_least)
-    return _judged(arms, p_better, p_worse, level)[0]
+    _, *p_values = _tested(arms, found, known, at_least)
+    return _judged(arms, found, known, (p_values[0], p_values[1]), math.log(at_least), level)[0]
 
 
 def _tested(
@@ -125,14 +130,22 @@ def _tested(
     return every, *every.refuted(math.log(at_least))
 
 
-def _judged(arms: Arms, p_better: float, p_worse: float, level: float) -> tuple[str, str, str]:
+def _judged(
+    arms: Arms, found: Sequence[Difference], known: Curve | None, p_values: tuple[float, float], at: float, level: float
+) -> tuple[str, str, str]:
     """Verdict, status and reason."""
     status, reason = arms.doubts[0] if arms.doubts else ("ok", "")
-    verdict = verdict_of(p_better, p_worse, level)
+    verdict = verdict_of(*p_values, level)
     # Who lost fewer runs than the other is at least as good as it looks.
     doubtful = BETTER if arms.lost[1] > arms.lost[0] else WORSE
     if status not in ("ok", "lost_runs") or (status == "lost_runs" and verdict == doubtful):
-        verdict = NOT_SHOWN
+        return NOT_SHOWN, status, reason
+    if verdict != NOT_SHOWN and len(found) > 1:
+        each = [worth.joint_test(arms, found, known, [i]).refuted(at) for i in range(len(found))]
+        opposite = min(p[1 if verdict == BETTER else 0] for p in each)
+        if opposite <= level / 2 / len(found):
+            reason = f"{verdict} by all budgets together, and the opposite is shown at one of them"
+            return NOT_SHOWN, "budgets_disagree", reason
     return verdict, status, reason
 
 

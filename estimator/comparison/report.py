@@ -20,7 +20,7 @@ EXIT = {BETTER: 0, NOT_SHOWN: 3, WORSE: 4}
 def text(c: Comparison) -> str:
     """One screen."""
     baseline, treatment = c.arms.names
-    factor = "" if c.at_least == 1.0 else f" than {number(c.at_least)}x"
+    factor = "" if c.at_least == 1.0 else f" (of a gain of {number(c.at_least)}x)"
     lines = [f"{treatment} against {baseline}: {c.verdict}{factor}"]
     lines.append(f"  {_claim(c)}")
     if c.status != "ok":

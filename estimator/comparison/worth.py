@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtr, ndtri, stdtr
+from scipy.special import chdtrc, ndtr, ndtri, stdtr
 
 from cegain.common.arrays import Array
 from cegain.common.text import number
@@ -154,13 +154,25 @@ class JointTest(NamedTuple):
     curve: Curve | None
     favours: tuple[float, float]
 
-    def _z(self, falls: Array, shift: float) -> Array:
-        """Stouffer's z [k] of the claim that d exceeds the falls [r, k]."""
+    def _each(self, falls: Array, shift: float) -> Array:
+        """z [r, k] of the claim that d exceeds the falls [r, k], with the probability that its t has."""
         t = (self.value[:, None] + shift - falls) / self.se[:, None]
         freedom = np.broadcast_to(np.minimum(self.freedom, 1e9)[:, None], t.shape)
         tail = np.where(freedom < 1e8, stdtr(freedom, -np.abs(t)), ndtr(-np.abs(t)))
-        z = -np.sign(t) * ndtri(np.maximum(tail, 1e-300))
-        return np.asarray((self.weight[:, None] * z).sum(0) / math.sqrt(float((self.weight**2).sum())))
+        return np.asarray(-np.sign(t) * ndtri(np.maximum(tail, 1e-300)))
+
+    def _z(self, falls: Array, shift: float) -> Array:
+        """Stouffer's z [k] of all budgets."""
+        total = (self.weight[:, None] * self._each(falls, shift)).sum(0)
+        return np.asarray(total / math.sqrt(float((self.weight**2).sum())))
+
+    def apart(self) -> float:
+        """p-value of one gain (one difference of losses, where no curve is known) at all budgets: their z about it."""
+        if self.curve is None:
+            falls = np.full((len(self.value), 1), self.relative(0.5))
+        else:
+            falls = self._falls(math.log(self.gain(0.5)))[:, len(self.curve.scales) // 2, None]
+        return float(chdtrc(len(self.value) - 1, float((self._each(falls, 0.0) ** 2).sum())))
 
     def _falls(self, log_gain: float) -> Array:
         to = self.spent + log_gain

@@ -280,3 +280,23 @@ def test_shapes_of_usual_laws_lie_within_what_is_allowed() -> None:
                 wrong = curve.falls(start, start + math.log(2)) / (y - y2) - 1
                 off += (wrong / np.log(curve.scales).std()).tolist()
     assert np.sqrt(np.mean(np.square(off))) < 1.2
+
+
+def test_budgets_that_contradict_each_other_are_no_verdict(tmp_path: Path) -> None:
+    def compared(gains: Sequence[float]) -> Comparison:
+        rows: list[Row] = []
+        for k, gain in enumerate(gains):
+            c = 1e19 * 10 ** (k / 2)
+            for s, e in enumerate((-1e-4, 3e-5, 1e-4, 5e-5)):
+                rows.append(("a", 1e8 * 3**k, c, 2.5 * (c / 1e19) ** -0.05 * (1 + e), s))
+                rows.append(("b", 1e8 * 3**k, c, 2.5 * (c * gain / 1e19) ** -0.05 * (1 - e), s + 9))
+        return answer(table(tmp_path / "x.csv", rows))
+
+    crossing = compared((1.3, 1.3, 0.8))
+    assert (crossing.status, crossing.verdict) == ("budgets_disagree", "not shown")
+    assert crossing.p_value < 0.05
+    growing = compared((1.1, 1.3, 1.6))
+    assert (growing.status, growing.verdict) == ("ok", "better")
+    alike = compared((1.3, 1.3, 1.3))
+    said = [any("do not agree" in note for note in found.notes) for found in (crossing, growing, alike)]
+    assert said == [True, True, False]
