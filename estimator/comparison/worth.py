@@ -229,7 +229,7 @@ NEAR = 0.01
 def _solved(share_above: Callable[[float], float], share: float, most: float) -> float:
     """Where a rising function of x passes a value, between -most and most, by halving."""
     low, high = -most, most
-    for _ in range(45):
+    for _ in range(34):
         middle = (low + high) / 2
         low, high = (middle, high) if share_above(middle) < share else (low, middle)
     return (low + high) / 2

@@ -159,3 +159,15 @@ def test_our_own_arms_have_a_verdict() -> None:
             found = answer(DATA / "training_runs.csv", "--baseline", arms[0], "--variant", arms[1])
             assert found["verdict"] in ("better", "worse", "not shown"), algorithm
             assert re.match(r"[\w.]+", found["status"])
+
+
+def test_the_pipeline_of_the_page_stops_what_is_worse(old: Path, new: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "compare.md").read_text("utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (checked,) = re.findall(r"ceg compare (.*--check.*?) >", block)
+    monkeypatch.chdir(old.parent)
+    assert call(*checked.split()).exit_code == 0
+    kept = old.read_text()
+    old.write_text(new.read_text())
+    new.write_text(kept)
+    assert call(*checked.split()).exit_code == 4

@@ -74,4 +74,4 @@ def test_the_page_quotes_the_powers() -> None:
         print(now)
         shares = [[int(share) for share in re.findall(r"(\d+)%", text)] for text in (quoted, now)]
         assert shares[0] == pytest.approx(shares[1], abs=2)
-        assert [sorted(row) == row for row in zip(*[iter(shares[1])] * 4, strict=True)] == [True] * 4
+        assert [sorted(row) == list(row) for row in zip(*[iter(shares[1])] * 4, strict=True)] == [True] * 4
