@@ -360,7 +360,7 @@ def compare(
         raise QuestionError([str(problem).replace("--", "") for problem in error.problems]) from None
 
 
-def speedup(baseline_loss: float, loss: float, flops: float, **assumed: float) -> Speedup:
+def speedup(baseline_loss: float, loss: float, flops: float, **given: Any) -> Speedup:
     """CEG with a 90% interval from one pair of losses at the same compute.
 
     >>> import cegain
@@ -369,16 +369,17 @@ def speedup(baseline_loss: float, loss: float, flops: float, **assumed: float) -
     True
 
     Args:
-        baseline_loss: without the algorithm; nats per token for the default floor.
+        baseline_loss: without the algorithm; nats per token, or bits per byte with `unit="bpb"`.
         loss: with it.
         flops: what each run spent (FLOP).
-        assumed: floor, floor_sd, exponent, exponent_sd, seed_noise, seed: see `cegain.ladders.one_pair.speedup`.
+        given: baseline_at=[(FLOP, loss)], floor, floor_sd, exponent, exponent_sd, law, evaluation, unit, seed_noise,
+            seed: see `cegain.ladders.one_pair.speedup`.
 
     Raises:
         QuestionError: every rule that the arguments break.
     """
     try:
-        pair = one_pair.speedup(baseline_loss, loss, flops, **assumed)  # type: ignore[arg-type]
+        pair = one_pair.speedup(baseline_loss, loss, flops, **given)
     except ValueError as error:
         raise QuestionError(str(error).splitlines()) from None
     return Speedup(**vars(pair))

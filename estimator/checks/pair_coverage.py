@@ -16,8 +16,9 @@ import numpy as np
 
 from cegain.common.arrays import Array
 from cegain.common.scores import interval_score
-from cegain.ladders import one_pair, slope_prior
-from cegain.ladders.slope_prior import Prior, Rungs
+from cegain.ladders import one_pair
+from cegain.ladders.pair import slope_prior
+from cegain.ladders.pair.slope_prior import Prior, Rungs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -111,7 +112,7 @@ def _summary(name: str, points: Sequence[Point]) -> Summary:
     )
 
 
-def _columns(points: Sequence[Point]) -> tuple[Array, ...]:
+def _columns(points: Sequence[Point]) -> tuple[np.ndarray, ...]:
     """inside, low, median, high, actual, |error|, each [n]."""
     low, median, high, actual = (np.array([getattr(p, n) for p in points]) for n in ("low", "median", "high", "actual"))
     return (low <= actual) & (actual <= high), low, median, high, actual, np.abs(median - actual)
@@ -162,22 +163,18 @@ def print_report(console: Console, points: Sequence[Point]) -> None:
 
     table = Table(box=None, pad_edge=False)
     table.add_column("set")
-    heads = [f"error {a:g}-{b:g}x" for a, b in BANDS]
-    heads += [f"90% {a:g}-{b:g}x" for a, b in BANDS]
-    for head in ("pairs", "90% holds", "width", "score", *heads):
-        table.add_column(head, justify="right")
+    for head in ("pairs", "90% holds", "width", "score", *(f"{a:g}-{b:g}x" for a, b in BANDS)):
+        table.add_column(head, justify="right", no_wrap=True)
     for line in summarise(points):
-        name = line.set if line.frontier else f"{line.set} (no frontier)"
+        name = line.set if line.frontier else f"{line.set} *"
         cells = [f"{line.pairs}", f"{line.coverage_90:.0%}", f"{line.median_width:.2f}", f"{line.interval_score:.2f}"]
-        cells += [_shown(error, ".2f") for error in line.median_errors] + [_shown(c, ".0%") for c in line.coverages]
+        bands = zip(line.median_errors, line.coverages, strict=True)
+        cells += ["-" if math.isnan(error) else f"{error:.2f} ({covered:.0%})" for error, covered in bands]
         table.add_row(name, *cells)
     console.print(table)
     console.print(
-        f"Pairs, 90%, width (a factor) and interval score: true gains up to {HELD:g}x. Error: median |ln gain / truth|. "
-        "Each set is scored by the prior of the other frontiers; pooled: frontiers, sets alike.",
+        f"Pairs, 90%, width (a factor) and interval score: true gains up to {HELD:g}x. By true gain: median |ln error| "
+        "(90% holds).\nEach set is scored by the prior of the other frontiers; pooled: frontiers, sets alike. "
+        "* tokens do not grow with compute: no frontier.",
         soft_wrap=True,
     )
-
-
-def _shown(value: float, form: str) -> str:
-    return "-" if math.isnan(value) else format(value, form)

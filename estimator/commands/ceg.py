@@ -46,7 +46,7 @@ _HERE, _TRAIN = "cegain.commands", "cegain.training.commands"
         (f"{_HERE}.classify", "classify"): "Does a gain depend on compute? The source paper's classes beside ours.",
         (f"{_HERE}.scenario", "scenario"): "Hardware frozen at a budget: what algorithms alone still bring.",
         (f"{_HERE}.report", "report"): "All answers as one page for a browser, to choose and compare in.",
-        (f"{_HERE}.runs", "speedup"): "The gain behind one pair of losses, with all it depends on.",
+        (f"{_HERE}.speedup", "speedup"): "The gain behind one pair of losses, with all it depends on.",
         (f"{_HERE}.steptime", "steptime"): "Time of a training step or of a decoded token.",
         (f"{_HERE}.runs", "synthetic"): "Write a table of made-up runs with a known gain.",
         ("cegain.benchmarks.cli_bench", "bench"): "Times of kernels on a device, and the table that holds them.",

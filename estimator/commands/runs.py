@@ -1,4 +1,4 @@
-"""Commands on tables of runs: fit, backtest, speedup, synthetic. Imported when one of them is called."""
+"""Commands on tables of runs: fit, backtest, synthetic. Imported when one of them is called."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ import click
 from cegain.commands.options import (
     COUNT,
     POSITIVE,
-    BadInput,
     Command,
     console,
-    flag,
     gathered,
     number,
     output_path,
@@ -100,36 +98,6 @@ def fit_command(runs: str, at: tuple[str, ...], as_json: bool, **options: Any) -
             two = fit_report.two_arms(table, baseline, variant, budgets, noise)
             result = fit_report.two_arms_document(two) if as_json else fit_report.two_arms_text(two)
         print_json(result) if as_json else click.echo(result)
-
-
-@click.command("speedup", cls=Command)
-@single("--baseline-loss", required=True, metavar="L", help="Loss without the algorithm.")
-@single("--loss", required=True, metavar="L", help="Loss with it, at the same compute.")
-@single("--flops", required=True, metavar="C", help="Training FLOP of each run.")
-@single("--floor", metavar="E", help="Irreducible loss, in the losses' unit.")
-@single("--floor-sd", metavar="S", help="Its uncertainty; 0 pins it.")
-@single("--exponent", metavar="G", help="Exponent of the compute frontier.")
-@single("--exponent-sd", metavar="S", help="Its uncertainty; 0 pins it.")
-@single("--seed-noise", metavar="S", help="sd of one run's loss over seeds.")
-@single("--seed", default="0", metavar="N", help="Of the draws.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout, and nothing else there.")
-def speedup_command(as_json: bool, **options: Any) -> None:
-    """The gain behind one pair of losses, with all it depends on.
-
-    ceg speedup --baseline-loss 2.310 --loss 2.290 --flops 1e19
-    """
-    from cegain.ladders import one_pair
-
-    problems: list[str] = []
-    names = ("baseline_loss", "loss", "flops", "floor", "floor_sd", "exponent", "exponent_sd", "seed_noise")
-    values = {n: number(flag(n), options[n], problems, "2.3") for n in names if options[n] is not None}
-    seed = number("--seed", options["seed"], problems, "0", **COUNT) or 0
-    refuse(problems)
-    try:
-        answer = one_pair.speedup(**values, seed=seed)
-    except ValueError as error:
-        raise BadInput(str(error).splitlines()) from None
-    print_json(answer.as_dict()) if as_json else click.echo(str(answer))
 
 
 @click.command("synthetic", cls=Command)

@@ -21,9 +21,9 @@ import numpy as np
 
 from cegain.common.arrays import Array
 from cegain.common.verdict import FAR_WIDTH
-from cegain.ladders import slope_prior
-from cegain.ladders.pair_problems import LEAST_LOSS, problems_of
-from cegain.ladders.slope_prior import Prior
+from cegain.ladders.pair import slope_prior
+from cegain.ladders.pair.problems import LEAST_LOSS, Law, problems_of
+from cegain.ladders.pair.slope_prior import Prior
 
 DRAWS = 40_000
 SEED_NOISE = {"nats": 0.0013, "bpb": 0.0004}
@@ -33,19 +33,11 @@ EXPONENT_SD, FLOOR_SD = 0.15, 0.15
 HEADROOM = 0.01
 """The floor lies below the lower loss by at least this share of it: a model does not stand on the floor."""
 ROUGHNESS = 0.065
-"""By this share slopes between rungs of one public ladder scatter about a smooth one (root mean square of four sets)."""
+"""By this share slopes between rungs of one public ladder scatter about a smooth one (mean of four sets)."""
 WIDER = (1.0, 3.0, 10.0)
 """The prior is widened by these where a second baseline run lies outside it."""
 ENOUGH_SHARE = 0.01
 """Share of the draws that must be left for that."""
-
-
-class Law(NamedTuple):
-    """A fitted frontier of the baseline: floor (the losses' unit) and exponent, with their covariance [2, 2]."""
-
-    floor: float
-    exponent: float
-    covariance: tuple[tuple[float, float], tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -125,8 +117,8 @@ class Speedup:
                 f"  The baseline would need {number(self.equivalent_flops)} FLOP to reach it.",
                 f"  Uncertainty from: {parts}.",
                 *(f"  {line}" for line in self.rests_on),
-                f"  There -d ln L / d ln C is {self.slope[0]:.2g} ({self.slope[1]:.2g} - {self.slope[2]:.2g}), the floor "
-                f"{self.floor[0]:.3g} +- {self.floor[1]:.2g}, the exponent {self.exponent[0]:.2g} +- "
+                f"  There -d ln L / d ln C is {self.slope[0]:.2g} ({self.slope[1]:.2g} - {self.slope[2]:.2g}), the "
+                f"floor {self.floor[0]:.3g} +- {self.floor[1]:.2g}, the exponent {self.exponent[0]:.2g} +- "
                 f"{self.exponent[1]:.2g}; seed noise {self.seed_noise:g}.",
                 f"  By the floor: {floors}.",
                 *([f"  By the slope of each set of ladders: {sets}."] if sets else []),
@@ -159,7 +151,7 @@ def speedup(
         flops: what each run spent (FLOP).
         floor, floor_sd: irreducible loss, normal, kept below the lower loss; sd 0 pins it, none is 15%. The exponent
             follows from the slope where it is not given too.
-        exponent, exponent_sd: of the compute frontier, log-normal with about this mean and sd; sd 0 pins it, none is 15%.
+        exponent, exponent_sd: of the compute frontier, log-normal with about this mean and sd; 0 pins it, none is 15%.
         baseline_at: further runs of the baseline, (FLOP, loss) each: they fix the slope.
         law: a fitted frontier of the baseline, in place of the prior, floor and exponent.
         evaluation: what the floor or law was measured on; said in the answer.
@@ -199,7 +191,9 @@ def speedup(
         exponents = _log_normal(exponent, exponent_sd or 0.0, normals[3])
         rests = [f"Floor{of} and exponent as given, independent of each other."]
     else:
-        rests = [f"Slope of the frontier: prior of {len(shipped.sets)} sets of public ladders, {', '.join(shipped.sets)}."]
+        rests = [
+            f"Slope of the frontier: prior of {len(shipped.sets)} sets of public ladders, {', '.join(shipped.sets)}."
+        ]
         for widen in WIDER:
             slopes, shares = shipped.draw(flops, normals[2:6], widen)
             floors, exponents = _jointly(pair, slopes, shares, floor, floor_sd, exponent, exponent_sd, normals[6])

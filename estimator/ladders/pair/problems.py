@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from cegain.ladders.one_pair import Law
+from typing import NamedTuple
 
 LEAST_LOSS = 1.35
 """Below this a loss is taken for one in another unit, unless that or the floor is given. Assumed: floors fitted to
@@ -16,6 +13,14 @@ arXiv 2404.10102)."""
 UNITS = ("nats", "bpb")
 APART = 1.2
 """A further run of the baseline is at least this many times off in compute: nearer ones say nothing of the slope."""
+
+
+class Law(NamedTuple):
+    """A fitted frontier of the baseline: floor (the losses' unit) and exponent, with their covariance [2, 2]."""
+
+    floor: float
+    exponent: float
+    covariance: tuple[tuple[float, float], tuple[float, float]]
 
 
 def problems_of(

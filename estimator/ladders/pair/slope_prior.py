@@ -1,8 +1,8 @@
 """How fast public ladders fall: the prior behind the gain of one pair of losses.
 
 Along a compute frontier L = E + K C^-gamma the local slope is s = -d ln L / d ln C = gamma (1 - E / L). Of ln loss it
-has no unit: it is the same in nats per token and in bits per byte. Public frontiers agree on it, by compute, better than
-on E or gamma alone: ln s falls about as a straight line in ln C. The prior is that line with what sets of ladders differ
+has no unit: it is the same in nats per token and in bits per byte. Public frontiers agree on it, by compute, better
+than on E or gamma alone: ln s falls about as a straight line in ln C. The prior is that line with what sets of ladders differ
 by in level and trend, what the slopes of one set scatter by, and the floor's share of the loss, u = E / L, which says
 how the slope goes on from there. A draw of (s, u) is one of floor and exponent, jointly:
 
@@ -35,6 +35,10 @@ SHARE, SHARE_SD = 0.4, 0.15
 """E / L at the baseline's loss. Chosen by hand among five by leaving sets out (docs/log.md); laws fitted to the slopes of
 single sets have 0.45 to 0.75 at 1e19 FLOP, but give too large gains on the sets that were left out."""
 MOST_SHARE = 0.9
+
+
+_Slopes = tuple[Array, Array]
+"""Of one arm, see `slopes`."""
 
 
 class Rungs(NamedTuple):
@@ -106,10 +110,13 @@ def read_rungs(path: Path = RUNGS) -> list[Rungs]:
         for row in csv.DictReader(stream):
             key = row["set"], row["arm"], row["tokens"] == "grow"
             arms.setdefault(key, []).append((math.log(float(row["flops"])), math.log(float(row["loss"]))))
-    return [Rungs(s, arm, *np.array(points).T, grows=grows) for (s, arm, grows), points in arms.items()]
+    return [
+        Rungs(name, arm, np.array([x for x, _ in points]), np.array([y for _, y in points]), grows)
+        for (name, arm, grows), points in arms.items()
+    ]
 
 
-def pairs(arm: Rungs, least: float, most: float) -> tuple[Array, Array]:
+def pairs(arm: Rungs, least: float, most: float) -> tuple[np.ndarray, np.ndarray]:
     """Indices [p] of the cheaper and the dearer rung of all pairs from `least` to `most` times apart in compute."""
     cheap, dear = np.triu_indices(len(arm.x), 1)
     step = arm.x[dear] - arm.x[cheap]
@@ -132,7 +139,7 @@ def learn(arms: Sequence[Rungs]) -> Prior:
     Raises:
         ValueError: fewer than two sets have slopes.
     """
-    by_set: dict[str, list[tuple[Array, Array]]] = {}
+    by_set: dict[str, list[_Slopes]] = {}
     for arm in arms:
         read = slopes(arm)
         if len(read[0]):
@@ -160,7 +167,7 @@ def learn(arms: Sequence[Rungs]) -> Prior:
     )
 
 
-def _trend(reads: Sequence[tuple[Array, Array]], groups: Sequence[Sequence[tuple[Array, Array]]]) -> tuple[float, float]:
+def _trend(reads: Sequence[_Slopes], groups: Sequence[Sequence[_Slopes]]) -> tuple[float, float]:
     """Sums of dx dy and of dx dx about the means of groups of arms; arms weigh alike."""
     up = down = 0.0
     for group in groups:

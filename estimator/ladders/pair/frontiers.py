@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from cegain.common.arrays import Array
-from cegain.ladders import ladder, slope_prior
+from cegain.ladders import ladder
 from cegain.ladders.ladder import RunTable
-from cegain.ladders.slope_prior import Rungs
+from cegain.ladders.pair import slope_prior
+from cegain.ladders.pair.slope_prior import Rungs
 
 SAME_RATIO = 0.12
 """Tokens per parameter this near (natural log) are one recipe."""
@@ -45,23 +46,22 @@ def arms_of(table: RunTable) -> list[Rungs]:
             arms.append(_hull(table.name, variant, np.log(flops), losses, grows=False))
             continue
         grows = bool(np.isfinite(tokens).all() and tokens.max() > 1.5 * tokens.min())
-        rungs = ladder.ladder(table, variant)
-        if not (len(rungs.notes) and any("left out" in note for note in rungs.notes)):
-            arms.append(Rungs(table.name, variant, rungs.x, rungs.y, grows))
+        recipes = _recipes(sizes, tokens) if grows else []
+        if len(recipes) > 1 and 2 * sum(len(group) for _, group in recipes) >= len(at):  # a few may agree by chance
+            for ratio, group in recipes:
+                order = group[np.argsort(flops[group])]
+                name = f"{variant}, {ratio:.0f} tokens per parameter"
+                arms.append(Rungs(table.name, name, np.log(flops[order]), losses[order], grows))
             continue
-        recipes = _recipes(sizes, tokens)
-        if 2 * sum(len(group) for _, group in recipes) < len(at):  # a few that happen to agree
-            recipes = []
-        for ratio, group in recipes:
-            order = group[np.argsort(flops[group])]
-            name = f"{variant}, {ratio:.0f} tokens per parameter"
-            arms.append(Rungs(table.name, name, np.log(flops[order]), losses[order], grows))
-        if not recipes:
+        rungs = ladder.ladder(table, variant)
+        if any("left out" in note for note in rungs.notes):  # budgets off the frontier of a grid
             arms.append(_hull(table.name, variant, rungs.x, rungs.y, grows))
+        else:
+            arms.append(Rungs(table.name, variant, rungs.x, rungs.y, grows))
     return [arm for arm in arms if len(arm.x) >= LEAST_SIZES]
 
 
-def _recipes(sizes: Array, tokens: Array) -> list[tuple[float, Array]]:
+def _recipes(sizes: Array, tokens: Array) -> list[tuple[float, np.ndarray]]:
     """Runs [m] of one ratio of tokens to parameters, for each ratio with enough sizes."""
     ratios = np.log(tokens / sizes)
     order = np.argsort(ratios)
@@ -89,6 +89,11 @@ def _hull(name: str, arm: str, x: Array, y: Array, grows: bool) -> Rungs:
     return Rungs(name, arm, x[hull], y[hull], grows)
 
 
+def stored(logs: Array) -> Array:
+    """Logarithms [n] of values in the digits that are stored."""
+    return np.log([float(f"{value:.{DIGITS}g}") for value in np.exp(logs)])
+
+
 def table_of(arms: Sequence[Rungs]) -> bytes:
     """The rungs as CSV: what `slope_prior.read_rungs` reads."""
     text = io.StringIO()
@@ -96,9 +101,7 @@ def table_of(arms: Sequence[Rungs]) -> bytes:
     rows.writerow(("set", "arm", "flops", "loss", "tokens"))
     for arm in arms:
         for c, loss in zip(np.exp(arm.x), np.exp(arm.y), strict=True):
-            rows.writerow(
-                (arm.set, arm.arm, f"{c:.{DIGITS}g}", f"{loss:.{DIGITS}g}", "grow" if arm.grows else "fixed")
-            )
+            rows.writerow((arm.set, arm.arm, f"{c:.{DIGITS}g}", f"{loss:.{DIGITS}g}", "grow" if arm.grows else "fixed"))
     return text.getvalue().encode()
 
 
