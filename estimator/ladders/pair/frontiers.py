@@ -1,7 +1,8 @@
 """Public tables of runs reduced to frontiers, and the prior of slopes learnt from them (`ceg speedup --learn`).
 
-An arm's frontier is its ladder. Where the runs are a grid of sizes and tokens per parameter, each ratio of the two with
-three sizes or more is a ladder of its own; where there are none, the rungs on the lower convex hull are. Where tokens
+An arm's frontier is its ladder: of a sweep of sizes at each budget, the minima. Where the runs are a grid of sizes and
+tokens per parameter, each ratio of the two with three sizes or more is a ladder of its own. Where budgets lie off the
+frontier, it is the lower convex hull of the rungs. Where tokens
 are the same at all sizes, losses fall along another curve than a compute frontier: such sets are scored, never learnt
 from.
 """
@@ -25,6 +26,8 @@ from cegain.ladders.pair.slope_prior import Rungs
 SAME_RATIO = 0.12
 """Tokens per parameter this near (natural log) are one recipe."""
 LEAST_SIZES = 3
+SIZES_OF_A_SWEEP = 3
+"""Runs per budget, on average, from which a table sweeps sizes at each budget: its frontier is that of the minima."""
 CHECKPOINTS = ("gemstones",)
 """Tables whose runs of one size are checkpoints of one schedule, of which only the last is finished."""
 RERUN = "-rerun"
@@ -46,14 +49,15 @@ def arms_of(table: RunTable) -> list[Rungs]:
             arms.append(_hull(table.name, variant, np.log(flops), losses, grows=False))
             continue
         grows = bool(np.isfinite(tokens).all() and tokens.max() > 1.5 * tokens.min())
-        recipes = _recipes(sizes, tokens) if grows else []
+        rungs = ladder.ladder(table, variant)
+        swept = len(at) >= SIZES_OF_A_SWEEP * rungs.budgets
+        recipes = _recipes(sizes, tokens) if grows and not swept else []
         if len(recipes) > 1 and 2 * sum(len(group) for _, group in recipes) >= len(at):  # a few may agree by chance
             for ratio, group in recipes:
                 order = group[np.argsort(flops[group])]
                 name = f"{variant}, {ratio:.0f} tokens per parameter"
                 arms.append(Rungs(table.name, name, np.log(flops[order]), losses[order], grows))
             continue
-        rungs = ladder.ladder(table, variant)
         if any("left out" in note for note in rungs.notes):  # budgets off the frontier of a grid
             arms.append(_hull(table.name, variant, rungs.x, rungs.y, grows))
         else:

@@ -2,9 +2,9 @@
 
 Along a compute frontier L = E + K C^-gamma the local slope is s = -d ln L / d ln C = gamma (1 - E / L). Of ln loss it
 has no unit: it is the same in nats per token and in bits per byte. Public frontiers agree on it, by compute, better
-than on E or gamma alone: ln s falls about as a straight line in ln C. The prior is that line with what sets of ladders differ
-by in level and trend, what the slopes of one set scatter by, and the floor's share of the loss, u = E / L, which says
-how the slope goes on from there. A draw of (s, u) is one of floor and exponent, jointly:
+than on E or gamma alone: ln s falls about as a straight line in ln C. The prior is that line with what sets of ladders
+differ by in level and trend, what the slopes of one set scatter by, and the floor's share of the loss, u = E / L, which
+says how the slope goes on from there. A draw of (s, u) is one of floor and exponent, jointly:
 
     E = u L    gamma = s / (1 - u)
 
@@ -32,8 +32,8 @@ PIVOT = 19.0
 STEPS = (1.5, 10.0)
 """Slopes are read between rungs this many times apart in compute: nearer ones are noise, wider ones are bent."""
 SHARE, SHARE_SD = 0.4, 0.15
-"""E / L at the baseline's loss. Chosen by hand among five by leaving sets out (docs/log.md); laws fitted to the slopes of
-single sets have 0.45 to 0.75 at 1e19 FLOP, but give too large gains on the sets that were left out."""
+"""E / L at the baseline's loss. Chosen by hand among five by leaving sets out (docs/log.md); laws fitted to the slopes
+of single sets have 0.45 to 0.75 at 1e19 FLOP, but give too large gains on the sets that were left out."""
 MOST_SHARE = 0.9
 
 
