@@ -126,6 +126,8 @@ def _coverage(as_json: bool, learn: tuple[str, ...], freeze: bool, misplaced: li
     problems = [f"{name}: it goes without --coverage. Leave one out." for name in misplaced]
     if freeze and not learn:
         problems.append("--freeze: it stores the prior of --learn RUNS.csv... (found none). Name the tables.")
+    if freeze and not (slope_prior.PRIOR.parents[2] / "pyproject.toml").is_file():
+        problems.append("--freeze: it stores the prior in a checkout (found an installed package). Call it in one.")
     arms = _frontiers(learn, problems) if learn else slope_prior.read_rungs()
     refuse(problems)
     try:

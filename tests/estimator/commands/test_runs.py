@@ -110,6 +110,39 @@ def test_speedup_answers_and_refuses() -> None:
     assert "flops" in refused("speedup", "--baseline-loss", 2.31, "--loss", 2.29, "--flops", 0)
 
 
+PAIR = ("speedup", "--baseline-loss", 2.31, "--loss", 2.29, "--flops", 1e19)
+
+
+def test_speedup_takes_what_is_known_of_the_baseline(tmp_path: Path) -> None:
+    alone, two = answer(*PAIR), answer(*PAIR, "--baseline-at", 1e18, 2.56)
+    assert alone["schema_version"] == 2
+    assert two["ceg_interval_90"][1] / two["ceg_interval_90"][0] < alone["ceg_interval_90"][1]
+    assert (
+        answer("speedup", "--baseline-loss", 0.748, "--loss", 0.745, "--flops", 1e19, "--unit", "bpb")["unit"] == "bpb"
+    )
+    law = tmp_path / "law.json"
+    law.write_text('{"E": 1.7, "gamma": 0.15, "covariance": [[0.01, 0.001], [0.001, 0.0004]]}')
+    assert answer(*PAIR, "--law", law)["floor"]["mean"] == pytest.approx(1.7, abs=0.01)
+    fitted = call("fit", chinchilla(tmp_path / "a.csv"), "--bootstrap", 20, "--json").stdout
+    law.write_text(fitted)
+    assert answer("speedup", "--baseline-loss", 3.5, "--loss", 3.4, "--flops", 1e19, "--law", law)["ceg_median"] > 1
+    law.write_text('{"E": 1.7, "gamma": 0.15, "covariance": [[0.01, 0.9], [0.9, 0.0004]]}')
+    assert "symmetric and positive" in refused(*PAIR, "--law", law)
+    law.write_text("[]")
+    assert "--law" in refused(*PAIR, "--law", law)
+    assert "--law: the file can be read" in refused(*PAIR, "--law", tmp_path / "none.json")
+    assert "--loss: it is needed" in refused("speedup", "--baseline-loss", 2.31, "--flops", 1e19)
+
+
+def test_speedup_shows_its_coverage() -> None:
+    document = answer("speedup", "--coverage")
+    assert document["sets"][-1]["set"] == "pooled"
+    assert 0.85 <= document["sets"][-1]["coverage_90"] <= 0.97
+    said = refused("speedup", "--coverage", "--freeze", "--loss", 2.3)
+    assert "--loss: it goes without --coverage" in said
+    assert "--freeze: it stores" in said
+
+
 @pytest.mark.parametrize("truth", sorted(synthetic.TRUTHS))
 def test_made_up_runs_can_be_fitted(truth: str, tmp_path: Path) -> None:
     path = tmp_path / "made.csv"
