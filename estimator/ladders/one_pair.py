@@ -34,6 +34,8 @@ HEADROOM = 0.01
 """The floor lies below the lower loss by at least this share of it: a model does not stand on the floor."""
 ROUGHNESS = 0.065
 """By this share slopes between rungs of one public ladder scatter about a smooth one (mean of four sets)."""
+MOST_LN = 690.0
+"""Of ln CEG: what a float can hold."""
 WIDER = (1.0, 3.0, 10.0)
 """The prior is widened by these where a second baseline run lies outside it."""
 ENOUGH_SHARE = 0.01
@@ -206,6 +208,8 @@ def speedup(
             floors, exponents, noises = floors[kept], exponents[kept], noises[:, kept]
             wide = f", widened {widen:g} times, as it does not expect that" if widen > 1 else ""
             rests = [f"Slope of the frontier: {len(baseline_at) + 1} runs of the baseline; the prior{wide}."]
+        if not slope_prior.RANGE[0] <= flops <= slope_prior.RANGE[1]:
+            rests.append("That compute is outside the ladders: their trend is carried on, and its error grows.")
         if floor is not None or exponent is not None:
             rests.append(f"{'Floor' + of if floor is not None else 'Exponent'} as given.")
     joint = law is None and (floor is None or exponent is None)
@@ -257,7 +261,7 @@ class _Pair(NamedTuple):
         losses = np.array([[self.baseline_loss], [self.loss]])
         # Noise never takes a loss below the floor: the draw would say that the run is better than possible.
         above = np.maximum(losses + noise - floors, 1e-3 * (self.ceiling / (1 - HEADROOM)) * HEADROOM)
-        return np.asarray(np.log(above[0] / above[1]) / exponents)
+        return np.clip(np.log(above[0] / above[1]) / exponents, -MOST_LN, MOST_LN)
 
 
 def _jointly(

@@ -29,6 +29,8 @@ PRIOR = DATA / "slope_prior.json"
 RUNGS = DATA / "frontiers.csv"
 PIVOT = 19.0
 """log10 FLOP at which the level of the slope is stated: the middle of the public ladders."""
+RANGE = (3e15, 1.3e22)
+"""FLOP of the cheapest and the dearest rung."""
 STEPS = (1.5, 10.0)
 """Slopes are read between rungs this many times apart in compute: nearer ones are noise, wider ones are bent."""
 SHARE, SHARE_SD = 0.4, 0.15

@@ -157,3 +157,14 @@ def test_what_it_rests_on_and_how_the_answer_changes_with_it() -> None:
 def test_what_does_not_go_together_is_refused(given: dict[str, Any], rule: str) -> None:
     with pytest.raises(ValueError, match=re.escape(rule)):
         speedup(2.31, 2.29, 1e19, **given)
+
+
+def test_far_from_the_ladders_it_is_wider_and_says_so() -> None:
+    near, far = speedup(2.31, 2.29, 1e19), speedup(2.31, 2.29, 1e24)
+    assert math.log(far.interval[1] / far.interval[0]) > 2 * math.log(near.interval[1] / near.interval[0])
+    assert "outside the ladders" in str(far)
+    assert "outside the ladders" not in str(near)
+    arms = [arm for arm in slope_prior.read_rungs() if arm.grows]
+    ends = [math.exp(x) for arm in arms for x in (arm.x[0], arm.x[-1])]
+    assert (min(ends), max(ends)) == pytest.approx(slope_prior.RANGE, rel=0.2)
+    assert all(map(math.isfinite, speedup(6.0, 2.0, 1e26).interval))
