@@ -261,7 +261,7 @@ class _Pair(NamedTuple):
         losses = np.array([[self.baseline_loss], [self.loss]])
         # Noise never takes a loss below the floor: the draw would say that the run is better than possible.
         above = np.maximum(losses + noise - floors, 1e-3 * (self.ceiling / (1 - HEADROOM)) * HEADROOM)
-        return np.clip(np.log(above[0] / above[1]) / exponents, -MOST_LN, MOST_LN)
+        return np.asarray(np.clip(np.log(above[0] / above[1]) / exponents, -MOST_LN, MOST_LN))
 
 
 def _jointly(
