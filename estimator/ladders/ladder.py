@@ -31,7 +31,7 @@ from cegain.run_tables.repeats import SAME_SIZE, TOLERANCE
 from cegain.run_tables.run_import import AS_IT_IS, ReadOptions
 from cegain.tables import csv_file, table_files
 from cegain.tables.cells import Cells, Words, factorized, take
-from cegain.tables.column_meanings import meaning
+from cegain.tables.column_meanings import ALIASES, key_of, meaning
 from cegain.tables.problems import EvidenceError, Problem, refusal
 
 WINDOW = 0.45 * math.log(10)
@@ -142,7 +142,7 @@ def read_runs(path: str | os.PathLike[str], options: ReadOptions = AS_IT_IS) -> 
     if by_hand or _is_long(file):
         return _as_people_have_it(file, options)._replace(repeats=rule)
     try:
-        table = _in_our_columns(file, loss_column)
+        table = _in_our_columns(file, loss_column, rule.seed_columns)
         ours = OWN_COLUMNS["C"] in table.cells
         if ours and rule.repeats is None:  # its runs of the role `ladder` are tuned, and differ in the seed alone
             rule = rule._replace(repeats=repeats.SEEDS)
@@ -171,7 +171,7 @@ _OF_HISTORIES = ("step", "share_done", "state")
 _RULE_FIELDS = ("repeats", "seed_columns", "sweep_columns")
 
 
-def _in_our_columns(file: Path, loss_column: str) -> RunTable:
+def _in_our_columns(file: Path, loss_column: str, seed_columns: Sequence[str]) -> RunTable:
     """A CSV table with the columns that the commands name."""
     problems: list[Problem] = []
     text = csv_file.text_of(file, "a table of runs", ("variant", "N", "D", "C", "loss"))
@@ -219,8 +219,11 @@ def _in_our_columns(file: Path, loss_column: str) -> RunTable:
     C, loss = np.array(values["C"]), np.array(values["loss"])
     # A NaN is equal to itself only, and stands for tokens that no row has.
     tokens = values["D"] if names["D"] in header else [0.0] * len(rows)
-    places: dict[tuple[str, float, float, float, float], int] = {}
-    for i, run in enumerate(zip(variant, values["N"], tokens, values["C"], values["loss"], strict=True)):
+    # Two seeds may round to one loss: they are two runs.
+    of_seeds = [i for i, name in enumerate(header) if name in seed_columns or key_of(name) in ALIASES["seed"]]
+    seeds = [tuple(cells[i] for i in of_seeds) for _, cells in rows]
+    places: dict[tuple[object, ...], int] = {}
+    for i, run in enumerate(zip(variant, values["N"], tokens, values["C"], values["loss"], seeds, strict=True)):
         places.setdefault(run, i)
     kept = np.array(list(places.values()))
     if len(kept) < len(rows):
@@ -273,7 +276,9 @@ def _as_people_have_it(file: Path, options: ReadOptions) -> RunTable:
     """Any table of runs that `run_import` understands; what was understood is a remark."""
     found = run_import.read(file, options)
     remarks = [f"read as {', '.join(found.understood)}", *found.remarks]
-    distinct = _first_of_each(factorized(found.variant)[1], found.N, found.D, found.C, found.loss)
+    told_apart = [found.variant, found.seed, *(found.columns[n] for n in options.seed_columns if n in found.columns)]
+    codes = [factorized(cells)[1] for cells in told_apart]
+    distinct = _first_of_each(*codes, found.N, found.D, found.C, found.loss)
     if len(distinct) < len(found.loss):
         remarks.append(f"{len(found.loss) - len(distinct)} duplicated row(s) count once")
         found = found.take(distinct)

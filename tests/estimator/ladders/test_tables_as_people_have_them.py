@@ -124,6 +124,18 @@ def test_duplicates_are_found_in_a_long_table(tmp_path: Path) -> None:
     assert any("duplicated row(s) count once" in remark for remark in found.remarks)
 
 
+def test_two_seeds_of_one_loss_are_two_runs(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours.csv", tmp_path / "theirs.csv"
+    ours.write_text(
+        "variant,N,D,C,loss,seed\na,3e7,6e8,1.08e17,3.5,0\na,3e7,6e8,1.08e17,3.5,1\na,3e7,6e8,1.08e17,3.5,1\n"
+    )
+    theirs.write_text("arm,params,tokens,val_loss,seed\na,3e7,6e8,3.5,0\na,3e7,6e8,3.5,1\na,3e7,6e8,3.5,1\n")
+    for path in (ours, theirs):
+        found = ladder.read_runs(path)
+        assert len(found.loss) == 2
+        assert ladder.ladder(found, "a").repeats.tolist() == [2.0]
+
+
 def test_no_tokens_are_no_reason_to_keep_duplicates(tmp_path: Path) -> None:
     rows = [{k: v for k, v in row.items() if k != "D"} for row in runs()]
     assert len(ladder.read_runs(comma(tmp_path / "runs.csv", [*rows, rows[0]])).C) == len(rows)
