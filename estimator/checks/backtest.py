@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, ndtri, stdtrit
 
 from cegain.common.arrays import LN10, Array
 from cegain.common.scores import binomial_range, interval_score
@@ -40,7 +40,6 @@ ENOUGH_POINTS = 8
 TRAINING_BUDGETS = forecast.MIN_RUNGS
 DISTANCES = ((-math.inf, 0.3), (0.3, 0.6), (0.6, 1.0), (1.0, 1.5), (1.5, math.inf))
 """Bins of decades past the last read, for the table by distance."""
-BOOTSTRAP = 2000
 PENALTY = 20
 """Of the 90% interval score, 2 / (1 - 0.9)."""
 PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -475,52 +474,51 @@ def _span(low: float, high: float) -> str:
 
 
 class Difference(NamedTuple):
-    """How much higher (worse) the forecast's 90% interval score is than the rule's, with its 95% range by bootstrap
-    over pairs of arms, and in the pool over sets as well; `ok` is the share of answers with that status.
+    """How much higher (worse) the forecast's 90% interval score is than the rule's, with its 95% range (Student's t
+    over reference arms, in the pool over sets); `ok` is the share of answers with that status.
     """
 
     set: str
-    pairs: int
+    references: int
     difference: float
     range: tuple[float, float]
     ok: float
 
 
-def differences(points: Sequence[Point], seed: int = 0) -> list[Difference]:
+def differences(points: Sequence[Point]) -> list[Difference]:
     """Per set with enough points, and pooled with sets alike: paired scores of the forecast and of last gain."""
     once = distinct(points)
     sizes = Counter(p.set for p in once)
-    by_set: dict[str, dict[frozenset[str], list[float]]] = {}
+    by_set: dict[str, dict[str, list[float]]] = {}
     for p in once:
         if sizes[p.set] >= ENOUGH_POINTS:
             ours, last = (
                 float(interval_score(np.array(q[0]), np.array(q[-1]), np.array(p.actual), PENALTY))
                 for q in (p.forecast, p.last)
             )
-            by_set.setdefault(p.set, {}).setdefault(frozenset((p.baseline, p.treatment)), []).append(ours - last)
-    rng = np.random.default_rng(seed)
-    rows, drawn = [], []
-    for name, pairs in by_set.items():
-        sums = np.array([(sum(values), len(values)) for values in pairs.values()])
-        picked = sums[rng.integers(0, len(sums), (BOOTSTRAP, len(sums)))].sum(1)
-        drawn.append(picked[:, 0] / picked[:, 1])
+            by_set.setdefault(p.set, {}).setdefault(p.reference, []).append(ours - last)
+    rows = []
+    for name, arms in by_set.items():
+        sums, counts = (np.array([float(f(values)) for values in arms.values()]) for f in (sum, len))
+        mean = float(sums.sum() / counts.sum())
         ok = float(np.mean([p.status == "ok" for p in once if p.set == name]))
-        low, high = np.quantile(drawn[-1], (0.025, 0.975))
-        rows.append(Difference(name, len(sums), float(sums[:, 0].sum() / sums[:, 1].sum()), (low, high), ok))
+        rows.append(Difference(name, len(arms), mean, _range_of(mean, (sums - mean * counts) / counts.mean()), ok))
     if len(rows) > 1:
-        over_sets = rng.integers(0, len(drawn), (BOOTSTRAP, len(drawn)))
-        pool = np.stack(drawn)[over_sets, np.arange(BOOTSTRAP)[:, None]].mean(1)
-        low, high = np.quantile(pool, (0.025, 0.975))
-        rows.append(
-            Difference(
-                "pooled",
-                sum(row.pairs for row in rows),
-                float(np.mean([row.difference for row in rows])),
-                (low, high),
-                float(np.mean([row.ok for row in rows])),
-            )
-        )
+        values = np.array([row.difference for row in rows])
+        mean = float(values.mean())
+        ok = float(np.mean([row.ok for row in rows]))
+        references = sum(row.references for row in rows)
+        rows.append(Difference("pooled", references, mean, _range_of(mean, values - mean), ok))
     return rows
+
+
+def _range_of(mean: float, deviations: Array) -> tuple[float, float]:
+    """95% range of a mean over independent groups with these deviations [k]; without end where there is one group."""
+    k = len(deviations)
+    if k < 2:
+        return -math.inf, math.inf
+    half = float(stdtrit(k - 1, 0.975)) * math.sqrt(float(deviations @ deviations) / (k * (k - 1)))
+    return mean - half, mean + half
 
 
 def distinct(points: Sequence[Point]) -> list[Point]:
@@ -587,7 +585,9 @@ def document(
         "probabilities": list(PROBABILITIES),
         "settings": {name: s._asdict() for name, s in settings.items()},
         "summary": [s._asdict() | {"too_few": s.points < ENOUGH_POINTS} for s in summarise(points)],
-        "differences": [d._asdict() for d in differences(points)],
+        "differences": [
+            d._asdict() | {"range": d.range if math.isfinite(d.range[0]) else None} for d in differences(points)
+        ],
         "skipped": [s.pair._asdict() | {"cut": s.cut, "why": s.why} for s in skipped],
         "points": rows,
     }
@@ -635,11 +635,11 @@ def print_report(console: Console, points: Sequence[Point], skipped: Sequence[Sk
     compared = differences(points)
     if compared:
         versus = Table(box=None, padding=(0, 1))
-        for name in ("set", "pairs", "forecast - last, 90% score", "95% range", "ok"):
+        for name in ("set", "references", "forecast - last, 90% score", "95% range", "ok"):
             versus.add_column(name, justify="left" if name == "set" else "right")
         for d in compared:
-            ends = "-" if d.pairs < 2 else f"{d.range[0]:+.2f} to {d.range[1]:+.2f}"
-            versus.add_row(d.set, str(d.pairs), f"{d.difference:+.2f}", ends, f"{d.ok:.0%}")
+            ends = "-" if d.references < 2 else f"{d.range[0]:+.2f} to {d.range[1]:+.2f}"
+            versus.add_row(d.set, str(d.references), f"{d.difference:+.2f}", ends, f"{d.ok:.0%}")
         console.print()
         console.print(versus)
     reasons = {

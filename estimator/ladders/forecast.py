@@ -38,7 +38,7 @@ LEAST_NOISE = 1e-6
 MIN_RUNGS = 3
 FEW_READS = 5
 """With fewer reads than this, all beyond them is `far_extrapolation`: the slope inside the data is hardly seen."""
-FEW_RUNGS = ((0.008, 8), (0.005, 6), (0.0025, 5), (0.0, 4))
+FEW_RUNGS = ((0.008, 10), (0.005, 6), (0.0025, 5), (0.0, 4))
 """Rungs that each arm needs by the noise of a rung's ln loss: with fewer, a gain that grows is not seen to, and
 intervals hold less often than they say (`docs/ladders.md`). The status is then `few_rungs`."""
 FEW_WITHOUT_SEEDS = 5

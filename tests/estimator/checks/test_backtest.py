@@ -149,6 +149,26 @@ def test_pooling_weighs_sets_alike() -> None:
     assert pooled[0].coverage_90 == pytest.approx(0.5)
 
 
+def test_paired_scores_have_a_range_over_reference_arms() -> None:
+    ours, last = (-1.0, -0.5, 0.0, 0.5, 1.0), (-2.0, -1.0, 0.0, 1.0, 2.0)
+
+    def point(reference: str, i: int, name: str = "one") -> backtest.Point:
+        status = "ok" if i else "few_rungs"
+        return backtest.Point(name, reference, f"t{i}", reference, 3, 1e20, 9, 1.0, status, 0.0, ours, last, last, last)
+
+    (row,) = backtest.differences([point(reference, i) for reference in "ab" for i in range(4)])
+    assert (row.references, row.difference, row.ok) == (2, -2.0, 0.75)  # every point has a width of 2 against 4
+    assert row.range == (-2.0, -2.0)
+    (alone,) = backtest.differences([point("a", i) for i in range(8)])
+    assert alone.range == (-math.inf, math.inf)
+    assert backtest.differences([point("a", i) for i in range(7)]) == []  # too few points
+    values = np.array([1.0, 2.0, 4.0, 7.0])
+    from scipy import stats
+
+    expected = stats.t.interval(0.95, 3, values.mean(), stats.sem(values))
+    assert backtest._range_of(values.mean(), values - values.mean()) == pytest.approx(expected)
+
+
 def test_pairs_file(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text("set,baseline,treatment\nmade,a,b\n")

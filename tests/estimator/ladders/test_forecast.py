@@ -120,7 +120,7 @@ def test_short_noisy_ladders_are_not_ok() -> None:
     assert [status(rungs, 0.0005, 0.0005) for rungs in (3, 4, 5)] == ["far_extrapolation", "ok", "ok"]
     assert [status(rungs, 0.0005, 0.003) for rungs in (4, 5)] == ["few_rungs", "ok"]
     assert [status(rungs, 0.0005, 0.006) for rungs in (5, 6)] == ["few_rungs", "ok"]  # what is stated counts
-    assert [status(rungs, 0.0005, 0.009) for rungs in (7, 8)] == ["few_rungs", "ok"]
+    assert [status(rungs, 0.0005, 0.009) for rungs in (9, 10)] == ["few_rungs", "ok"]
     assert status(4, 0.01) == "few_rungs"
     truth = pair("constant", 5, 0.0005, seed=1)
     seeds = truth.treatment._replace(repeats=np.full(5, 4.0)), truth.baseline._replace(repeats=np.full(5, 4.0))
