@@ -28,7 +28,7 @@ from cegain.commands.table_options import read_options, table_options
 
 if TYPE_CHECKING:
     from cegain.checks import backtest
-    from cegain.ladders import ladder
+    from cegain.ladders import fit_report, ladder
     from cegain.run_tables.run_import import ReadOptions
 
 
@@ -45,6 +45,10 @@ def print_remarks(table: ladder.RunTable) -> None:
 @single("--max-flops", metavar="X", help="Use runs up to this budget only.")
 @single("--drop-highest", default="0", metavar="N", help="Leave out the N highest losses (Besiroglu et al. drop 5).")
 @click.option("--at", multiple=True, metavar="C", help="Budgets to answer at: 1e24, a list, or a range 1e18:1e24.")
+@click.option("--at-size", multiple=True, metavar="N", help="Also the loss of a model of so many parameters ...")
+@click.option(
+    "--at-tokens", multiple=True, metavar="D", help="... on so many tokens; lists pair up, or one goes with all."
+)
 @single("--bootstrap", default="1000", metavar="N", help="Resamples behind the intervals of a law.")
 @single("--loss-noise", metavar="S", help="Seed noise of ln loss, where it is known.")
 @single("--seed", default="0", metavar="N", help="Of the resamples.")
@@ -58,6 +62,7 @@ def fit_command(runs: str, at: tuple[str, ...], as_json: bool, **options: Any) -
 
     \b
     ceg fit runs.csv --variant gpt                                         # the scaling law of one arm
+    ceg fit runs.csv --variant gpt --at-size 7e9 --at-tokens 4e12          # its loss far from compute-optimal
     ceg fit wandb_export.csv --baseline lstm --variant gpt --at 1e20,1e22  # the gain of one over the other
     ceg import sweep.jsonl --columns C=total_gflops*1e9,variant=arch -o runs.csv   # units and names of your own
     """
@@ -65,6 +70,7 @@ def fit_command(runs: str, at: tuple[str, ...], as_json: bool, **options: Any) -
 
     problems: list[str] = []
     budgets = parse_budgets(",".join(at), problems, "--at") if at else []
+    models = _models(options["at_size"], options["at_tokens"], options["baseline"], problems)
     limit = number("--max-flops", options["max_flops"], problems, "1e20", **POSITIVE)
     noise = number("--loss-noise", options["loss_noise"], problems, "0.002", **POSITIVE)
     resamples = number("--bootstrap", options["bootstrap"], problems, "1000", **COUNT) or 0
@@ -93,11 +99,39 @@ def fit_command(runs: str, at: tuple[str, ...], as_json: bool, **options: Any) -
     with refused():
         if baseline is None:
             one = fit_report.one_arm(table, variant, resamples, seed)
-            result = fit_report.one_arm_document(one) if as_json else fit_report.one_arm_text(one, budgets)
+            say = fit_report.one_arm_document if as_json else fit_report.one_arm_text
+            result = say(one, budgets, models)
         else:
             two = fit_report.two_arms(table, baseline, variant, budgets, noise)
             result = fit_report.two_arms_document(two) if as_json else fit_report.two_arms_text(two)
         print_json(result) if as_json else click.echo(result)
+
+
+def _models(
+    sizes: tuple[str, ...], tokens: tuple[str, ...], baseline: str | None, problems: list[str]
+) -> list[fit_report.Model]:
+    """Sizes and tokens whose loss is asked for: lists of one length, or one of either with all of the other."""
+    from cegain.ladders.fit_report import Model
+
+    counts = []
+    for name, texts, example in (("--at-size", sizes, "7e9"), ("--at-tokens", tokens, "4e12")):
+        values = [
+            number(name, text.strip(), problems, example, **POSITIVE) for text in ",".join(texts).split(",") if text
+        ]
+        counts.append([value for value in values if value is not None])
+    if not counts[0] and not counts[1]:
+        return []
+    if baseline is not None:
+        problems.append("--at-size, --at-tokens: they are of one arm (found --baseline). Leave one out.")
+    if 1 in map(len, counts) and all(counts):
+        longest = max(map(len, counts))
+        counts = [values * longest if len(values) == 1 else values for values in counts]
+    if len(counts[0]) != len(counts[1]):
+        found = f"{len(counts[0])} and {len(counts[1])}"
+        problems.append(
+            f"--at-size, --at-tokens: as many of one as of the other are needed (found {found}). Pair them."
+        )
+    return [Model(n, d) for n, d in zip(*counts, strict=False)]
 
 
 @click.command("synthetic", cls=Command)

@@ -11,7 +11,7 @@ import numpy as np
 from cegain.common.arrays import LN10, Array
 from cegain.common.text import finite, number, span
 from cegain.common.verdict import FAR_DECADES
-from cegain.ladders import forecast, frontier_ratio, ladder, scaling_law
+from cegain.ladders import forecast, frontier_ratio, ladder, optimum, scaling_law
 from cegain.ladders.ladder import Ladder, RunTable
 from cegain.ladders.scaling_law import FitResult, Interval, Runs
 from cegain.run_tables import repeats
@@ -27,13 +27,15 @@ _SAY = "Say which: --repeats seeds or --repeats sweep"
 class OneArm(NamedTuple):
     """An arm's ladder and the laws fitted to it; `chinchilla` is None where the table has no sizes or tokens.
 
-    `if_sweep` is the same with the best of each size and budget, where it is not known whether these are seeds.
+    `if_sweep` is the same with the best of each size and budget, where it is not known whether these are seeds. `runs`
+    are those behind the laws.
     """
 
     arm: str
     rungs: Ladder
     chinchilla: FitResult | None
     frontier: FitResult
+    runs: RunTable
     if_sweep: OneArm | None = None
 
 
@@ -82,7 +84,7 @@ def one_arm(table: RunTable, arm: str, resamples: int, seed: int) -> OneArm:
     frontier = Runs(loss=np.exp(rungs.y), C=np.exp(rungs.x))
     law = scaling_law.fit(frontier, form="frontier", resamples=resamples, seed=seed)
     other = one_arm(_as_a_sweep(table), arm, resamples, seed) if rungs.doubt is not None else None
-    return OneArm(arm, rungs, chinchilla, law, other)
+    return OneArm(arm, rungs, chinchilla, law, runs, other)
 
 
 def _as_a_sweep(table: RunTable) -> RunTable:
@@ -105,8 +107,66 @@ def two_arms(
     return TwoArms(found, floors, arms, other)
 
 
-def one_arm_text(found: OneArm, budgets: Sequence[float]) -> str:
-    """The laws of one arm, and the compute-optimal run at each budget."""
+class Model(NamedTuple):
+    """A size (parameters) and a count of tokens whose loss is asked for."""
+
+    n_params: float
+    tokens: float
+
+
+def of_models(found: OneArm, models: Sequence[Model]) -> list[dict[str, object]]:
+    """Loss of models of a given size and tokens by the law in N and D, with 90% intervals; `status` is ok,
+    far_extrapolation (`FAR_DECADES` past the runs in size or tokens) or the law's own where it does not answer.
+    """
+    law, rows = found.chinchilla, []
+    for model in models:
+        row: dict[str, object] = {
+            "n_params": model.n_params,
+            "tokens": model.tokens,
+            "loss": None,
+            "loss_interval_90": None,
+        }
+        if law is None or not law.answers:
+            rows.append(row | {"status": "no_law" if law is None else law.status, "past_runs": None})
+            continue
+        loss = law.predict(N=np.array([model.n_params]), D=np.array([model.tokens]))
+        value, low, high = (float(np.ravel(part)[0]) for part in loss)
+        sizes, tokens = found.runs.N, found.runs.D
+        past = max(_decades_outside(model.n_params, sizes), _decades_outside(model.tokens, tokens))
+        status = "ok" if past <= FAR_DECADES else "far_extrapolation"
+        ends = [low, high] if math.isfinite(low) else None
+        rows.append(row | {"loss": value, "loss_interval_90": ends, "status": status, "past_runs": past})
+    return rows
+
+
+def _decades_outside(value: float, column: Array) -> float:
+    return max(0.0, math.log10(value / float(column.max())), math.log10(float(column.min()) / value))
+
+
+def _models_text(found: OneArm, models: Sequence[Model]) -> list[str]:
+    lines = []
+    for row, model in zip(of_models(found, models), models, strict=True):
+        where = f"{number(model.n_params)} parameters, {number(model.tokens)} tokens"
+        if row["loss"] is None:
+            rule = "the table has no sizes and tokens" if row["status"] == "no_law" else f"status {row['status']}"
+            lines.append(f"at {where}: no answer, {rule}")
+            continue
+        ends = row["loss_interval_90"]
+        interval = "" if ends is None else f" (90%: {ends[0]:.4g} - {ends[1]:.4g})"  # type: ignore[index]
+        past = float(row["past_runs"])  # type: ignore[arg-type]
+        far = "inside the runs' sizes and tokens" if not past else f"{past:.1f} decades past the runs"
+        lines.append(f"at {where}: loss {row['loss']:.4g}{interval}; {row['status']}, {far}")
+    return lines
+
+
+def _optimum(found: OneArm, budgets: Sequence[float]) -> optimum.Optimum:
+    runs = found.runs
+    at = list(budgets) or ([math.exp(found.rungs.x[0]), math.exp(found.rungs.x[-1])] if len(found.rungs.x) else [])
+    return optimum.optimum(found.chinchilla, runs.N, runs.D, runs.C, np.log(runs.loss), at)
+
+
+def one_arm_text(found: OneArm, budgets: Sequence[float], models: Sequence[Model] = ()) -> str:
+    """The laws of one arm, its compute-optimal runs, its loss at each budget and of each model."""
     lines = [f"{found.arm}: {len(found.rungs.x)} rungs, {_range(found.rungs)} FLOP"]
     if found.rungs.doubt is not None:
         lines.append(f"status: {found.rungs.doubt[0]} - {found.rungs.doubt[1]} ({_SAY})")
@@ -114,6 +174,10 @@ def one_arm_text(found: OneArm, budgets: Sequence[float]) -> str:
     if found.chinchilla is not None:
         lines += ["", str(found.chinchilla)]
     lines += ["", str(found.frontier)]
+    if best := optimum.text(_optimum(found, budgets)):
+        lines += ["", *best]
+    if models:
+        lines += ["", *_models_text(found, models)]
     if budgets:
         lines.append("")
     for c in budgets:
@@ -123,7 +187,11 @@ def one_arm_text(found: OneArm, budgets: Sequence[float]) -> str:
         said = f"status {law.status}: no answer" if not law.answers else _at(law, c)
         lines.append(f"at {number(c)} FLOP: {said} ({law.form} law{far})")
     if found.if_sweep is not None:
-        lines += ["", "If they are a sweep, the best of each size and budget:", one_arm_text(found.if_sweep, budgets)]
+        lines += [
+            "",
+            "If they are a sweep, the best of each size and budget:",
+            one_arm_text(found.if_sweep, budgets, models),
+        ]
     return "\n".join(lines)
 
 
@@ -146,7 +214,7 @@ def _value(found: Interval, digits: int = 2) -> str:
     return shown + f" ({low:.{digits}g} - {high:.{digits}g})".replace("e+", "e")
 
 
-def one_arm_document(found: OneArm) -> dict[str, object]:
+def one_arm_document(found: OneArm, budgets: Sequence[float] = (), models: Sequence[Model] = ()) -> dict[str, object]:
     """`ceg fit --json` of one arm: the law in N and D at the top (the frontier where there is none)."""
     law = found.chinchilla or found.frontier
     return {
@@ -157,7 +225,11 @@ def one_arm_document(found: OneArm) -> dict[str, object]:
         **law.as_dict(),
         "frontier": found.frontier.as_dict(),
         "ladder_notes": list(found.rungs.notes),
-    } | _doubted(found.rungs.doubt, None if found.if_sweep is None else one_arm_document(found.if_sweep))
+        "compute_optimal": optimum.document(_optimum(found, budgets)),
+        "models": of_models(found, models),
+    } | _doubted(
+        found.rungs.doubt, None if found.if_sweep is None else one_arm_document(found.if_sweep, budgets, models)
+    )
 
 
 def _doubted(doubt: tuple[str, str] | None, if_sweep: dict[str, object] | None) -> dict[str, object]:

@@ -223,6 +223,20 @@ def test_short_ladders_say_what_a_backtest_needs(tmp_path: Path) -> None:
     assert "smaller --cut" in " ".join(result.stdout.split())
 
 
+def test_the_loss_of_given_models(runs: Path) -> None:
+    found = answer(
+        "fit", runs, "--variant", "baseline", "--at-size", "1e9,2e9", "--at-tokens", "1e11", "--bootstrap", 50
+    )
+    assert [(m["n_params"], m["tokens"]) for m in found["models"]] == [(1e9, 1e11), (2e9, 1e11)]
+    assert set(found["compute_optimal"]) == {"six_nd", "by_law", "by_parabolas"}
+    unpaired = call("fit", runs, "--variant", "baseline", "--at-size", "1e9,2e9", "--at-tokens", "1e9,2e9,3e9")
+    assert unpaired.exit_code == 2
+    assert "as many of one as of the other are needed (found 2 and 3)" in unpaired.output
+    both = call("fit", runs, "--variant", "treatment", "--baseline", "baseline", "--at-size", "x", "--at-tokens", "1e9")
+    assert both.exit_code == 2
+    assert "--at-size" in both.output
+
+
 def test_made_up_ladders_stand_in_for_tables() -> None:
     cells = answer("backtest", "--made-up", 1, "--jobs", 1)["cells"]
     assert {cell["rungs"] for cell in cells} == {3, 4, 5, 6, 8}
