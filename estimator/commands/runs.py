@@ -164,6 +164,9 @@ def synthetic_command(output: str, truth: str, **options: Any) -> None:
 @click.command("backtest", cls=Command)
 @click.argument("runs", metavar="[RUNS.csv...]", nargs=-1)
 @single("--made-up", metavar="N", help="In place of tables: N made-up ladders of each known gain, length and noise.")
+@click.option(
+    "--laws", is_flag=True, help="In place of gains, each arm's own losses by its laws (always with one arm)."
+)
 @single("--pairs", metavar="FILE", help="Arms to compare (columns set,baseline,treatment); every two arms without it.")
 @click.option("--cut", multiple=True, metavar="X", help="Hide runs above the largest budget / X; 3, 10, 30, 100.")
 @table_options
@@ -208,7 +211,14 @@ def backtest_command(runs: tuple[str, ...], cut: tuple[str, ...], as_json: bool,
         problems += [f"{name}: {rule}" for name in misplaced]
         with gathered(problems, "--scores: "):
             entries = backtest_scores.load(scores)
-    tables, pairs = _tables_and_pairs(runs, read_options(options, problems), options["pairs"], problems)
+    how = read_options(options, problems)
+    if options["laws"] or (options["pairs"] is None and _one_arm(runs, how)):
+        for name in ("pairs", "freeze", "scores"):
+            if options[name] is not None:
+                problems.append(f"--{name}: it is about gains (found one arm, or --laws). Leave one out.")
+        _laws(runs, how, tuple(c for c in cuts if c), as_json, problems)
+        return
+    tables, pairs = _tables_and_pairs(runs, how, options["pairs"], problems)
     start = forecast.load_settings()
     cells, skipped = [], []
     with refused():
@@ -228,6 +238,37 @@ def backtest_command(runs: tuple[str, ...], cut: tuple[str, ...], as_json: bool,
         print_json(backtest.document(points, skipped, settings))
     else:
         backtest.print_report(console(), points, skipped)
+
+
+def _one_arm(runs: tuple[str, ...], how: ReadOptions) -> bool:
+    """Whether the tables are one, of one arm; what cannot be read is said later."""
+    from cegain.ladders import ladder
+    from cegain.tables.problems import EvidenceError
+
+    if len(runs) != 1:
+        return False
+    try:
+        return len(ladder.read_runs(runs[0], how).variants()) == 1
+    except EvidenceError:
+        return False
+
+
+def _laws(runs: tuple[str, ...], how: ReadOptions, cuts: tuple[float, ...], as_json: bool, problems: list[str]) -> None:
+    """Hidden losses of every arm by its own laws."""
+    from cegain.checks import backtest, one_arm
+    from cegain.ladders import ladder
+
+    points = []
+    for path in runs:
+        with gathered(problems):
+            table = ladder.read_runs(path, how)
+            print_remarks(table)
+            points += one_arm.hold_out(table, table.variants(), cuts or backtest.CUTS)
+    refuse(problems)
+    if as_json:
+        print_json(one_arm.document(points))
+    else:
+        one_arm.print_report(console(), points)
 
 
 def _made_up(ladders: int, jobs: int, as_json: bool) -> None:

@@ -171,8 +171,9 @@ def test_bad_calls_of_backtest(runs: Path, tmp_path: Path) -> None:
     said = refused("backtest", runs, "--cut", 0.5, "--jobs", "x", "--pairs", tmp_path / "none.csv")
     for part in ("--cut", "--jobs", "none.csv"):
         assert part in said
-    one = chinchilla(tmp_path / "one.csv")
-    assert "two arms" in refused("backtest", one)
+    empty = tmp_path / "empty.csv"
+    empty.write_text("variant,N,D,C,loss\n")
+    assert "at least one finished run" in refused("backtest", empty)
 
 
 def test_a_picture_of_two_arms(runs: Path, tmp_path: Path) -> None:
@@ -235,6 +236,21 @@ def test_the_loss_of_given_models(runs: Path) -> None:
     both = call("fit", runs, "--variant", "treatment", "--baseline", "baseline", "--at-size", "x", "--at-tokens", "1e9")
     assert both.exit_code == 2
     assert "--at-size" in both.output
+
+
+def test_a_backtest_of_one_arm_is_of_its_laws(runs: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.csv"
+    lines = runs.read_text().splitlines()
+    alone.write_text("\n".join(line for line in lines if not line.startswith("treatment")) + "\n")
+    found = answer("backtest", alone, "--cut", 10)
+    assert found["schema"] == "ceg.backtest_laws"
+    assert {point["arm"] for point in found["points"]} == {"baseline"}
+    both = answer("backtest", runs, "--laws", "--cut", 10)
+    assert {point["arm"] for point in both["points"]} == {"baseline", "treatment"}
+    assert "median error" in call("backtest", runs, "--laws").stdout
+    refusal = call("backtest", runs, "--laws", "--pairs", "pairs.csv")
+    assert refusal.exit_code == 2
+    assert "--pairs: it is about gains" in refusal.output
 
 
 def test_made_up_ladders_stand_in_for_tables() -> None:
