@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cegain import algorithms
+from cegain.common.text import quantity
 from cegain.gain.evidence import load
 from cegain.tables.files import write_atomically
 from cegain.tables.problems import EvidenceError
@@ -120,12 +121,14 @@ class Group(click.Group):
 
 
 def parse_budgets(text: str, problems: list[str], option: str = "--flops") -> list[float]:
-    """Budgets (FLOP) of an option: 1e24; 1e22,1e24; or 1e18:1e26, a range in steps of one decade, ends included."""
+    """Budgets (FLOP) of an option: 1e24 or 10^24; 1e22,1e24; or 1e18:1e26, a range in steps of one decade, ends
+    included.
+    """
     remedy = "Try 1e24, a list 1e22,1e24, or a range 1e18:1e26."
 
     def one(part: str) -> float:
         try:
-            value = float(part)
+            value = quantity(part)
         except ValueError:
             value = math.nan
         if FLOPS_RANGE[0] <= value <= FLOPS_RANGE[1]:
@@ -196,7 +199,7 @@ def flag(name: str) -> str:
 
 
 def number(
-    option: str, text: str | None, problems: list[str], example: str, convert: Callable[[str], Any] = float,
+    option: str, text: str | None, problems: list[str], example: str, convert: Callable[[str], Any] = quantity,
     *, fits: Callable[[Any], bool] | None = None, rule: str = "", found: str = "{text!r}",
 ) -> Any:  # fmt: skip
     """The value of an option; None where it was not given, and, with a problem added, where it is no number or

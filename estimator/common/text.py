@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 
 WIDTH = 110
@@ -14,6 +15,24 @@ def as_number(text: str, kind: type[int] | type[float] = float) -> float:
         return kind(text)
     except ValueError:
         return math.nan
+
+
+_SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+_QUANTITY = re.compile(r"(?:(?P<factor>[-+.\d]+)\s*[x*\u00d7]\s*)?10\s*(?:\^|\*\*)\s*(?P<power>[-+]?\d+)", re.ASCII)
+
+
+def quantity(text: str) -> float:
+    """A number as people write large ones: 1e26, 10^26, 3x10^24, 7B, 2.5T, 125M.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    text = text.strip()
+    if match := _QUANTITY.fullmatch(text):
+        return float(f"{float(match['factor'] or 1)!r}e{match['power']}")
+    if text[-1:].lower() in _SUFFIXES and not text[:-1].lower().endswith("e"):
+        return float(text[:-1]) * _SUFFIXES[text[-1].lower()]
+    return float(text)
 
 
 def finite(value: float) -> float | None:
