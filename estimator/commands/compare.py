@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from cegain.commands.options import POSITIVE, Command, gathered, number, print_json, refuse, refused, single
+from cegain.commands.options import NOISE, POSITIVE, Command, gathered, number, print_json, refuse, refused, single
 from cegain.commands.runs import print_remarks
 from cegain.commands.table_options import read_options, table_options
 
@@ -47,7 +47,7 @@ def compare_command(a: str, b: str | None, check: bool, as_json: bool, **options
         fits=lambda p: 0 < p < 1,
         rule="a number between 0 and 1 is needed",
     )
-    noise = number("--loss-noise", options["loss_noise"], problems, "0.002", **POSITIVE)
+    noise = number("--loss-noise", options["loss_noise"], problems, "0.002", **NOISE)
     how = read_options(options, problems)
     sources: list[arms.Source] = []
     for path in (a, b):

@@ -223,6 +223,15 @@ def number(
 POSITIVE: dict[str, Any] = {
     "fits": lambda value: math.isfinite(value) and value > 0, "rule": "a finite number above 0 is needed"
 }  # fmt: skip
+NOISE: dict[str, Any] = {
+    "fits": lambda value: 0 < value <= 0.5, "rule": "a share of the loss above 0 and up to 0.5 is needed"
+}  # fmt: skip
+OF_A_MODEL: dict[str, Any] = {
+    "fits": lambda value: 1e3 <= value <= 1e20, "rule": "parameters or tokens, 1e3 to 1e20, are needed"
+}  # fmt: skip
+AT_LEAST_ONE: dict[str, Any] = {
+    "convert": int, "fits": lambda value: value >= 1, "rule": "a whole number of at least 1 is needed"
+}  # fmt: skip
 COUNT: dict[str, Any] = {
     "convert": int, "fits": lambda value: value >= 0, "rule": "a whole number of at least 0 is needed"
 }  # fmt: skip

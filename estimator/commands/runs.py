@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cegain.commands.options import (
+    AT_LEAST_ONE,
     COUNT,
+    NOISE,
+    OF_A_MODEL,
     POSITIVE,
     Command,
     console,
@@ -72,7 +75,7 @@ def fit_command(runs: str, at: tuple[str, ...], as_json: bool, **options: Any) -
     budgets = parse_budgets(",".join(at), problems, "--at") if at else []
     models = _models(options["at_size"], options["at_tokens"], options["baseline"], problems)
     limit = number("--max-flops", options["max_flops"], problems, "1e20", **POSITIVE)
-    noise = number("--loss-noise", options["loss_noise"], problems, "0.002", **POSITIVE)
+    noise = number("--loss-noise", options["loss_noise"], problems, "0.002", **NOISE)
     resamples = number("--bootstrap", options["bootstrap"], problems, "1000", **COUNT) or 0
     drop = number("--drop-highest", options["drop_highest"], problems, "5", **COUNT) or 0
     seed = number("--seed", options["seed"], problems, "0", **COUNT) or 0
@@ -116,7 +119,7 @@ def _models(
     counts = []
     for name, texts, example in (("--at-size", sizes, "7e9"), ("--at-tokens", tokens, "4e12")):
         values = [
-            number(name, text.strip(), problems, example, **POSITIVE) for text in ",".join(texts).split(",") if text
+            number(name, text.strip(), problems, example, **OF_A_MODEL) for text in ",".join(texts).split(",") if text
         ]
         counts.append([value for value in values if value is not None])
     if not counts[0] and not counts[1]:
@@ -190,7 +193,7 @@ def backtest_command(runs: tuple[str, ...], cut: tuple[str, ...], as_json: bool,
     from cegain.ladders import forecast
 
     problems: list[str] = []
-    made_up_ladders = number("--made-up", options["made_up"], problems, "100", **COUNT)
+    made_up_ladders = number("--made-up", options["made_up"], problems, "100", **AT_LEAST_ONE)
     if (options["made_up"] is None) == (not runs):
         found = "nothing" if not runs else "both"
         problems.append(f"RUNS.csv: tables of runs, or --made-up N in their place, are needed (found {found}).")
@@ -200,6 +203,9 @@ def backtest_command(runs: tuple[str, ...], cut: tuple[str, ...], as_json: bool,
     target = output_path("--freeze", options["freeze"], problems, (".json",))
     scores = output_path("--scores", options["scores"], problems, (".json",))
     if made_up_ladders is not None and not runs:
+        others = [name for name in ("pairs", "freeze", "scores") if options[name] is not None]
+        others += ["cut"] * bool(cut) + ["laws"] * options["laws"]
+        problems += [f"--{name}: it goes without --made-up. Leave one out." for name in others]
         refuse(problems)
         _made_up(made_up_ladders, jobs, as_json)
         return

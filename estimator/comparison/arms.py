@@ -221,7 +221,7 @@ def _arms(
         names,
         tuple(pairs),
         _rungs(table, arms[0], kept[0]),
-        _rounding(table.loss[np.concatenate(kept)]),
+        max(_rounding(table.loss[rows]) for rows in kept),
         (favour_baseline, favour_treatment),
         tuple(doubts),
         lost,

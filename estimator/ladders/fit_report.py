@@ -21,6 +21,8 @@ STEPS = (1.0, 10.0, 100.0)
 """Budgets of the gain when none are named: the largest of the treatment, and ten and a hundred times as much."""
 
 
+SEEDS_NEEDED = 6
+"""Degrees of freedom from which the scatter of seeds states the noise."""
 _SAY = "Say which: --repeats seeds or --repeats sweep"
 
 
@@ -98,6 +100,8 @@ def two_arms(
     arms = ladder.pair(table, baseline, treatment)
     if not budgets and len(arms[1].x):
         budgets = [float(f"{math.exp(arms[1].x[-1]) * step:.3g}") for step in STEPS]
+    if loss_noise is None:
+        loss_noise = seed_scatter(table, (baseline, treatment))
     found = forecast.forecast(*arms, budgets, loss_noise=loss_noise)
     floors = frontier_ratio.floor_sensitivity(*arms, budgets) if found.at else {}
     unclear = table.repeats.repeats is None and any(
@@ -163,6 +167,24 @@ def _optimum(found: OneArm, budgets: Sequence[float]) -> optimum.Optimum:
     runs = found.runs
     at = list(budgets) or ([math.exp(found.rungs.x[0]), math.exp(found.rungs.x[-1])] if len(found.rungs.x) else [])
     return optimum.optimum(found.chinchilla, runs.N, runs.D, runs.C, np.log(runs.loss), at)
+
+
+def seed_scatter(table: RunTable, arms: Sequence[str]) -> float | None:
+    """sd of one run's ln loss over seeds, pooled over budgets and sizes of some arms; None with fewer than
+    `SEEDS_NEEDED` degrees of freedom, or where the runs may be a sweep.
+    """
+    squares, freedom = 0.0, 0
+    for arm in arms:
+        at, reduced = ladder.representatives(table, arm)
+        if reduced.unclear:
+            return None
+        n, c, y = table.N[at], np.log(table.C[at]), np.log(table.loss[at])
+        sizes = np.log(n) if np.isfinite(n).all() else np.zeros(len(n))
+        for group in repeats.groups_of(sizes, c, repeats.TOLERANCE):
+            if len(group) > 1:
+                squares += float(((y[group] - y[group].mean()) ** 2).sum())
+                freedom += len(group) - 1
+    return math.sqrt(squares / freedom) if freedom >= SEEDS_NEEDED and squares > 0 else None
 
 
 def one_arm_text(found: OneArm, budgets: Sequence[float], models: Sequence[Model] = ()) -> str:

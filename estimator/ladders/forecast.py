@@ -41,8 +41,9 @@ FEW_READS = 5
 FEW_RUNGS = ((0.008, 10), (0.005, 6), (0.0025, 5), (0.0, 4))
 """Rungs that each arm needs by the noise of a rung's ln loss: with fewer, a gain that grows is not seen to, and
 intervals hold less often than they say (`docs/ladders.md`). The status is then `few_rungs`."""
-FEW_WITHOUT_SEEDS = 5
-"""The least number of rungs where the noise is not stated: fewer do not show it."""
+FEW_WITHOUT_SEEDS, FOUND_NOISE = 5, 1.6
+"""Where the noise is not stated: the least number of rungs, since fewer do not show it, and what the noise that is
+found is multiplied by for `FEW_RUNGS`, since it is shrunk towards what is expected (1% is found as 0.5% to 0.8%)."""
 VERY_FEW_READS = 3
 """With n reads fewer than this, all widths are multiplied by VERY_FEW_READS / n."""
 ROUGH = 2.0
@@ -350,11 +351,11 @@ def forecast(
     def no_forecast(status: str, reason: str) -> Forecast:
         return Forecast(baseline.name, treatment.name, status, reason, 0, None, (), (), None, None, notes)
 
-    if np.array_equal(baseline.x, treatment.x) and np.array_equal(baseline.y, treatment.y):
-        return _identical(baseline, treatment, flops, notes)
     few = [f"{arm.name} has {len(arm.x)}" for arm in (baseline, treatment) if len(arm.x) < MIN_RUNGS]
     if few:
         return no_forecast("too_few", f"a ladder needs {MIN_RUNGS} rungs of falling loss: {', '.join(few)}")
+    if np.array_equal(baseline.x, treatment.x) and np.array_equal(baseline.y, treatment.y):
+        return _identical(baseline, treatment, flops, notes)
     noise = settings.noise if loss_noise is None else max(loss_noise, LEAST_NOISE)
     reads = read_gains(baseline, treatment, noise)
     if reads is None:
@@ -405,7 +406,7 @@ def last_gain(reads: Reads, settings: Settings, log10_flops: float) -> tuple[flo
 
 def too_short(posterior: Posterior, arms: Sequence[Ladder], stated: float | None = None) -> str:
     """Why ladders as short and noisy as these are not enough for `ok`; "" where they are."""
-    per_run = posterior.noise if stated is None else stated
+    per_run = FOUND_NOISE * posterior.noise if stated is None else stated
     noise = max(per_run / math.sqrt(float(np.median(arm.repeats))) for arm in arms)
     needed = next(rungs for least, rungs in FEW_RUNGS if noise >= least)
     if stated is None:
@@ -450,7 +451,7 @@ def too_far(decades: float, span: float, log_width: float, doubts: Sequence[str]
     if decades > 0.1 and doubts:
         return "; ".join(doubts)
     if log_width > math.log(FAR_WIDTH):
-        return f"the 90% interval spans a factor of {math.exp(log_width):.3g} (more than {FAR_WIDTH:g})"
+        return f"the 90% interval spans a factor of {math.exp(min(log_width, 700.0)):.3g} (more than {FAR_WIDTH:g})"
     return ""
 
 

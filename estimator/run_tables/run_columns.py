@@ -59,7 +59,7 @@ def choose(path: Path, table: table_files.Table, by_hand: Mapping[str, str]) -> 
             ranked.setdefault(known.of, []).append((known.rank, name, known.factor))
     for field, names in ranked.items():
         if field == "variant":
-            names = [entry for entry in names if _tells_arms(table.columns[entry[1]])]
+            names = [entry for entry in names if entry[1].lower() in ARMS or _tells_arms(table.columns[entry[1]])]
             several = [entry for entry in names if len(distinct(table.columns[entry[1]])) > 1]
             names = several or names  # a name that is the same in all rows tells no arms apart
         if names:
@@ -138,6 +138,10 @@ def _only_loss(path: Path, table: table_files.Table, remarks: list[str]) -> Colu
 def _listed(names: Sequence[str]) -> str:
     more = len(names) - MOST_NAMES
     return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+ARMS = ("variant", "arm")
+"""Columns that name arms whatever their cells: this project's own words."""
 
 
 def _tells_arms(cells: Sequence[str]) -> bool:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+FLOPS_RANGE = (1e6, 1e40)
+LEAST_EXPONENT = 0.005
 LEAST_LOSS = 1.35
 """Below this a loss is taken for one in another unit, unless that or the floor is given. Assumed: floors fitted to
 English text with large tokenizers are 1.69 (Hoffmann et al. 2022, arXiv 2203.15556) and 1.82 (Besiroglu et al. 2024,
@@ -46,6 +48,14 @@ def problems_of(
     for name, value in positive.items():
         if value is not None and not (math.isfinite(value) and value > 0):
             problems.append(f"{name}: a finite number above 0 is needed (found {value}). Correct it.")
+    for c in [flops, *(c for c, _ in baseline_at)]:
+        if math.isfinite(c) and c > 0 and not FLOPS_RANGE[0] <= c <= FLOPS_RANGE[1]:
+            low, high = FLOPS_RANGE
+            problems.append(
+                f"flops: {low:g} to {high:g} FLOP are what training runs may spend (found {c:g}). Correct it."
+            )
+    if exponent is not None and 0 < exponent < LEAST_EXPONENT:
+        problems.append(f"exponent: at least {LEAST_EXPONENT:g} is needed (found {exponent:g}). Try 0.12.")
     least = {"floor": floor, "floor sd": floor_sd, "exponent sd": exponent_sd, "noise": seed_noise}
     if law is not None:
         least["law's floor"] = law.floor

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy.stats import binom
 
 from cegain.comparison import trials
-from cegain.comparison.compare import LEVEL
+from cegain.comparison.arms import Pair
+from cegain.comparison.compare import LEVEL, decided
 from cegain.comparison.trials import Rate
 
 PAGE = Path(__file__).parents[3] / "docs" / "compare.md"
@@ -49,6 +52,17 @@ def test_pairs_that_are_alike_show_nothing() -> None:
 def test_noise_that_differs_by_budget_is_no_gain(noise: tuple[float, ...]) -> None:
     for correlation in (None, 0.6):
         assert within(trials.rate(3, noise, correlation, trials=400))
+
+
+@pytest.mark.parametrize("seeds", [(2, 10), (3, 20), (3, 4)])
+def test_unequal_numbers_of_seeds_show_nothing(seeds: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    level = math.log(trials.LOSS)
+    shown = 0
+    for _ in range(400):
+        both = [trials._sample(trials.START, level + 0.004 * rng.standard_normal(n), ()) for n in seeds]
+        shown += decided(trials.arms_of([Pair(*both)])) != "not shown"
+    assert within(Rate("", 400, shown))
 
 
 @pytest.mark.slow

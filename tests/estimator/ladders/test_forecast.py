@@ -34,6 +34,11 @@ def test_identical_arms_gain_exactly_one() -> None:
         assert (at.median, at.interval_90, at.interval_50, at.last) == (1.0, (1.0, 1.0), (1.0, 1.0), 1.0)
 
 
+def test_arms_that_tie_at_one_budget_are_no_ladders() -> None:
+    one = arm("a", [3.0])
+    assert forecast.forecast(one, one._replace(name="b"), [1e20], SETTINGS).status == "too_few"
+
+
 def test_swapping_the_arms_flips_the_sign_at_every_midpoint() -> None:
     truth = pair()
     forth, back = posterior(truth.baseline, truth.treatment), posterior(truth.treatment, truth.baseline)

@@ -96,7 +96,7 @@ def test_a_second_baseline_run_fixes_the_slope() -> None:
     alone, two = speedup(2.31, 2.27, 1e19), speedup(2.31, 2.27, 1e19, baseline_at=[(1e18, below)])
     truth = (0.61 / 0.57) ** (1 / 0.15)
     assert two.interval[0] < truth < two.interval[1]
-    assert math.log(two.interval[1] / two.interval[0]) < 0.6 * math.log(alone.interval[1] / alone.interval[0])
+    assert math.log(two.interval[1] / two.interval[0]) < 0.8 * math.log(alone.interval[1] / alone.interval[0])
     assert "2 runs of the baseline" in str(two)
 
 
@@ -168,3 +168,16 @@ def test_far_from_the_ladders_it_is_wider_and_says_so() -> None:
     ends = [math.exp(x) for arm in arms for x in (arm.x[0], arm.x[-1])]
     assert (min(ends), max(ends)) == pytest.approx(slope_prior.RANGE, rel=0.2)
     assert all(map(math.isfinite, speedup(6.0, 2.0, 1e26).interval))
+
+
+def test_runs_that_contradict_each_other_are_said() -> None:
+    calm = speedup(2.31, 2.29, 1e19, baseline_at=[(1e18, 2.56)])
+    torn = speedup(2.31, 2.29, 1e19, baseline_at=[(1e18, 2.56), (1e20, 1.0)])
+    assert "contradict each other" not in str(calm)
+    assert "contradict each other" in str(torn)
+
+
+@pytest.mark.parametrize(("flops", "exponent"), [(1e300, None), (1e19, 1e-4)])
+def test_slips_of_the_pen_are_refused(flops: float, exponent: float | None) -> None:
+    with pytest.raises(ValueError, match=r"FLOP are what|exponent: at least"):
+        speedup(2.31, 2.29, flops, exponent=exponent)
