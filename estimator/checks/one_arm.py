@@ -21,7 +21,6 @@ from cegain.ladders import frontier_ratio, ladder
 from cegain.ladders.frontier_ratio import Laws
 from cegain.ladders.ladder import RunTable
 from cegain.ladders.scaling_law import Runs, fit
-from cegain.run_tables.repeats import TOLERANCE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,7 +84,7 @@ def _runs(table: RunTable, arm: str, cut: float, limit: float, last: float, resa
     """Hidden runs of an arm at their own sizes and tokens, by the law in N and D of its runs up to a budget (FLOP)."""
     at, _ = ladder.representatives(table, arm)
     n, d, c, loss = table.N[at], table.D[at], table.C[at], table.loss[at]
-    visible = np.log(c) <= math.log(limit) + TOLERANCE / 2
+    visible = c <= limit * (1 + 1e-9)
     if not (np.isfinite(n).all() and np.isfinite(d).all()) or visible.sum() <= PARAMETERS or visible.all():
         return []
     law = fit(Runs(loss=loss[visible], N=n[visible], D=d[visible]), resamples=resamples, seed=seed)
