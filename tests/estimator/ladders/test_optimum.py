@@ -67,7 +67,8 @@ def test_intervals_of_exponents_hold() -> None:
 @pytest.mark.slow
 def test_intervals_of_exponents_hold_as_often_as_they_say() -> None:
     shares = held(400)
-    assert all(0.84 <= share <= 0.97 for share in shares.values()), shares
+    assert 0.84 <= shares["law"] <= 0.97, shares
+    assert shares["parabolas"] >= 0.84, shares  # of four budgets, whose line has two degrees of freedom: 99%
 
 
 def table(tmp_path: Path, seed: int = 0) -> ladder.RunTable:
