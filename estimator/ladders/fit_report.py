@@ -120,7 +120,8 @@ class Model(NamedTuple):
 
 def of_models(found: OneArm, models: Sequence[Model]) -> list[dict[str, object]]:
     """Loss of models of a given size and tokens by the law in N and D, with 90% intervals; `status` is ok,
-    far_extrapolation (`FAR_DECADES` past the runs in size or tokens) or the law's own where it does not answer.
+    far_extrapolation (`FAR_DECADES` past the runs in size, tokens or compute) or the law's own where it does not
+    answer. The intervals are of the law's mean, by its resamples: a single run scatters about that.
     """
     law, rows = found.chinchilla, []
     for model in models:
@@ -136,7 +137,11 @@ def of_models(found: OneArm, models: Sequence[Model]) -> list[dict[str, object]]
         loss = law.predict(N=np.array([model.n_params]), D=np.array([model.tokens]))
         value, low, high = (float(np.ravel(part)[0]) for part in loss)
         sizes, tokens = found.runs.N, found.runs.D
-        past = max(_decades_outside(model.n_params, sizes), _decades_outside(model.tokens, tokens))
+        past = max(
+            _decades_outside(model.n_params, sizes),
+            _decades_outside(model.tokens, tokens),
+            _decades_outside(model.n_params * model.tokens, sizes * tokens),
+        )
         status = "ok" if past <= FAR_DECADES else "far_extrapolation"
         ends = [low, high] if math.isfinite(low) else None
         rows.append(row | {"loss": value, "loss_interval_90": ends, "status": status, "past_runs": past})
@@ -156,7 +161,7 @@ def _models_text(found: OneArm, models: Sequence[Model]) -> list[str]:
             lines.append(f"at {where}: no answer, {rule}")
             continue
         ends = row["loss_interval_90"]
-        interval = "" if ends is None else f" (90%: {ends[0]:.4g} - {ends[1]:.4g})"  # type: ignore[index]
+        interval = "" if ends is None else f" (90%, of the mean: {ends[0]:.4g} - {ends[1]:.4g})"  # type: ignore[index]
         past = float(row["past_runs"])  # type: ignore[arg-type]
         far = "inside the runs' sizes and tokens" if not past else f"{past:.1f} decades past the runs"
         lines.append(f"at {where}: loss {row['loss']:.4g}{interval}; {row['status']}, {far}")

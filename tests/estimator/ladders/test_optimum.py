@@ -84,6 +84,9 @@ def test_losses_of_given_models(tmp_path: Path) -> None:
     near, far = fit_report.of_models(arm, models)
     assert near["status"] == "ok"
     assert far["status"] == "far_extrapolation"
+    # Neither size nor tokens is three decades past the runs, but their product, the compute, is.
+    (dear,) = fit_report.of_models(arm, [fit_report.Model(2e12, 2e13)])
+    assert dear["status"] == "far_extrapolation"
     truth = E + A / 1e9**ALPHA + B / 4e11**BETA
     low, high = near["loss_interval_90"]  # type: ignore[misc]
     assert low < near["loss"] < high
